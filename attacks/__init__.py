@@ -1,0 +1,1 @@
+"""Adversarial attacks on volumes: torch and the standard library only."""

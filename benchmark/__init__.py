@@ -1,0 +1,1 @@
+"""The harness: crosses models, attacks and datasets, writes records and tables."""

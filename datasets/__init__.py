@@ -1,0 +1,1 @@
+"""Datasets: named splits of volumes with class names, intensity window and spacing."""

@@ -1,0 +1,1 @@
+"""Volumetric segmentation architectures, the sliding-window predictor, checkpoints."""
