@@ -1,0 +1,123 @@
+"""The contracts every dataset keeps: a volume, its intensity window, named splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+class DatasetError(ValueError):
+    """A dataset or one of its cases cannot be used; the message says expected, found, remedy."""
+
+
+class CaseError(DatasetError):
+    """One case is unusable. It becomes a failed row and never stops the other cases."""
+
+    def __init__(self, case_id: str, expected: str, found: str, remedy: str) -> None:
+        super().__init__(f"case {case_id}: expected {expected}, found {found}; {remedy}")
+        self.case_id = case_id
+
+
+@dataclass(frozen=True)
+class IntensityWindow:
+    """The affine map between original intensities and the unit interval the networks see.
+
+    Args:
+        low: original intensity (``unit``) that becomes 0; everything below is clipped.
+        high: original intensity (``unit``) that becomes 1; everything above is clipped.
+        unit: name of the original unit, ``"HU"`` for CT, ``"a.u."`` for MRI.
+
+    Raises:
+        ValueError: if the window is empty or not finite.
+
+    Example:
+        >>> window = IntensityWindow(-175.0, 250.0, "HU")
+        >>> round(window.physical(8 / 255), 1)
+        13.3
+    """
+
+    low: float
+    high: float
+    unit: str = "a.u."
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.high > self.low):
+            raise ValueError(f"expected a finite window with low < high, got [{self.low}, {self.high}]")
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Original intensities of any shape to float32 in [0, 1]."""
+        scaled = (image.astype(np.float64) - self.low) / (self.high - self.low)
+        return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+
+    def invert(self, image: np.ndarray) -> np.ndarray:
+        """Values in [0, 1] of any shape back to original intensities, float32."""
+        return (image.astype(np.float64) * (self.high - self.low) + self.low).astype(np.float32)
+
+    def physical(self, eps: float) -> float:
+        """What a change of ``eps`` on the unit interval means in ``unit``."""
+        return eps * (self.high - self.low)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One case as the harness sees it.
+
+    Shape:
+        image: ``(C, *spatial)`` float32 in [0, 1].
+        label: ``(*spatial)`` integer class ids, 0 is background.
+        affine: ``(4, 4)`` voxel to world, millimetres; travels to every file written from this volume.
+    """
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing_mm: tuple[float, ...]
+    affine: np.ndarray
+    window: IntensityWindow
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Named splits of volumes. Attributes are cheap to read, ``load`` does the work."""
+
+    @property
+    def name(self) -> str:
+        """Registry key, and the folder name under ``results/``."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class id; index 0 is the background."""
+        ...
+
+    @property
+    def in_channels(self) -> int:
+        """Image channels ``C``."""
+        ...
+
+    @property
+    def roi_size(self) -> tuple[int, ...]:
+        """Default sliding-window size in voxels."""
+        ...
+
+    @property
+    def nsd_tolerance_mm(self) -> float:
+        """Tolerance of the normalised surface Dice."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        """Case ids per split; ``train`` and ``validation`` at least."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Source, licence, split rule and preprocessing, as recorded beside the results."""
+        ...
+
+    def load(self, case_id: str) -> Volume:
+        """Read one case; raises :class:`CaseError` when it cannot be used."""
+        ...
