@@ -1,1 +1,109 @@
-"""Volumetric segmentation architectures, the sliding-window predictor, checkpoints."""
+"""Volumetric segmentation architectures, the sliding-window predictor and checkpoints.
+
+``MODELS`` maps a name to a builder; :func:`build_model` checks the arguments and calls it. Nothing heavy is
+imported before a network is built, so listing the registry is instant.
+
+Example:
+    >>> from robustvox.models import SlidingWindow, build_model
+    >>> network = build_model("unet", in_channels=1, num_classes=3, roi_size=(32, 32, 32), size="small")
+    >>> predictor = SlidingWindow(network, roi_size=(32, 32, 32))
+    >>> sum(p.numel() for p in network.parameters()) > 500_000
+    True
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+    from .sliding_window import SlidingWindow
+
+__all__ = [
+    "CATALOG",
+    "MODELS",
+    "Checkpoint",
+    "CheckpointError",
+    "SlidingWindow",
+    "build_model",
+    "load_checkpoint",
+    "save_checkpoint",
+]
+
+CATALOG: dict[str, str] = {
+    "unet": "residual UNet",
+    "segresnet": "SegResNet, residual encoder with group norm",
+    "unetr": "UNETR, vision transformer encoder",
+    "swin_unetr": "Swin-UNETR, shifted-window transformer encoder",
+    "mamba_unet": "U-shaped network with pure-PyTorch Mamba layers (ours)",
+}
+
+
+def _lazy(module: str, function: str) -> Callable[..., nn.Module]:
+    def build(**arguments: Any) -> nn.Module:
+        return getattr(importlib.import_module(module, __name__), function)(**arguments)
+
+    build.__name__ = function
+    return build
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "unet": _lazy(".architectures", "unet"),
+    "segresnet": _lazy(".architectures", "segresnet"),
+    "unetr": _lazy(".architectures", "unetr"),
+    "swin_unetr": _lazy(".architectures", "swin_unetr"),
+    "mamba_unet": _lazy(".mamba.unet", "build"),
+}
+
+_LAZY = {
+    "SlidingWindow": ".sliding_window",
+    "Checkpoint": ".checkpoint",
+    "CheckpointError": ".checkpoint",
+    "load_checkpoint": ".checkpoint",
+    "save_checkpoint": ".checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def build_model(
+    name: str, *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        name: a key of ``MODELS``.
+        in_channels: image channels ``C``.
+        num_classes: logit channels ``K``, background included, at least 2.
+        roi_size: window in voxels the network will see, one entry per spatial axis.
+        size: ``"paper"`` for the published configuration, ``"small"`` for one that trains on a CPU in minutes.
+        **overrides: passed to the architecture, over the size's own arguments.
+
+    Shape:
+        The network maps ``(B, C, *roi_size)`` to logits ``(B, K, *roi_size)``.
+
+    Raises:
+        ValueError: unknown name, size or parameter, or a window the architecture cannot take.
+    """
+    if name not in MODELS:
+        raise ValueError(f"expected a model among {', '.join(MODELS)}, got {name!r}")
+    if size not in ("paper", "small"):
+        raise ValueError(f'expected size "paper" or "small", got {size!r}')
+    if num_classes < 2:
+        raise ValueError(f"expected num_classes of at least 2 (background included), got {num_classes}")
+    try:
+        return MODELS[name](
+            in_channels=in_channels, num_classes=num_classes, roi_size=tuple(roi_size), size=size, **overrides
+        )
+    except TypeError as error:
+        raise ValueError(f"{name} does not take these parameters ({error}); see its builder's signature") from error
+
+

@@ -1,0 +1,51 @@
+"""Where a number came from: versions, commit, hardware, command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "monai", "numpy", "scipy", "pandas", "nibabel")
+
+
+def version() -> str:
+    """Version of the installed robustvox distribution."""
+    try:
+        return importlib.metadata.version("robustvox")
+    except importlib.metadata.PackageNotFoundError:
+        return "uninstalled"
+
+
+def describe(command: str | None = None) -> dict[str, Any]:
+    """Provenance of this process, as stored beside the records: no paths, no host name, no user."""
+    import torch
+
+    return {
+        "robustvox": version(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": command if command is not None else " ".join(["python -m benchmark", *sys.argv[1:]]),
+    }
+
+
+def _commit() -> str:
+    """Commit of the clone this package runs from, with ``+`` when files differ from it."""
+    here = Path(__file__).resolve().parent
+    try:
+        run = lambda *a: subprocess.run(  # noqa: E731
+            ("git", "-C", str(here), *a), capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        dirty = run("status", "--porcelain", "--untracked-files=no", "--", "../attacks", "../models", "../datasets", ".")
+        return run("rev-parse", "HEAD") + ("+" if dirty else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,203 @@
+"""Self-describing checkpoints: one ``.safetensors`` file that knows how to rebuild its network.
+
+Nothing is ever unpickled here: a file that is not safetensors is refused with what it looks like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import build_model
+
+FORMAT = "robustvox-checkpoint-1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says expected, found, remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What the header of a checkpoint says about it.
+
+    Args:
+        architecture: key of ``MODELS``.
+        arguments: builder arguments besides the ones below (``size`` and overrides).
+        in_channels: image channels.
+        class_names: one per logit channel, background first.
+        roi_size: window in voxels.
+        dataset: name of the training dataset, with its split rule and licence in ``data``.
+        window: how intensities were mapped to [0, 1].
+        recipe: optimizer, schedule, steps, augmentation, command.
+        seed: seed of the training run.
+        validation_dice: mean foreground Dice on the validation split, in [0, 1].
+        code_version: version of robustvox that trained it.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    in_channels: int
+    class_names: tuple[str, ...]
+    roi_size: tuple[int, ...]
+    dataset: str
+    window: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    validation_dice: float | None = None
+    code_version: str = "unknown"
+
+    @property
+    def num_classes(self) -> int:
+        """Logit channels, background included."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded network with its card and the sha256 of the file it came from."""
+
+    network: nn.Module
+    card: ModelCard
+    sha256: str
+
+
+def save_checkpoint(path: str | Path, network: nn.Module, card: ModelCard, dtype: torch.dtype = torch.float16) -> str:
+    """Write weights and card to ``path`` and return the file's sha256.
+
+    Args:
+        path: target file; written next to itself and moved, so a crash leaves no half file.
+        network: weights to store; integer buffers keep their type.
+        card: see :class:`ModelCard`.
+        dtype: storage type of floating-point weights. Loading always gives float32.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous().clone()
+        for name, t in network.state_dict().items()
+    }
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"format": FORMAT, "card": json.dumps(asdict(card), sort_keys=True)})
+    partial.replace(path)
+    return file_sha256(path)
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """Read the header only; raises :class:`CheckpointError` when there is none of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"expected a checkpoint at {path}, found no file; train one or correct --checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"expected a .safetensors checkpoint, found {_kind(path)} in {path.name} ({error}); "
+            "convert it, pickles are never opened"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f'expected format "{FORMAT}" in the header of {path.name}, found {metadata.get("format")!r}; '
+            "save it with robustvox.models.save_checkpoint"
+        )
+    try:
+        fields = json.loads(metadata["card"])
+        fields["class_names"] = tuple(fields["class_names"])
+        fields["roi_size"] = tuple(fields["roi_size"])
+        return ModelCard(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"expected a complete model card in {path.name}, found {error!r}; save it again") from error
+
+
+def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkpoint:
+    """Rebuild the network a checkpoint describes and load every weight strictly.
+
+    Args:
+        path: a file written by :func:`save_checkpoint`.
+        architecture: refuse anything but this architecture.
+
+    Raises:
+        CheckpointError: not safetensors, no card, another architecture, missing or extra or misshapen weights.
+
+    Example:
+        >>> from robustvox.models import load_checkpoint
+        >>> load_checkpoint("nowhere.safetensors")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        robustvox.models.checkpoint.CheckpointError: expected a checkpoint at nowhere.safetensors, ...
+    """
+    path = Path(path)
+    card = read_card(path)
+    if architecture is not None and card.architecture != architecture:
+        raise CheckpointError(
+            f"expected a checkpoint of {architecture}, found {card.architecture} in {path.name}; "
+            f"run with --model {card.architecture} or give the right file"
+        )
+    try:
+        network = build_model(
+            card.architecture,
+            in_channels=card.in_channels,
+            num_classes=card.num_classes,
+            roi_size=card.roi_size,
+            **card.arguments,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"expected buildable arguments in {path.name}, found: {error}") from error
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    _load_strictly(network, tensors, path.name)
+    return Checkpoint(network.eval(), card, file_sha256(path))
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def state_sha256(network: nn.Module) -> str:
+    """Hex sha256 of a network's weights, the identity of one that came without a file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    expected = network.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    misshapen = [
+        f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in sorted(expected.keys() & tensors.keys())
+        if tensors[k].shape != expected[k].shape
+    ]
+    if missing or extra or misshapen:
+        found = "; ".join(
+            f"{len(items)} {what} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
+            for what, items in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+            if items
+        )
+        raise CheckpointError(f"expected exactly the {len(expected)} weights of the network, found in {name}: {found}")
+    bad = [k for k, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if bad:
+        raise CheckpointError(f"expected finite weights, found NaN or infinity in {name}: {', '.join(bad[:3])}")
+    network.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()}, strict=True)
+
+
+def _kind(path: Path) -> str:
+    head = path.open("rb").read(4)
+    if head.startswith(b"PK\x03\x04"):
+        return "a PyTorch zip archive (pickle)"
+    if head[:1] == b"\x80":
+        return "a pickle"
+    return "something else" if head else "an empty file"
