@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustvox.datasets import Dataset, Volume
-from robustvox.models import SlidingWindow, build_model, save_checkpoint
-from robustvox.models.checkpoint import ModelCard
+from robustvox.models import ModelCard, SlidingWindow, build_model, save_checkpoint
 
 from .provenance import version
 from .specs import Spec

@@ -17,10 +17,12 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .header import CheckpointError, ModelCard, read_card
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+    from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from .sliding_window import SlidingWindow
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "MODELS",
     "Checkpoint",
     "CheckpointError",
+    "ModelCard",
     "SlidingWindow",
     "build_model",
     "load_checkpoint",
+    "read_card",
     "save_checkpoint",
 ]
 
@@ -62,7 +66,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 _LAZY = {
     "SlidingWindow": ".sliding_window",
     "Checkpoint": ".checkpoint",
-    "CheckpointError": ".checkpoint",
     "load_checkpoint": ".checkpoint",
     "save_checkpoint": ".checkpoint",
 }

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,50 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import build_model
-
-FORMAT = "robustvox-checkpoint-1"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says expected, found, remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """What the header of a checkpoint says about it.
-
-    Args:
-        architecture: key of ``MODELS``.
-        arguments: builder arguments besides the ones below (``size`` and overrides).
-        in_channels: image channels.
-        class_names: one per logit channel, background first.
-        roi_size: window in voxels.
-        dataset: name of the training dataset, with its split rule and licence in ``data``.
-        window: how intensities were mapped to [0, 1].
-        recipe: optimizer, schedule, steps, augmentation, command.
-        seed: seed of the training run.
-        validation_dice: mean foreground Dice on the validation split, in [0, 1].
-        code_version: version of robustvox that trained it.
-    """
-
-    architecture: str
-    arguments: Mapping[str, Any]
-    in_channels: int
-    class_names: tuple[str, ...]
-    roi_size: tuple[int, ...]
-    dataset: str
-    window: str
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    validation_dice: float | None = None
-    code_version: str = "unknown"
-
-    @property
-    def num_classes(self) -> int:
-        """Logit channels, background included."""
-        return len(self.class_names)
-
+from .header import FORMAT, CheckpointError, ModelCard, read_card
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -93,33 +49,6 @@ def save_checkpoint(path: str | Path, network: nn.Module, card: ModelCard, dtype
     return file_sha256(path)
 
 
-def read_card(path: str | Path) -> ModelCard:
-    """Read the header only; raises :class:`CheckpointError` when there is none of ours."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint at {path}, found no file; train one or correct --checkpoint")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"expected a .safetensors checkpoint, found {_kind(path)} in {path.name} ({error}); "
-            "convert it, pickles are never opened"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f'expected format "{FORMAT}" in the header of {path.name}, found {metadata.get("format")!r}; '
-            "save it with robustvox.models.save_checkpoint"
-        )
-    try:
-        fields = json.loads(metadata["card"])
-        fields["class_names"] = tuple(fields["class_names"])
-        fields["roi_size"] = tuple(fields["roi_size"])
-        return ModelCard(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"expected a complete model card in {path.name}, found {error!r}; save it again") from error
-
-
 def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkpoint:
     """Rebuild the network a checkpoint describes and load every weight strictly.
 
@@ -134,7 +63,7 @@ def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkp
         >>> from robustvox.models import load_checkpoint
         >>> load_checkpoint("nowhere.safetensors")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        robustvox.models.checkpoint.CheckpointError: expected a checkpoint at nowhere.safetensors, ...
+        robustvox.models.header.CheckpointError: expected a checkpoint at nowhere.safetensors, ...
     """
     path = Path(path)
     card = read_card(path)
@@ -153,8 +82,11 @@ def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkp
         )
     except ValueError as error:
         raise CheckpointError(f"expected buildable arguments in {path.name}, found: {error}") from error
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"expected complete weights in {path.name}, found {error}; copy the file again") from error
     _load_strictly(network, tensors, path.name)
     return Checkpoint(network.eval(), card, file_sha256(path))
 
@@ -192,12 +124,3 @@ def _load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str)
     if bad:
         raise CheckpointError(f"expected finite weights, found NaN or infinity in {name}: {', '.join(bad[:3])}")
     network.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()}, strict=True)
-
-
-def _kind(path: Path) -> str:
-    head = path.open("rb").read(4)
-    if head.startswith(b"PK\x03\x04"):
-        return "a PyTorch zip archive (pickle)"
-    if head[:1] == b"\x80":
-        return "a pickle"
-    return "something else" if head else "an empty file"

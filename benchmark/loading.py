@@ -1,0 +1,224 @@
+"""From names on the command line to attacks and predictors. Built-in, then entry points, then ``module:Name``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustvox.datasets import CATALOG as DATASET_CATALOG
+from robustvox.datasets import Dataset, DatasetError, open_dataset
+from robustvox.models import CATALOG as MODEL_CATALOG
+from robustvox.models import CheckpointError, SlidingWindow, build_model, load_checkpoint
+
+from .protocols import Protocol
+from .specs import Spec, UsageError, canonical, match
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustvox.attacks import Attack
+
+ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack and its identity in records: the canonical spec with all defaults filled in."""
+
+    spec: str
+    attack: Attack
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A whole-volume predictor and its identity: the name people read, and the sha256 of its weights."""
+
+    name: str
+    sha256: str
+    predictor: nn.Module
+    flags: tuple[str, ...] = ()
+
+
+def load_attack(text: str) -> NamedAttack:
+    """Build the attack a spec like ``pgd:eps=8/255,steps=20`` names.
+
+    Raises:
+        UsageError: unknown attack or parameter, or a value the attack refuses.
+    """
+    from robustvox.attacks import ATTACKS
+
+    spec = Spec.parse(text)
+    name, kind = _resolve(spec.name, ATTACKS, "robustvox.attacks", "attack")
+    known = [f.name for f in fields(kind) if f.init]
+    _check_parameters(name, spec.parameters, known)
+    try:
+        attack = kind(**spec.parameters)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from error
+    return NamedAttack(attack_spec(name, attack), attack)
+
+
+def attack_spec(name: str, attack: Attack) -> str:
+    """Canonical spec of an attack object under a registry name."""
+    return canonical(name, {f.name: getattr(attack, f.name) for f in fields(attack) if f.init})
+
+
+def load_dataset(name: str, data_root: str | Path | None) -> Dataset:
+    """Open a dataset by name, plug-in or path; a wrong name or folder is a :class:`UsageError`."""
+    try:
+        if Path(name).is_dir() and name not in DATASET_CATALOG:
+            return open_dataset(name)
+        try:
+            return open_dataset(match(name, DATASET_CATALOG, "dataset"), data_root)
+        except UsageError:
+            plugin = _plugin(name, "robustvox.datasets")
+            if plugin is None:
+                raise
+            return plugin(Path(data_root) if data_root is not None else None)
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_model(
+    text: str,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    checkpoint: Path | None = None,
+    untrained: bool = False,
+    device: str = "cpu",
+    sw_batch_size: int = 4,
+    seed: int = 0,
+) -> NamedModel:
+    """The predictor a spec names: from the zoo, from ``checkpoint``, from a factory, or untrained if asked.
+
+    Raises:
+        UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
+    """
+    from robustvox.models.checkpoint import state_sha256
+
+    spec = Spec.parse(text)
+    flags: tuple[str, ...] = ()
+    roi_size: Sequence[int] = dataset.roi_size
+    if ":" in spec.name:
+        name, network = str(spec), _from_factory(spec, dataset)
+        sha256 = state_sha256(network)
+    elif untrained:
+        name = match(spec.name, MODEL_CATALOG, "model")
+        network = _untrained(Spec(name, spec.parameters), dataset, seed)
+        name, sha256, flags = canonical(name, spec.parameters), state_sha256(network), ("untrained",)
+    else:
+        name = match(spec.name, MODEL_CATALOG, "model")
+        loaded = _load(checkpoint or ZOO / dataset.name / f"{name}.safetensors", name, dataset, spec)
+        network, sha256, roi_size = loaded.network, loaded.sha256, loaded.card.roi_size
+        name = canonical(name, spec.parameters)
+    predictor = SlidingWindow(network, roi_size, protocol.overlap, sw_batch_size, protocol.mode)
+    return NamedModel(name, sha256, predictor.to(device).eval(), flags)
+
+
+def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
+    if not path.is_file():
+        raise UsageError(
+            f"expected a checkpoint of {name} for {dataset.name} at {path.name}, found none; train one with "
+            f"`python -m benchmark train --model {name} --dataset {dataset.name}`, give --checkpoint FILE, "
+            "or say --untrained"
+        )
+    try:
+        loaded = load_checkpoint(path, architecture=name)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+    card = loaded.card
+    if card.num_classes != len(dataset.class_names) or card.in_channels != dataset.in_channels:
+        raise UsageError(
+            f"expected a checkpoint for {dataset.in_channels} channel(s) and {len(dataset.class_names)} classes of "
+            f"{dataset.name}, found {card.in_channels} and {card.num_classes} (trained on {card.dataset}) in "
+            f"{path.name}; give the right --checkpoint"
+        )
+    wrong = [k for k, v in spec.parameters.items() if card.arguments.get(k) != v]
+    if wrong:
+        raise UsageError(
+            f"expected {name} with {', '.join(f'{k}={spec.parameters[k]}' for k in wrong)}, found "
+            f"{dict(card.arguments)} in {path.name}; drop the parameter or give another --checkpoint"
+        )
+    return loaded
+
+
+def _untrained(spec: Spec, dataset: Dataset, seed: int) -> nn.Module:
+    import torch
+
+    arguments = {"size": "small", **spec.parameters}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build_model(
+                spec.name,
+                in_channels=dataset.in_channels,
+                num_classes=len(dataset.class_names),
+                roi_size=dataset.roi_size,
+                **arguments,
+            )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _from_factory(spec: Spec, dataset: Dataset) -> nn.Module:
+    from torch import nn
+
+    factory = _import(spec.name, "model")
+    offered = {
+        "in_channels": dataset.in_channels,
+        "num_classes": len(dataset.class_names),
+        "roi_size": tuple(dataset.roi_size),
+    }
+    # A factory takes what it declares of the three, so that a plain function without arguments works too.
+    declared = inspect.signature(factory).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in declared.values())
+    arguments = {k: v for k, v in offered.items() if takes_all or k in declared}
+    try:
+        network = factory(**arguments, **spec.parameters)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{spec.name}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"expected {spec.name} to return a torch.nn.Module, got {type(network).__name__}")
+    return network.eval()
+
+
+def _resolve(name: str, registry: Mapping[str, Any], group: str, what: str) -> tuple[str, Any]:
+    try:
+        key = match(name, registry, what)
+        return key, registry[key]
+    except UsageError:
+        plugin = _plugin(name, group) or (_import(name, what) if ":" in name else None)
+        if plugin is None:
+            raise
+        return name, plugin
+
+
+def _plugin(name: str, group: str) -> Any | None:
+    for entry in importlib.metadata.entry_points(group=group):
+        if entry.name == name:
+            return entry.load()
+    return None
+
+
+def _import(path: str, what: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"expected {what} {path!r} to be importable, found: {error}; install the package") from error
+
+
+def _check_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[str]) -> None:
+    import difflib
+
+    for key in parameters:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
+            raise UsageError(f"{name} has no parameter {key!r}; {hint}")
