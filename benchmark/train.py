@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from robustvox.datasets import Dataset, Volume
 from robustvox.models import ModelCard, SlidingWindow, build_model, save_checkpoint
 
+from .loading import NamedAttack
 from .provenance import version
 from .specs import Spec
 
@@ -71,6 +72,7 @@ def train(
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    attack: NamedAttack | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> ModelCard:
     """Train one network on the ``train`` split, write its checkpoint, return its card.
@@ -85,6 +87,7 @@ def train(
         recipe: optimization and augmentation.
         seed: of initialization, window sampling and augmentation.
         device: where to train.
+        attack: replace every window by its adversarial version (adversarial training).
         on_step: called after every step.
     """
     recipe = recipe or Recipe()
@@ -96,7 +99,7 @@ def train(
     ).to(device)
     network = network.to(memory_format=_channels_last(len(roi_size)))
     volumes = [dataset.load(case) for case in dataset.splits["train"]]
-    averaged = _optimize(network, volumes, roi_size, recipe, seed, device, on_step)
+    averaged = _optimize(network, volumes, roi_size, recipe, seed, device, attack, on_step)
     window = SlidingWindow(averaged, roi_size, overlap=0.5, sw_batch_size=4)
     card = ModelCard(
         architecture=model.name,
@@ -106,7 +109,12 @@ def train(
         roi_size=tuple(roi_size),
         dataset=dataset.name,
         window=dataset.provenance["preprocessing"],
-        recipe={**asdict(recipe), "optimizer": "AdamW", "loss": "DiceCE", "windows_seen": recipe.steps * recipe.batch_size},
+        recipe={
+            **asdict(recipe),
+            "optimizer": "AdamW",
+            "loss": "DiceCE",
+            "adversarial": attack.spec if attack else "none",
+        },
         data=dict(dataset.provenance),
         seed=seed,
         validation_dice=validation_dice(window, dataset, device),
@@ -142,6 +150,7 @@ def _optimize(
     recipe: Recipe,
     seed: int,
     device: str | torch.device,
+    attack: NamedAttack | None,
     on_step: Callable[[Progress], None] | None,
 ) -> nn.Module:
     """Run the recipe; the exponential moving average of the weights, in eval mode."""
@@ -150,11 +159,14 @@ def _optimize(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe))
     # Published loss of the benchmark; batch=False keeps samples apart.
     criterion = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
+    generator = torch.Generator().manual_seed(seed)
     start = time.perf_counter()
     network.train()
     for step, (images, labels) in enumerate(_windows(volumes, roi_size, recipe, seed), start=1):
         images, labels = images.to(device), labels.to(device)
         images = images.contiguous(memory_format=_channels_last(len(roi_size)))
+        if attack is not None:
+            images = attack.attack(network, images, labels, generator=generator)
         loss = criterion(network(images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,0 +1,23 @@
+"""``python -m benchmark`` in the clone: hand over to the installed package."""
+
+import sys
+from pathlib import Path
+
+
+def _main() -> int:
+    # In the clone the working folder heads sys.path, and our `datasets/` would shadow other people's package.
+    clone = Path(__file__).resolve().parent.parent
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != clone]
+    try:
+        from robustvox.benchmark.cli import main
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "robustvox":
+            print("error: robustvox is not installed here; run `pip install -e .` first", file=sys.stderr)
+        else:
+            print(f"error: {error.name} is missing; run `pip install -e .` to install what robustvox needs", file=sys.stderr)
+        return 2
+    return main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())

@@ -1,0 +1,127 @@
+"""The harness from Python, on bare objects: nothing registered, nothing written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from torch import nn
+
+from robustvox.attacks import Attack
+from robustvox.datasets import CaseError, Dataset, Volume
+from robustvox.models import SlidingWindow
+from robustvox.models.checkpoint import state_sha256
+
+from . import tables
+from .harness import Plan, execute
+from .loading import NamedAttack, NamedModel, attack_spec
+from .protocols import PROTOCOLS
+from .records import RecordStore, load_records
+
+
+def evaluate(
+    models: Mapping[str, nn.Module],
+    attacks: Mapping[str, Attack],
+    data: Dataset | Iterable[Volume],
+    *,
+    cases: Sequence[str] | None = None,
+    roi_size: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    transfer: bool = False,
+    protocol: str = "robustvox-1",
+    seed: int = 0,
+    device: str = "cpu",
+    store: Path | None = None,
+) -> pd.DataFrame:
+    """Attack every model with every attack and return the table of results.
+
+    Args:
+        models: name to network ``(B, C, *roi)`` -> logits ``(B, K, *roi)``, or a whole-volume predictor
+            (:class:`~robustvox.models.SlidingWindow`), which is used as it is.
+        attacks: name to attack object.
+        data: a dataset, or volumes.
+        cases: which case ids; default the validation split, or all volumes.
+        roi_size: window for networks that are not predictors yet; default the dataset's.
+        num_classes: needed with bare volumes, whose labels may lack the last classes.
+        transfer: score every model on every other's volumes too.
+        protocol: see :data:`~robustvox.benchmark.protocols.PROTOCOLS`.
+        seed: of all noise.
+        device: where networks run.
+        store: folder that keeps records, so that an interrupted call continues; default none is kept.
+
+    Returns:
+        One row per surrogate, target and attack, columns as in ``results/<dataset>/white_box.csv``. Cases that
+        failed are counted in ``failed``.
+
+    Raises:
+        ValueError: no model, attack or case, or a missing ``roi_size`` or ``num_classes``.
+    """
+    dataset = data if isinstance(data, Dataset) else _bare(tuple(data), num_classes, roi_size)
+    chosen = PROTOCOLS[protocol]
+    named = []
+    for name, model in models.items():
+        window = roi_size if roi_size is not None else dataset.roi_size
+        predictor = (
+            model if isinstance(model, SlidingWindow) else SlidingWindow(model, window, chosen.overlap, 4, chosen.mode)
+        )
+        named.append(NamedModel(name, state_sha256(model), predictor.to(device).eval()))
+    plan = Plan(
+        dataset=dataset,
+        cases=tuple(cases if cases is not None else dataset.splits["validation"]),
+        surrogates=named,
+        targets=named,
+        attacks=[NamedAttack(attack_spec(name, attack), attack) for name, attack in attacks.items()],
+        protocol=chosen,
+        seed=seed,
+        device=device,
+        white_box=not transfer,
+    )
+    if not (plan.surrogates and plan.attacks and plan.cases):
+        raise ValueError("expected at least one model, one attack and one case, got none of one of them")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(store) if store is not None else Path(scratch)
+        for _ in execute(plan, RecordStore(root)):
+            pass
+        records = load_records(root)
+    return pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _BareVolumes:
+    """Volumes somebody already has, as a dataset."""
+
+    volumes: Mapping[str, Volume]
+    class_names: tuple[str, ...]
+    roi_size: tuple[int, ...]
+    name: str = "volumes"
+    nsd_tolerance_mm: float = 1.0
+
+    @property
+    def in_channels(self) -> int:
+        return next(iter(self.volumes.values())).image.shape[0]
+
+    @property
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        return {"train": (), "validation": tuple(self.volumes)}
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        return {"source": "given in memory"}
+
+    def load(self, case_id: str) -> Volume:
+        if case_id not in self.volumes:
+            raise CaseError(case_id, "a given volume", "no such id", f"known: {', '.join(self.volumes)}")
+        return self.volumes[case_id]
+
+
+def _bare(volumes: Sequence[Volume], num_classes: int | None, roi_size: Sequence[int] | None) -> _BareVolumes:
+    if not volumes:
+        raise ValueError("expected at least one volume, got none")
+    if num_classes is None or roi_size is None:
+        raise ValueError("expected num_classes and roi_size with bare volumes; a Dataset knows both")
+    names = ("background", *(f"class_{k}" for k in range(1, num_classes)))
+    return _BareVolumes(MappingProxyType({v.id: v for v in volumes}), names, tuple(roi_size))

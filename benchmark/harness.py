@@ -1,0 +1,249 @@
+"""The harness: crosses cases, surrogates, attacks and targets; one job crafts one adversarial volume.
+
+An adversarial volume is crafted once per (surrogate, case, attack) and scored on every target that lacks its
+record. Nothing here keeps state between jobs but caches, so the order of jobs changes no number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustvox.attacks import StepInfo
+from robustvox.datasets import Dataset, DatasetError, Volume
+
+from .distortion import measure
+from .loading import NamedAttack, NamedModel
+from .metering import Meter, Stopwatch
+from .metrics import ReferenceSurfaces, score
+from .protocols import Protocol
+from .records import RecordStore, Unit
+
+CLEAN = "none"
+"""Attack name of the records that score the clean image."""
+
+CASE_FAILURES = (DatasetError, ValueError, TypeError, RuntimeError, OSError, MemoryError)
+"""What one case, attack or network may do to itself; it becomes a failed row and the others go on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Craft one volume (or take the clean one, ``attack=None``) and score it on ``targets``."""
+
+    case: str
+    surrogate: NamedModel | None
+    attack: NamedAttack | None
+    targets: tuple[NamedModel, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run crosses. Identical plans give identical records, whatever the order inside.
+
+    Args:
+        dataset: gives volumes by case id.
+        cases: case ids, attacked independently.
+        surrogates: models the attacks see.
+        targets: models that are scored; with ``white_box`` each surrogate only on itself.
+        attacks: what to run; the clean image is always scored.
+        protocol: how volumes are predicted.
+        seed: of all noise, mixed with dataset, case and attack.
+        device: where networks run.
+        white_box: score each surrogate's volumes on itself only.
+        save: called with (job, volume, adversarial) after crafting.
+    """
+
+    dataset: Dataset
+    cases: Sequence[str]
+    surrogates: Sequence[NamedModel]
+    targets: Sequence[NamedModel]
+    attacks: Sequence[NamedAttack]
+    protocol: Protocol
+    seed: int = 0
+    device: str = "cpu"
+    white_box: bool = True
+    save: Callable[[Job, Volume, np.ndarray], None] | None = field(default=None, compare=False)
+
+    def jobs(self) -> Iterator[Job]:
+        """Case by case: the clean image on all models, then every attack on every surrogate."""
+        everyone = tuple({m.sha256 + m.name: m for m in (*self.surrogates, *self.targets)}.values())
+        for case in self.cases:
+            yield Job(case, None, None, everyone)
+            for surrogate in self.surrogates:
+                targets = (surrogate,) if self.white_box else tuple(self.targets)
+                for attack in self.attacks:
+                    yield Job(case, surrogate, attack, targets)
+
+    def unit(self, job: Job, target: NamedModel, data_sha256: str) -> Unit:
+        """Identity of the record that scores ``job`` on ``target``."""
+        surrogate = job.surrogate or target
+        return Unit(
+            dataset=self.dataset.name,
+            case=job.case,
+            attack=job.attack.spec if job.attack else CLEAN,
+            surrogate=surrogate.name,
+            surrogate_sha256=surrogate.sha256,
+            target=target.name,
+            target_sha256=target.sha256,
+            protocol=self.protocol.name,
+            seed=self.seed,
+            data_sha256=data_sha256,
+        )
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to one job, for progress: computed, found in the records, or failed with ``error``."""
+
+    job: Job
+    status: str
+    units: tuple[Unit, ...]
+    error: str = ""
+
+
+def execute(
+    plan: Plan, store: RecordStore, provenance: str = "", *, recompute: bool = False
+) -> Iterator[Event]:
+    """Run every job of ``plan`` whose records are missing, appending as each finishes.
+
+    Failures of a case or of an attack become failure rows; the iteration goes on.
+    """
+    cases = _CaseCache(plan)
+    for job in plan.jobs():
+        try:
+            volume, data_sha256, surfaces = cases(job.case)
+        except CASE_FAILURES as error:
+            yield _fail(plan, store, job, job.targets, "", error)
+            continue
+        units = tuple(plan.unit(job, target, data_sha256) for target in job.targets)
+        missing = tuple(t for t, u in zip(job.targets, units, strict=True) if recompute or not store.done(u))
+        if not missing:
+            yield Event(job, "recorded", units)
+            continue
+        try:
+            for target, scores, cost in _run(plan, job, missing, volume, surfaces):
+                store.append(plan.unit(job, target, data_sha256), scores, {**cost, "provenance": provenance})
+        except CASE_FAILURES as error:
+            yield _fail(plan, store, job, missing, data_sha256, error)
+            continue
+        yield Event(job, "computed", units)
+
+
+def _fail(
+    plan: Plan, store: RecordStore, job: Job, targets: Sequence[NamedModel], data_sha256: str, error: BaseException
+) -> Event:
+    text = " ".join(f"{error}".split()) or type(error).__name__
+    units = tuple(plan.unit(job, target, data_sha256) for target in targets)
+    for unit in units:
+        store.fail(unit, text)
+    return Event(job, "failed", units, text)
+
+
+def _run(
+    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: ReferenceSurfaces
+) -> Iterator[tuple[NamedModel, list[dict[str, Any]], dict[str, Any]]]:
+    clean = torch.from_numpy(volume.image)[None].to(plan.device)
+    images, cost, flags = clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set[str]()
+    if job.attack is not None and job.surrogate is not None:
+        images, cost, flags = _craft(plan, job.attack, job.surrogate, volume, clean)
+        if plan.save is not None:
+            plan.save(job, volume, images[0].cpu().numpy())
+    distortion = measure(images[0].cpu().numpy(), volume.image)
+    cost |= {"linf": distortion.linf, "l2": distortion.l2, "psnr": distortion.psnr, "ssim": distortion.ssim}
+    for target in targets:
+        prediction = predict(target, images)
+        table = score(
+            prediction,
+            volume.label,
+            num_classes=len(plan.dataset.class_names),
+            spacing_mm=volume.spacing_mm,
+            nsd_tolerance_mm=plan.dataset.nsd_tolerance_mm,
+            cache=surfaces,
+        )
+        scores = [
+            {**row, "class_name": plan.dataset.class_names[int(row["class_id"])]} for row in table.to_dict("records")
+        ]
+        surrogate_flags = job.surrogate.flags if job.surrogate else ()
+        yield target, scores, {**cost, "flags": sorted({*flags, *target.flags, *surrogate_flags})}
+
+
+def _craft(
+    plan: Plan, attack: NamedAttack, surrogate: NamedModel, volume: Volume, clean: Tensor
+) -> tuple[Tensor, dict[str, Any], set[str]]:
+    """The adversarial volume, what it cost, and what looked wrong while it was made."""
+    labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(plan.device)
+    generator = torch.Generator().manual_seed(derive_seed(plan.seed, plan.dataset.name, volume.id, attack.spec))
+    meter = Meter(surrogate.predictor)
+    last: list[StepInfo] = []
+    with Stopwatch(plan.device) as watch:
+        adversarial = attack.attack(meter, clean, labels, generator=generator, on_step=lambda info: last.append(info))
+    flags = set()
+    if torch.equal(adversarial, clean):
+        flags.add("unchanged")
+    if last and last[-1].steps >= 2 and int(last[-1].best_step[0]) == last[-1].steps:
+        # The best iterate is the last one: more steps would likely do more damage (check C6).
+        flags.add("not-converged")
+    cost = {"forwards": meter.forwards, "backwards": meter.backwards, "seconds": watch.seconds}
+    return adversarial, cost, flags
+
+
+@torch.no_grad()
+def predict(model: NamedModel, images: Tensor) -> np.ndarray:
+    """Label volume ``(*spatial)`` a model gives for one image ``(1, C, *spatial)``."""
+    logits = model.predictor(images)
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"expected finite logits from {model.name}, got NaN or infinity; check its weights")
+    return logits.argmax(1)[0].cpu().numpy()
+
+
+def derive_seed(seed: int, *parts: str) -> int:
+    """63-bit seed of one case and attack, independent of everything else in the run."""
+    digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def data_fingerprint(volume: Volume) -> str:
+    """Hex sha256 of what is attacked and scored: image, label, spacing."""
+    digest = hashlib.sha256(repr((volume.image.shape, volume.spacing_mm)).encode())
+    digest.update(np.ascontiguousarray(volume.image).tobytes())
+    digest.update(np.ascontiguousarray(volume.label.astype(np.int64)).tobytes())
+    return digest.hexdigest()
+
+
+class _CaseCache:
+    """The volume of the last cases with its fingerprint and the reference's surfaces."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._load = lru_cache(maxsize=2)(self._read)
+        self._plan = plan
+        self._errors: dict[str, BaseException] = {}
+
+    def __call__(self, case: str) -> tuple[Volume, str, ReferenceSurfaces]:
+        # A broken file is read once, not once per attack.
+        if case in self._errors:
+            raise self._errors[case]
+        try:
+            return self._load(case)
+        except CASE_FAILURES as error:
+            self._errors[case] = error
+            raise
+
+    def _read(self, case: str) -> tuple[Volume, str, ReferenceSurfaces]:
+        volume = self._plan.dataset.load(case)
+        return volume, data_fingerprint(volume), ReferenceSurfaces()
+
+
+def describe_plan(plan: Plan) -> Mapping[str, Any]:
+    """What goes into the provenance of a run besides the environment."""
+    return {
+        "dataset": dict(plan.dataset.provenance),
+        "models": {m.name: m.sha256 for m in (*plan.surrogates, *plan.targets)},
+        "attacks": [a.spec for a in plan.attacks],
+    }
