@@ -226,7 +226,7 @@ def _directed(origin: LabelSurfaces, target: LabelSurfaces, class_id: int, toler
         start = origin.coordinates(where)
         nearest = tree.query(start * origin.spacing_mm)[1]
         distances[pending] = _length(start - voxels[nearest], origin.spacing_mm)
-    within = np.count_nonzero(distances.astype(np.float32) <= limit)
+    within = int(np.count_nonzero(distances.astype(np.float32) <= limit))
     return _Directed(float(np.percentile(distances, _PERCENTILE)), within, total)
 
 
