@@ -195,7 +195,7 @@ class RecordStore:
         if not any(_parse(line).get("id") == identity for line in data.splitlines()):
             self._acquire()
             _truncate(path, len(data))
-            _append(path, _line({"id": identity, "entry": plain}))
+            _append(path, _lines({"id": identity, "entry": plain}))
         return identity
 
     def _path(self, unit: Unit) -> Path:
@@ -204,19 +204,19 @@ class RecordStore:
 
     def _known(self, path: Path) -> dict[tuple, str | None]:
         if path not in self._outcomes:
-            blocks = _blocks(path) if path.exists() else ()
+            closing = [block[-1] for block, _ in _blocks(path)]
             self._outcomes[path] = {
-                _slot(b[-1]): b[-1]["unit"] if b[-1]["kind"] == "cost" else None for b, _ in blocks
+                _slot(row): row["unit"] if row["kind"] == "cost" else None for row in closing
             }
         return self._outcomes[path]
 
     def _write(self, unit: Unit, rows: list[dict[str, Any]], key: str | None) -> None:
-        data = b"".join(map(_line, rows))
+        data = _lines(*rows)
         path = self._path(unit)
         self._acquire()
         known = self._known(path)
         if path not in self._clean:
-            _truncate(path, max((end for _, end in _blocks(path)), default=0) if path.exists() else 0)
+            _truncate(path, max((end for _, end in _blocks(path)), default=0))
         # Marked as clean again only after success: an error in between (disk full) leaves a torn block.
         self._clean.discard(path)
         _append(path, data)
@@ -272,18 +272,16 @@ def load_records(root: Path) -> Records:
             rows[row["kind"]].append(row)
     frames = {kind: DataFrame(rows[kind], columns=list(columns)) for kind, columns in _COLUMNS.items()}
     types = dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_INTEGERS, "int64")
-    typed = {
-        kind: frame.astype({name: types[name] for name in frame if name in types})
-        for kind, frame in frames.items()
-    }
-    return Records(typed["score"], typed["cost"], typed["failure"])
+    for kind, frame in frames.items():
+        frames[kind] = frame.astype({name: types[name] for name in frame if name in types})
+    return Records(frames["score"], frames["cost"], frames["failure"])
 
 
 def _blocks(path: Path) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """Complete blocks of a file, each with the byte offset where it ends."""
     pending: dict[int, dict[str, Any]] = {}
     end = 0
-    lines = path.read_bytes().split(b"\n")
+    lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
     tail = lines.pop()  # empty, or a line that was never finished
     for number, line in enumerate(lines, start=1):
         end += len(line) + 1
@@ -370,10 +368,6 @@ def _plain(value: Any) -> Any:
     raise ValueError(f"record: expected JSON values, got {value!r}; convert it to str, int or float")
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
-
-
 def _digest(value: Mapping[str, Any]) -> str:
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
@@ -387,6 +381,10 @@ def _component(name: str) -> str:
         return name
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "name"
     return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _lines(*rows: Mapping[str, Any]) -> bytes:
+    return b"".join(json.dumps(row, allow_nan=False).encode("ascii") + b"\n" for row in rows)
 
 
 def _truncate(path: Path, size: int) -> None:
