@@ -129,7 +129,7 @@ class RecordStore:
         self.root = Path(root)
         self._lock: int | None = None
         self._outcomes: dict[Path, dict[tuple, str | None]] = {}
-        self._clean: set[Path] = set()
+        self._repaired: set[Path] = set()
 
     def __enter__(self) -> RecordStore:
         return self
@@ -180,7 +180,7 @@ class RecordStore:
             entry: any JSON mapping with a key ``protocol``, which says where it is stored.
 
         Returns:
-            First 16 hex digits of the SHA-256 of the entry as canonical JSON.
+            The first 16 hex digits of the entry's SHA-256.
 
         Raises:
             ValueError: without ``protocol``, or on values JSON cannot hold.
@@ -215,12 +215,12 @@ class RecordStore:
         path = self._path(unit)
         self._acquire()
         known = self._known(path)
-        if path not in self._clean:
+        if path not in self._repaired:
             _truncate(path, max((end for _, end in _blocks(path)), default=0))
-        # Marked as clean again only after success: an error in between (disk full) leaves a torn block.
-        self._clean.discard(path)
+        # Marked as sound again only after success: an error in between (disk full) leaves a torn block.
+        self._repaired.discard(path)
         _append(path, data)
-        self._clean.add(path)
+        self._repaired.add(path)
         known[unit.slot] = key
 
     def _acquire(self) -> None:
@@ -246,14 +246,13 @@ class RecordStore:
             self._lock = handle
             # Somebody else may have written since this store last looked.
             self._outcomes.clear()
-            self._clean.clear()
+            self._repaired.clear()
 
 
 def load_records(root: Path) -> Records:
-    """Read every complete block and failure under a records folder.
+    """Read every complete block and failure under ``results/<dataset>/records``.
 
-    Args:
-        root: ``results/<dataset>/records``; a folder that does not exist has no records.
+    A folder that does not exist has no records.
 
     Raises:
         RecordsError: if a line before a file's last one is not a record, naming file and line.
