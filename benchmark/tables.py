@@ -1,0 +1,331 @@
+"""Tables: pure functions of the records, the same bytes for the same records.
+
+Every mean is over the applicable classes of a case, then over cases (several seeds of one case are averaged
+first, so that a case stays the unit of the bootstrap). CSV files hold the unrounded numbers; Markdown and
+LaTeX are rounded views of them.
+
+Sums that reach a CSV avoid matrix products: their last bits depend on the processor, and the committed tables
+are compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .records import Records, load_records
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Frame = Any  # a pandas object inside this module; pandas types its results as unions too wide to check
+
+COLUMNS = (
+    *("dataset", "protocol", "surrogate", "target", "attack", "n_cases"),
+    *("dice_clean", "dice_adv", "dice_adv_low", "dice_adv_high"),
+    *("hd95_clean_mm", "hd95_adv_mm", "nsd_clean", "nsd_adv"),
+    *("missing", "hallucinated", "failed", "linf", "l2", "psnr", "ssim"),
+    *("forwards", "backwards", "seconds", "flags"),
+)
+MEASURED_COLUMNS = ("seconds",)  # differ from run to run; everything else is determined by the inputs
+CLEAN_INCOMPLETE = "clean-incomplete"  # flag: some scored case has no clean record, so clean means are empty
+
+_TEXT = ("dataset", "protocol", "surrogate", "target", "attack", "flags")
+_COUNTS = ("n_cases", "missing", "hallucinated", "failed")
+_KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
+_TARGET_CASE = ["dataset", "protocol", "target", "target_sha256", "case"]
+_METRICS = ["dice", "hd95_mm", "nsd"]
+_COSTS = ["l2", "psnr", "ssim", "forwards", "backwards", "seconds"]
+_RESAMPLES, _SEED = 10_000, 20_240_607
+_FILES = tuple(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex"))
+
+
+def white_box(records: Records) -> DataFrame:
+    """Rows where the attacked checkpoint is the scored one.
+
+    Args:
+        records: what :func:`robustvox.benchmark.records.load_records` read.
+
+    Returns:
+        One row per dataset, protocol, model and attack, sorted, columns :data:`COLUMNS`: Dice, NSD and SSIM
+        in 0..1, HD95 in mm, L-inf (the largest over cases) and L2 in intensity units, PSNR in dB (mean over
+        the cases that changed), ``seconds``, ``forwards`` and ``backwards`` per case, the others counts.
+
+    Example:
+        >>> from pathlib import Path
+        >>> white_box(load_records(Path("no/such/folder"))).columns[:3].tolist()
+        ['dataset', 'protocol', 'surrogate']
+    """
+    table, same = _table(records)
+    return table[same].reset_index(drop=True)
+
+
+def transfer(records: Records) -> DataFrame:
+    """Rows where another checkpoint was attacked than the one scored; otherwise as :func:`white_box`."""
+    table, same = _table(records)
+    return table[~same].reset_index(drop=True)
+
+
+def render(results: Path) -> dict[Path, str]:
+    """Every table file that the records under ``results`` imply, by path; nothing is written.
+
+    Args:
+        results: folder with one ``<dataset>/records`` folder per dataset.
+
+    Returns:
+        Text of ``white_box.csv|md|tex`` per dataset, and of ``transfer.csv|md|tex`` where such rows exist.
+
+    Raises:
+        RecordsError: if records are damaged.
+    """
+    files = {}
+    for folder in sorted(path.parent for path in Path(results).glob("*/records") if path.is_dir()):
+        table, same = _table(load_records(folder / "records"))
+        for name, part in (("white_box", table[same]), ("transfer", table[~same])):
+            if name == "white_box" or len(part):
+                files[folder / f"{name}.csv"] = _csv(part)
+                files[folder / f"{name}.md"] = _markdown(_view(part))
+                files[folder / f"{name}.tex"] = _latex(_view(part))
+    return files
+
+
+def write(results: Path) -> None:
+    """Write every file of :func:`render`, and remove tables that the records no longer imply."""
+    rendered = render(results)
+    for path, text in rendered.items():
+        unfinished = path.with_name(f".{path.name}.tmp")
+        unfinished.write_bytes(text.encode("utf-8"))
+        os.replace(unfinished, path)
+    for path in {path.with_name(name) for path in rendered for name in _FILES} - rendered.keys():
+        path.unlink(missing_ok=True)
+
+
+def check(results: Path) -> list[str]:
+    """Compare the table files under ``results`` with what their records imply.
+
+    Returns:
+        One unified diff per file that is missing, differs, or has no records behind it; empty when all agree.
+    """
+    rendered = render(results)
+    present = {path for name in _FILES for path in Path(results).glob(f"*/{name}")}
+    problems = []
+    for path in sorted(rendered.keys() | present):
+        committed = path.read_bytes().decode("utf-8", "replace") if path in present else None
+        expected = rendered.get(path)
+        if committed != expected:
+            lines = difflib.unified_diff(
+                (committed or "").split("\n"),
+                (expected or "").split("\n"),
+                f"{path} (committed)" if path in present else f"{path} (missing)",
+                f"{path} (from the records)" if path in rendered else f"{path} (no records behind it)",
+                n=0,
+                lineterm="",
+            )
+            problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
+    return problems
+
+
+def _table(records: Frame) -> tuple[Frame, Frame]:
+    """All rows, and which of them are white-box."""
+    cases = _per_case(records)
+    attacked = cases[cases["attack"] != "none"]
+    clean = cases[cases["attack"] == "none"].groupby(_TARGET_CASE, as_index=False)[_METRICS].mean()
+    attacked = attacked.merge(clean, "left", _TARGET_CASE, suffixes=("_adv", "_clean"), indicator="clean")
+    attacked["clean"] = attacked["clean"] == "both"
+    attacked = attacked.sort_values([*_KEYS, "case"], kind="stable", ignore_index=True)
+    groups = attacked.groupby(_KEYS)
+    adversarial, unharmed = ([f"{name}_{side}" for name in _METRICS] for side in ("adv", "clean"))
+    rows = groups[[*adversarial, *unharmed, *_COSTS]].mean()
+    rows[["missing", "hallucinated"]] = groups[["missing", "hallucinated"]].sum()
+    rows["linf"] = groups["linf"].max()
+    rows["n_cases"] = groups.size()
+    rows["dice_adv_low"], rows["dice_adv_high"] = _intervals(attacked["dice_adv"], groups.ngroup(), rows)
+    incomplete = ~groups["clean"].all().astype(bool)
+    rows.loc[incomplete, unharmed] = np.nan
+    rows["flags"] = _flags(records, rows.index[incomplete])
+    failures = records.failures[records.failures["attack"] != "none"]
+    rows = rows.join(failures.groupby(_KEYS)["case"].nunique().rename("failed"), how="outer").reset_index()
+    rows[list(_COUNTS)] = rows[list(_COUNTS)].fillna(0).astype("int64")
+    rows["flags"] = rows["flags"].astype(object).where(rows["flags"].notna(), "")
+    rows = rows.rename(columns={f"hd95_mm_{side}": f"hd95_{side}_mm" for side in ("adv", "clean")})
+    return _named(rows, records)
+
+
+def _per_case(records: Frame) -> Frame:
+    """One row per case of every group: means over classes (then seeds), and counts of class-cases."""
+    units = records.costs[[*_KEYS, "case", "seed", "unit", "linf", *_COSTS]]
+    units = units.sort_values([*_KEYS, "case", "seed"], kind="stable")
+    scores = records.scores[["unit", "class_id", *_METRICS, "status"]].merge(
+        units[[*_KEYS, "case", "seed", "unit"]], on="unit"
+    )
+    # A fixed order before every sum: the records' own order must not reach the last bit.
+    scores = scores.sort_values([*_KEYS, "case", "seed", "class_id"], kind="stable")
+    units = units.merge(scores.groupby("unit")[_METRICS].mean(), "left", left_on="unit", right_index=True)
+    groups = units.groupby([*_KEYS, "case"])
+    cases = groups[[*_METRICS, *_COSTS]].mean()
+    cases["linf"] = groups["linf"].max()
+    # Over several seeds a class-case counts once.
+    for status in ("missing", "hallucinated"):
+        affected = scores[scores["status"] == status].drop_duplicates([*_KEYS, "case", "class_id"])
+        cases[status] = affected.groupby([*_KEYS, "case"]).size()
+        cases[status] = cases[status].fillna(0).astype("int64")
+    return cases.reset_index()
+
+
+def _intervals(values: Frame, group: Frame, rows: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """95% bootstrap intervals of the mean over cases, per row.
+
+    Rows with equally many cases share the resampled indices, so their means are compared in pairs.
+    """
+    low, high = np.full((2, len(rows)), np.nan)
+    valid = values.notna().to_numpy()
+    value, group_of = values.to_numpy()[valid], group.to_numpy()[valid]
+    sizes = np.bincount(group_of, minlength=len(rows)) if len(rows) else np.empty(0, int)
+    for size in np.unique(sizes[sizes > 0]):
+        # RandomState, because its stream is frozen for good; that of default_rng may change with numpy.
+        drawn = np.random.RandomState(_SEED).randint(0, size, (_RESAMPLES, size))
+        counts = np.stack([(drawn == case).sum(axis=1) for case in range(size)]).astype(np.float64)
+        chosen = np.flatnonzero(sizes == size)
+        table = value[sizes[group_of] == size].reshape(-1, size)
+        for start in range(0, len(chosen), 64):
+            block = table[start : start + 64]
+            total = np.zeros((len(block), _RESAMPLES))
+            for case in range(size):
+                total += block[:, case, None] * counts[case]
+            bounds = np.percentile(total / size, [2.5, 97.5], axis=1)
+            rows_here = chosen[start : start + 64]
+            low[rows_here], high[rows_here] = bounds
+    mean = rows["dice_adv"].to_numpy()
+    # With equal values the resampled mean may differ from the mean in the last bit.
+    return np.minimum(low, mean), np.maximum(high, mean)
+
+
+def _flags(records: Frame, incomplete: Frame) -> Frame:
+    """Sorted union of the flags of each group, joined by semicolons."""
+    from pandas import concat
+
+    flags = records.costs[[*_KEYS, "flags"]].explode("flags").dropna(subset="flags")
+    flags = concat([flags, incomplete.to_frame(index=False).assign(flags=CLEAN_INCOMPLETE)])
+    flags = flags.drop_duplicates().sort_values([*_KEYS, "flags"])
+    return flags.groupby(_KEYS)["flags"].agg(";".join)
+
+
+def _named(rows: Frame, records: Frame) -> tuple[Frame, Frame]:
+    """Replace names that stand for several checkpoints by ``name@hash``; sort; select the columns."""
+    from pandas import MultiIndex, concat
+
+    roles = [
+        frame[["dataset", role, f"{role}_sha256"]].set_axis(["dataset", "name", "sha256"], axis=1)
+        for frame in (records.costs, records.failures)
+        for role in ("surrogate", "target")
+    ]
+    several: Frame = concat(roles).drop_duplicates().value_counts(["dataset", "name"])
+    several = several[several > 1].index
+    rows["white_box"] = (rows["surrogate"] == rows["target"]) & (
+        rows["surrogate_sha256"] == rows["target_sha256"]
+    )
+    for role in ("surrogate", "target"):
+        ambiguous = MultiIndex.from_frame(rows[["dataset", role]]).isin(several)
+        short = rows[f"{role}_sha256"].str[:8].replace("", "unknown")
+        rows[role] = rows[role].where(~ambiguous, rows[role] + "@" + short)
+    rows = rows.sort_values(
+        [*COLUMNS[:5], "surrogate_sha256", "target_sha256"], kind="stable", ignore_index=True
+    )
+    return rows[list(COLUMNS)], rows["white_box"].astype(bool)
+
+
+def _csv(table: Frame) -> str:
+    """Unrounded; text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    safe = table.copy()
+    for name in _TEXT:
+        safe[name] = [
+            _printable(f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell)
+            for cell in table[name]
+        ]
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _view(table: Frame) -> dict[str, list[str]]:
+    """Rounded columns by their heading."""
+
+    def rounded(name: str, digits: int, factor: float = 1.0) -> list[str]:
+        return ["n/a" if np.isnan(x) else f"{x * factor:.{digits}f}" for x in table[name].tolist()]
+
+    bounds = [rounded(name, 3) for name in ("dice_adv", "dice_adv_low", "dice_adv_high")]
+    return {
+        **{name: table[name].tolist() for name in _TEXT[:5]},
+        "cases": rounded("n_cases", 0),
+        "Dice clean": rounded("dice_clean", 3),
+        "Dice adv (95% interval)": [
+            mean if mean == "n/a" else f"{mean} ({low} to {high})"
+            for mean, low, high in zip(*bounds, strict=True)
+        ],
+        "HD95 clean (mm)": rounded("hd95_clean_mm", 1),
+        "HD95 adv (mm)": rounded("hd95_adv_mm", 1),
+        "NSD clean": rounded("nsd_clean", 3),
+        "NSD adv": rounded("nsd_adv", 3),
+        **{name: rounded(name, 0) for name in _COUNTS[1:]},
+        "Linf (1/255)": rounded("linf", 2, 255.0),
+        "L2": rounded("l2", 2),
+        "PSNR (dB)": rounded("psnr", 1),
+        "SSIM": rounded("ssim", 3),
+        "forwards": rounded("forwards", 0),
+        "backwards": rounded("backwards", 0),
+        "seconds": rounded("seconds", 1),
+        "flags": table["flags"].tolist(),
+    }
+
+
+def _markdown(view: dict[str, list[str]]) -> str:
+    rule = ["---" if heading in _TEXT else "---:" for heading in view]
+    lines = [list(view), rule, *_escaped_rows(view, _markdown_text)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _latex(view: dict[str, list[str]]) -> str:
+    """A booktabs tabular, to be ``\\input`` inside a table environment."""
+    alignment = "".join("l" if heading in _TEXT else "r" for heading in view)
+    lines = [[_latex_text(heading) for heading in view], *_escaped_rows(view, _latex_text)]
+    head, *body = (f"{' & '.join(line)} \\\\\n" for line in lines)
+    rules = [f"\\begin{{tabular}}{{{alignment}}}\n\\toprule\n", head, "\\midrule\n", *body]
+    return "".join([*rules, "\\bottomrule\n\\end{tabular}\n"])
+
+
+def _escaped_rows(view: dict[str, list[str]], escape: Callable[[str], str]) -> list[tuple[str, ...]]:
+    columns = [list(map(escape, cells)) if name in _TEXT else cells for name, cells in view.items()]
+    return list(zip(*columns, strict=True))
+
+
+def _markdown_text(text: str) -> str:
+    return html.escape(re.sub(r"([\\`*\[\]|])", r"\\\1", _printable(text).replace("\t", " ")))
+
+
+def _latex_text(text: str) -> str:
+    return _printable(text).replace("\t", " ").translate(_LATEX)
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and other control characters, and encodable as UTF-8."""
+    text = re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_LATEX = str.maketrans(
+    {
+        **{symbol: f"\\{symbol}" for symbol in "{}$&#%_"},
+        **{symbol: f"{{{symbol}}}" for symbol in "[]*"},  # at a row's start LaTeX would take them as options
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+    }
+)
