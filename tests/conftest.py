@@ -1,0 +1,61 @@
+"""Shared fixtures. Real volumes are read in place and their tests skip, with the reason, when they are absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with ``Task04_Hippocampus``: ``ROBUSTVOX_DATA``, or ``shared/data`` beside the clone."""
+    for candidate in (os.environ.get("ROBUSTVOX_DATA"), REPOSITORY.parent / "shared" / "data"):
+        if candidate and (Path(candidate) / "Task04_Hippocampus" / "dataset.json").is_file():
+            return Path(candidate)
+    pytest.skip("no real volumes: set ROBUSTVOX_DATA to a folder that holds Task04_Hippocampus")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def write_case(root: Path, case_id: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray | None = None) -> None:
+    """Write one NIfTI pair in MSD layout."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0]) if affine is None else affine
+    for folder, array in (("imagesTr", image), ("labelsTr", label)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), root / folder / f"{case_id}.nii.gz")
+
+
+@pytest.fixture
+def msd_folder(tmp_path: Path):
+    """Factory of a small MSD folder: ``(cases) -> root`` with blobs brighter than their background."""
+
+    def make(cases: int = 3, name: str = "toy") -> Path:
+        root = tmp_path / name
+        rng = np.random.default_rng(0)
+        ids = [f"case_{i:03d}" for i in range(cases)]
+        for i, case_id in enumerate(ids):
+            label = np.zeros((18 + i, 20, 17), np.uint8)
+            label[4:9, 5:12, 4:10] = 1
+            label[10:15, 5:12, 4:10] = 2
+            image = rng.normal(100.0, 5.0, label.shape).astype(np.float32) + 60.0 * label
+            write_case(root, case_id, image, label)
+        meta = {
+            "modality": {"0": "MRI"},
+            "labels": {"0": "background", "1": "one", "2": "two"},
+            "training": [{"image": f"./imagesTr/{i}.nii.gz", "label": f"./labelsTr/{i}.nii.gz"} for i in ids],
+        }
+        (root / "dataset.json").write_text(json.dumps(meta))
+        return root
+
+    return make
