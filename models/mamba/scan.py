@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A chunk is scanned position by position, all the chunks of a segment at once. Longer chunks mean fewer stored
-# states (one per chunk) and a shorter loop over the chunks; shorter ones fewer Python steps for a short sequence.
+# A chunk is scanned position by position, all the chunks of a segment at once. Longer chunks mean fewer
+# stored states (one per chunk) and a shorter loop over the chunks; shorter ones fewer Python steps for a
+# short sequence.
 CHUNK = {"cpu": 32, "cuda": 128}
-# State elements (tokens x batch x width x state) of one segment. On a CPU a buffer should stay near the second
-# level cache (measured: 2 MiB; 8 MiB is a third slower); on an accelerator the cost is kernel launches instead.
+# State elements (tokens x batch x width x state) of one segment. On a CPU a buffer should stay near the
+# second-level cache (measured: 2 MiB; 8 MiB is a third slower); on an accelerator the cost is kernel launches
+# instead (not measured).
 SEGMENT_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 
 
@@ -109,11 +111,11 @@ def _run(a: Tensor, h: Tensor) -> None:
 
 
 def _forward_states(a: Tensor, h: Tensor, total: Tensor, carry: Tensor) -> Tensor:
-    """Turn h (Q+1,K,B,N,E) from inputs into states, given the state `carry` before the segment; return the last.
+    """Turn h (Q+1,K,B,N,E) from inputs into states and return the last; `carry` is the state before h.
 
-    First every chunk runs from zero keeping only its last state, then the carries go from chunk to chunk, then
-    every chunk runs again from the state it is entered with. Running twice costs one multiply-add an element,
-    less than keeping prefix products would, and it cannot underflow into a division.
+    First every chunk runs from zero keeping only its last state, then the carries go from chunk to chunk,
+    then every chunk runs again from the state it is entered with. Running twice costs one multiply-add an
+    element, less than keeping prefix products would.
     """
     entry = h[0]
     if h.shape[1] > 1:
@@ -130,10 +132,10 @@ def _forward_states(a: Tensor, h: Tensor, total: Tensor, carry: Tensor) -> Tenso
 
 
 def _adjoint_states(a: Tensor, lam: Tensor, total: Tensor, carry: Tensor) -> Tensor:
-    """Turn lam (Q,K,B,N,E) from g C into the adjoint of the state, in place, and return the segment's carry.
+    """Turn lam (Q,K,B,N,E) from g C into the adjoint of the state, in place, and return its carry.
 
-    `carry` is a[t+1] * lam[t+1] for the first token after the segment; the value returned is the same thing for
-    the first token of this segment. The two runs mirror `_forward_states`.
+    `carry` is a[t+1] * lam[t+1] for the first token after the segment; the value returned is the same thing
+    for the first token of this segment. The two runs mirror `_forward_states`.
     """
     decays, steps = a.unbind(0), lam.unbind(0)
     top = len(steps) - 1
@@ -276,8 +278,8 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
 
     The arithmetic is float32 (float64 when any input is), whatever autocast says: the recurrence compounds
     rounding over the whole sequence. The sequence is cut into chunks; the state entering each is kept and
-    the rest is recomputed in the backward pass, so memory beyond the inputs is one state per chunk and a fixed
-    scratch. Nothing is ever divided: prefix products of decays underflow within a few dozen tokens.
+    the rest is recomputed in the backward pass, so memory beyond the inputs is one state per chunk and a
+    fixed scratch. Nothing is ever divided: prefix products of decays underflow within a few dozen tokens.
 
     Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
         arXiv:2312.00752, algorithm 2 and section 3.3; official code: state-spaces/mamba, `selective_scan_fn`.

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from .block import Mamba
 
-# Below this size (batch x channels x first two spatial axes) PyTorch sends a float32 CPU convolution of batch 1 to
-# an im2col kernel instead of oneDNN (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp, torch 2.14).
+# Up to this size (channels x first two spatial axes) PyTorch sends a float32 CPU convolution of batch 1 to an
+# im2col kernel instead of oneDNN (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
 ONEDNN_MINIMUM = 20480
 
 
 class _Conv3d(nn.Conv3d):
     """nn.Conv3d that stays on the fast CPU kernel when the batch is 1.
 
-    A batch of 2 always takes oneDNN, which here is so much faster (forward and backward of 24 to 24 channels at
-    24x32x24: 39 ms for two against 141 ms for one) that running every small volume twice is still a gain.
+    A batch of 2 always takes oneDNN, which is so much faster (forward and backward of 24 to 24 channels at
+    24x32x24, torch 2.14, one thread: 39 ms for two against 141 ms for one) that running a small volume twice
+    is still a gain.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -84,16 +85,17 @@ class _Up(nn.Module):
 class MambaUNet(nn.Module):
     """U-shaped segmentation network: convolutions at fine resolutions, convolutions and Mamba at coarse ones.
 
-    A convolution stem keeps the full resolution; every encoder level then halves it with residual blocks, and the
-    coarsest `mamba_levels` of them end in a residual, bidirectional Mamba layer over all their voxels, so that
-    every voxel sees the whole volume. The decoder doubles the resolution with transposed convolutions and joins
-    the skips. Instance normalization throughout, so nothing depends on the batch or on training mode.
+    A convolution stem keeps the full resolution; every encoder level then halves it with residual blocks, and
+    the coarsest `mamba_levels` of them end in a residual, bidirectional Mamba layer over all their voxels, so
+    that every voxel sees the whole volume. The decoder doubles the resolution with transposed convolutions and
+    joins the skips. Instance normalization throughout, so nothing depends on the batch or on training mode.
 
     Source: ours. The idea of residual convolutions followed by a Mamba layer is from J. Ma et al., "U-Mamba",
         arXiv:2401.04722; official code: bowang-lab/U-Mamba. The layer is arXiv:2312.00752.
 
-    Differs from the source: Mamba only where the volume is coarse, residual around Mamba, both reading directions
-    with shared weights (averaged), no full-resolution residual blocks, one convolution per decoder level.
+    Differs from the source: Mamba only where the volume is coarse, residual around Mamba, both reading
+    directions with shared weights (averaged), no full-resolution residual blocks, one convolution per decoder
+    level.
 
     Args:
         in_channels: channels of the image.
@@ -132,8 +134,8 @@ class MambaUNet(nn.Module):
         widths = tuple(channels)
         if len(widths) < 2 or not 0 <= mamba_levels < len(widths):
             raise ValueError(
-                f"expected at least 2 channels and 0 to len(channels) - 1 Mamba levels, got channels={widths} and "
-                f"mamba_levels={mamba_levels}; the first level never has a Mamba layer"
+                f"expected at least 2 channels and 0 to len(channels) - 1 Mamba levels, got channels={widths} "
+                f"and mamba_levels={mamba_levels}; the first level never has a Mamba layer"
             )
         if min(in_channels, num_classes, blocks, d_state, *widths) < 1:
             raise ValueError(
@@ -182,8 +184,8 @@ def _check_size(size: tuple[int, ...], divisor: int) -> None:
     if all(extent == divisor for extent in size):
         # Instance normalization of a single voxel is undefined.
         raise ValueError(
-            f"expected at least one axis of {2 * divisor} or more, got {size}; the nearest size that works is "
-            f"{(*size[:-1], 2 * divisor)}, or use fewer levels"
+            f"expected at least one axis of {2 * divisor} or more, got {size}; the nearest size that works "
+            f"is {(*size[:-1], 2 * divisor)}, or use fewer levels"
         )
 
 

@@ -15,7 +15,7 @@ SEGMENT = CHUNK * COUNT
 
 @pytest.fixture
 def tiny_segments(monkeypatch):
-    """Chunks of 3 tokens, 2 chunks a segment for batch 1, width 2, state 2: every boundary within a few tokens."""
+    """Chunks of 3 tokens, 2 chunks a segment (batch 1, width 2, state 2): a boundary every few tokens."""
     monkeypatch.setitem(scan.CHUNK, "cpu", CHUNK)
     monkeypatch.setitem(scan.SEGMENT_ELEMENTS, "cpu", SEGMENT * 2 * 2)
 
@@ -133,9 +133,7 @@ def test_decays_that_underflow_over_a_long_sequence():
         assert (g - w).norm() <= 1e-4 * w.norm(), name
 
 
-@pytest.mark.parametrize(
-    "needed", [("u",), ("delta",), ("A",), ("B",), ("C",), ("D",), ("u", "delta", "B", "C")]
-)
+@pytest.mark.parametrize("needed", [*((name,) for name in NAMES), ("u", "delta", "B", "C")])
 def test_only_the_needed_gradients(tiny_segments, needed):
     everything = make(1, 2 * SEGMENT + 1, 2, 2)
     weight = torch.randn(1, 2 * SEGMENT + 1, 2, dtype=torch.float64)
@@ -224,7 +222,7 @@ def test_non_contiguous_inputs_and_empty_sequences():
 def test_mismatched_shapes_are_named(index):
     inputs = [x.detach() for x in make(1, 4, 3, 2)]
     inputs[index] = inputs[index].new_zeros(*(extent + 1 for extent in inputs[index].shape))
-    with pytest.raises(ValueError, match="expected .* got .*"):
+    with pytest.raises(ValueError, match=r"expected .* got .*"):
         selective_scan(*inputs)
 
 
