@@ -87,8 +87,9 @@ class MambaUNet(nn.Module):
 
     A convolution stem keeps the full resolution; every encoder level then halves it with residual blocks, and
     the coarsest `mamba_levels` of them end in a residual, bidirectional Mamba layer over all their voxels, so
-    that every voxel sees the whole volume. The decoder doubles the resolution with transposed convolutions and
-    joins the skips. Instance normalization throughout, so nothing depends on the batch or on training mode.
+    that every voxel sees the whole volume. The decoder doubles the resolution with transposed convolutions
+    and joins the skips. Instance normalization throughout, so nothing depends on the batch or on training
+    mode.
 
     Source: ours. The idea of residual convolutions followed by a Mamba layer is from J. Ma et al., "U-Mamba",
         arXiv:2401.04722; official code: bowang-lab/U-Mamba. The layer is arXiv:2312.00752.
@@ -134,7 +135,7 @@ class MambaUNet(nn.Module):
         widths = tuple(channels)
         if len(widths) < 2 or not 0 <= mamba_levels < len(widths):
             raise ValueError(
-                f"expected at least 2 channels and 0 to len(channels) - 1 Mamba levels, got channels={widths} "
+                f"expected 2 or more channels and 0 to len(channels) - 1 Mamba levels, got channels={widths} "
                 f"and mamba_levels={mamba_levels}; the first level never has a Mamba layer"
             )
         if min(in_channels, num_classes, blocks, d_state, *widths) < 1:

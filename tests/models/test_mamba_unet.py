@@ -92,7 +92,7 @@ def test_other_bad_inputs_are_refused(network):
         network(torch.randn(1, 1, 8, 8, 8))
     with pytest.raises(ValueError, match=r"expected images of shape \(B,2,X,Y,Z\)"):
         network(torch.randn(2, 8, 8, 8))
-    with pytest.raises(ValueError, match="at least 2 channels"):
+    with pytest.raises(ValueError, match="2 or more channels"):
         MambaUNet(1, 2, channels=(8,))
     with pytest.raises(ValueError, match="mamba_levels=3"):
         MambaUNet(1, 2, channels=(8, 8, 8), mamba_levels=3)
