@@ -1,1 +1,7 @@
 """Mamba in pure PyTorch: the selective scan and the networks built on it."""
+
+from .block import Mamba
+from .scan import selective_scan
+from .unet import MambaUNet
+
+__all__ = ["Mamba", "MambaUNet", "selective_scan"]

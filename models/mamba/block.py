@@ -1,0 +1,97 @@
+"""The Mamba block: gated selective state space layer on a sequence of tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .scan import selective_scan
+
+# The range the initial steps are drawn from (log-uniformly), and the floor under them.
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class Mamba(nn.Module):
+    """One Mamba layer, (B,L,d) to (B,L,d): token t of the output depends on tokens 0..t of the input.
+
+    Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+        arXiv:2312.00752, section 3.4; official code: state-spaces/mamba, `mamba_ssm.Mamba`.
+
+    Differs from the source: pure PyTorch, with no step-by-step inference cache. Parameter names, shapes and
+    initialization are the source's, so its weights load by name.
+
+    Args:
+        d_model: width d of the tokens.
+        d_state: size N of the state kept for every channel.
+        d_conv: number of taps of the causal depthwise convolution.
+        expand: ratio of the inner width E to d.
+        dt_rank: rank R of the projection that gives the steps, or "auto" for ceil(d / 16).
+
+    Shape:
+        Input and output: (B,L,d).
+
+    Raises:
+        ValueError: if a size is not positive, or the input's last axis is not d.
+
+    Example:
+        >>> import torch
+        >>> layer = Mamba(8)
+        >>> layer(torch.zeros(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        if min(d_model, d_state, d_conv, expand, rank) < 1:
+            raise ValueError(
+                f"expected positive sizes, got d_model={d_model}, d_state={d_state}, d_conv={d_conv}, "
+                f"expand={expand}, dt_rank={dt_rank}; use at least 1 for each"
+            )
+        inner = expand * d_model
+        self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
+        self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        with torch.no_grad():
+            nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+            low, high = math.log(DT_MIN), math.log(DT_MAX)
+            step = torch.exp(torch.rand(inner) * (high - low) + low).clamp_(min=DT_FLOOR)
+            # The inverse of softplus, so that the initial steps are exactly those drawn.
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B,L,d) to (B,L,d)."""
+        if tokens.ndim != 3 or tokens.shape[-1] != self.d_model:
+            raise ValueError(
+                f"expected tokens of shape (B,L,{self.d_model}), got {tuple(tokens.shape)}; "
+                "flatten the spatial axes and put the channels last"
+            )
+        x, gate = self.in_proj(tokens).chunk(2, dim=-1)
+        u = F.silu(self._causal_conv(x))
+        rank, state = self.dt_rank, self.d_state
+        low_rank, B, C = self.x_proj(u).split((rank, state, state), dim=-1)
+        # The bias is added after the cast, so that half precision does not round the small initial steps.
+        wide = torch.promote_types(self.dt_proj.bias.dtype, torch.float32)
+        delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).to(wide) + self.dt_proj.bias.to(wide))
+        y = selective_scan(u, delta, -torch.exp(self.A_log.to(wide)), B, C, self.D)
+        return self.out_proj(y * F.silu(gate))
+
+    def _causal_conv(self, x: Tensor) -> Tensor:
+        """Depthwise convolution of (B,L,E) over the current token and the d_conv - 1 before it."""
+        return self.conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
