@@ -4,7 +4,8 @@
 
 Bare is one forward of MONAI's UNet in its paper size, the mean cross entropy and the gradient with respect
 to the images. An attack of T steps costs T of these, its own work, and one closing forward; what is printed
-is its time divided by T, over bare. Bare and the attacks take turns, so that a busy machine slows both.
+is its time divided by T, over bare. One bare step runs after every step of the attack, through `on_step`, and
+is taken off its time: a machine that gets busy slows both. On a shared machine prefer `--clock cpu`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from robustvox.attacks import PGD, VAFA, CosPGD
 TARGETS = {"PGD": 1.20, "CosPGD": 1.25, "VAFA": 1.40}
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begin = time.perf_counter()
+    begin = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def main() -> None:
@@ -43,11 +44,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--classes", type=int, default=14)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
     model = UNet(
         spatial_dims=3,
         in_channels=1,
@@ -75,17 +78,22 @@ def main() -> None:
     base: list[float] = []
     for _ in range(args.repeats):
         for name, attack in attacks.items():
-            # Half of the bare steps before the attack and half after it: a drifting clock speed cancels.
-            half = max(1, args.steps // 4)
-            around = [seconds(bare, device) for _ in range(half)]
-            took = seconds(lambda attack=attack: attack(model, images, labels), device) / args.steps
-            around += [seconds(bare, device) for _ in range(half)]
-            base += around
-            times[name].append(took)
-            ratios[name].append(took / statistics.median(around))
+            between: list[float] = []
+            total = seconds(
+                lambda attack=attack, between=between: attack(
+                    model, images, labels, on_step=lambda _: between.append(seconds(bare, device, clock))
+                ),
+                device,
+                clock,
+            )
+            times[name].append((total - sum(between)) / args.steps)
+            ratios[name].append(times[name][-1] / statistics.mean(between))
+            base += between
 
     where = f"{args.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    print(f"UNet, {args.size}^3, K = {args.classes}, {args.steps} steps, {args.repeats} repeats, {where}")
+    print(
+        f"UNet, {args.size}^3, K = {args.classes}, {args.steps} steps, {args.repeats} repeats, {args.clock} time, {where}"
+    )
     print(f"{'bare':8s}{statistics.median(base) * 1e3:9.0f} ms")
     for name in attacks:
         spread = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
