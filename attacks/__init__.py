@@ -1,1 +1,72 @@
-"""Adversarial attacks on volumes: torch and the standard library only."""
+"""Adversarial attacks on volumes: torch and the standard library only.
+
+    from robustvox.attacks import PGD
+
+    adversarial = PGD(eps=8 / 255, steps=20)(model, images, labels)
+
+`CATALOG` says what there is without importing torch; `ATTACKS` and the classes
+are loaded on first access.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Attack as Attack
+    from .base import BoundAttack as BoundAttack
+    from .noise import GN as GN
+    from .noise import Uniform as Uniform
+    from .sign_gradient import BIM as BIM
+    from .sign_gradient import FGSM as FGSM
+    from .sign_gradient import PGD as PGD
+    from .sign_gradient import CosPGD as CosPGD
+    from .task import StepInfo as StepInfo
+    from .vafa import VAFA as VAFA
+
+    ATTACKS: dict[str, type[Attack]]
+
+#: key -> (submodule, class name, one line for humans). Reading it costs no import.
+CATALOG: dict[str, tuple[str, str, str]] = {
+    "gn": ("noise", "GN", "Gaussian noise, the control without any knowledge of the model"),
+    "uniform": ("noise", "Uniform", "uniform or corner noise inside the L-inf ball, the fair control"),
+    "fgsm": ("sign_gradient", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
+    "bim": ("sign_gradient", "BIM", "iterated FGSM from the clean volume"),
+    "pgd": ("sign_gradient", "PGD", "projected gradient ascent from a random start, with restarts"),
+    "cospgd": ("sign_gradient", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
+    "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
+}
+
+_HOME = {name: module for module, name, _ in CATALOG.values()}
+_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task"}
+
+__all__ = [
+    "ATTACKS",
+    "BIM",
+    "CATALOG",
+    "FGSM",
+    "GN",
+    "PGD",
+    "VAFA",
+    "Attack",
+    "BoundAttack",
+    "CosPGD",
+    "StepInfo",
+    "Uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ATTACKS":
+        value: Any = {key: __getattr__(entry[1]) for key, entry in CATALOG.items()}
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,202 @@
+"""The attack object: a frozen record of hyper-parameters, called with the model to attack."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .task import OnStep, Task
+
+Generators = torch.Generator | Sequence[torch.Generator]
+Model = Callable[[Tensor], Any]
+
+_SLACK = 1e-6  # how far rounding may carry an iterate out of its ball before that is a defect
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Base class of all attacks; subclasses add hyper-parameters as fields and write `perturb`.
+
+    An attack holds no model, no tensors and no state: it pickles to a few bytes, compares by
+    value, and `dataclasses.asdict` is its complete description.
+    """
+
+    min_classes: ClassVar[int] = 2
+
+    @property
+    def radius(self) -> float | None:
+        """L-inf radius that the result is guaranteed to respect, or None."""
+        return None
+
+    @abstractmethod
+    def perturb(self, task: Task) -> Tensor:
+        """The adversarial images of a validated batch, gradients enabled, model frozen."""
+
+    @final
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        generator: Generators | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Craft adversarial images.
+
+        The model runs in eval mode with frozen parameters and gets both back on any exit.
+        Inputs, gradients of parameters and the global random state are left alone. Attacking a
+        batch equals attacking its items one after another with the same generator.
+
+        Args:
+            model: maps images to logits (B, K, *spatial), K >= 2; differentiable; an `nn.Module` or any
+                callable.
+            images: intensities in [0, 1], float32 or float64.
+            labels: class indices in [0, K), int64.
+            mask: bool, True where a voxel counts in loss and metric; None means everywhere. The
+                perturbation itself is not masked.
+            generator: source of the random starts: one generator, from which every sample takes exactly
+                one 63-bit seed in order, or a sequence of B generators; None means seed 0.
+            on_step: called with a `StepInfo` after every evaluated point.
+
+        Shape:
+            images (B, C, *spatial) with at least two spatial axes of any size;
+            labels and mask (B, 1, *spatial).
+
+        Returns:
+            Detached plain tensor, same shape, dtype and device as `images`, in [0, 1].
+
+        Raises:
+            TypeError: if an argument or the model output is no tensor, or the model is not callable.
+            ValueError: if shapes, dtypes, devices, ranges, labels, mask or logits do not fit.
+            RuntimeError: if `perturb` broke its own budget (a defect of the attack).
+        """
+        if not callable(model):
+            raise TypeError(
+                f"model: expected a callable, got {type(model).__name__}. Call attack(model, images, labels)"
+            )
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+            # The copy is an ordinary tensor even if the caller sits in inference mode.
+            clean = checks.images(images).clone()
+            target = checks.labels(labels, clean).clone()
+            counted = checks.mask(mask, clean)
+            seeds = _seeds(generator, clean.shape[0])
+            task = Task(model, clean, target, counted, seeds, on_step, self.min_classes)
+            return self._audited(self.perturb(task), checks.plain("images", images))
+
+    def bind(self, model: Model) -> BoundAttack:
+        """This attack with the model filled in: `attack.bind(model)(images, labels)`."""
+        return BoundAttack(self, model)
+
+    def _audited(self, result: Tensor, images: Tensor) -> Tensor:
+        """Project the result on the claimed ball, refusing what no rounding explains."""
+        name, radius = type(self).__name__, self.radius
+        result = result.detach()
+        if (result.shape, result.dtype, result.device) != (images.shape, images.dtype, images.device):
+            raise RuntimeError(
+                f"{name}.perturb: expected {tuple(images.shape)} {images.dtype} on {images.device}, "
+                f"got {tuple(result.shape)} {result.dtype} on {result.device}. Fix the attack"
+            )
+        low, high = ball(images, 1.0 if radius is None else radius)
+        excess = torch.maximum(low - result, result - high).max().item()
+        if not excess <= _SLACK:  # also catches NaN
+            raise RuntimeError(
+                f"{name}.perturb: expected a result in [0, 1] within L-inf radius {radius}, "
+                f"got one that leaves it by {excess:g}. Fix the attack: this volume must not be scored"
+            )
+        return images.clone() if radius == 0 else result.clamp(low, high)
+
+
+@dataclass(frozen=True)
+class BoundAttack:
+    """An attack together with its model, called as `(images, labels)`."""
+
+    attack: Attack
+    model: Model
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        generator: Generators | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Same as `Attack.__call__` without the model."""
+        return self.attack(self.model, images, labels, mask, generator, on_step)
+
+
+def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Lowest and highest values within `eps` of the images and in [0, 1].
+
+    In floating point `x + eps` may lie further than eps from x, and eps itself may have no
+    float32 representation. The bounds are pulled inwards by at most a few units in the last place, so that
+    |x' - x| <= eps holds exactly, not up to a tolerance, for every x' between them.
+
+    Args:
+        images: clean intensities in [0, 1].
+        eps: radius in [0, 1].
+
+    Returns:
+        Two tensors like `images`.
+    """
+    if eps == 0:
+        return images, images
+    if eps >= 1:
+        return torch.zeros_like(images), torch.ones_like(images)
+    reach = torch.tensor(eps, dtype=images.dtype)
+    # One unit below eps: then a distance that rounds to `reach` is truly below eps.
+    reach = torch.nextafter(reach, torch.zeros_like(reach)).to(images.device)
+    bounds = []
+    for edge in (images - reach, images + reach):
+        too_far = (edge - images).abs() > reach
+        bounds.append(torch.where(too_far, torch.nextafter(edge, images), edge))
+    return bounds[0].clamp_min(0), bounds[1].clamp_max(1)
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """Model in eval mode, parameters without gradients; every flag restored on any exit."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _seeds(generator: Generators | None, batch: int) -> list[int]:
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    if not isinstance(generator, torch.Generator | Sequence):
+        raise TypeError(
+            f"generator: expected a torch.Generator or a sequence of them, got {type(generator).__name__}. "
+            "Pass torch.Generator().manual_seed(seed)"
+        )
+    sources = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
+    if len(sources) != batch or not all(isinstance(source, torch.Generator) for source in sources):
+        kinds = sorted({type(source).__name__ for source in sources})
+        raise ValueError(
+            f"generator: expected one torch.Generator or {batch} of them, one per sample, got "
+            f"{len(sources)} of {kinds}. Pass torch.Generator().manual_seed(seed)"
+        )
+    return [
+        int(torch.randint(2**63 - 1, (), generator=source, dtype=torch.int64, device=source.device))
+        for source in sources
+    ]

@@ -1,0 +1,168 @@
+"""Losses that attacks climb: pure functions (logits, labels, mask) -> (B,), chosen by name.
+
+Logits (B, K, *spatial), labels (B, 1, *spatial) int64, mask (B, 1, *spatial) bool or None. Every sample's
+value depends on that sample alone, so the gradient of the sum treats a batch as its items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def cross_entropy_map(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of every voxel, -log softmax(logits)[label].
+
+    Args:
+        logits: (B, K, *spatial).
+        labels: (B, 1, *spatial).
+
+    Returns:
+        (B, *spatial), >= 0.
+    """
+    return F.cross_entropy(logits, labels[:, 0], reduction="none")
+
+
+def voxel_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the voxels that count.
+
+    Args:
+        values: (B, *spatial).
+        mask: (B, 1, *spatial) bool, or None for all.
+
+    Returns:
+        (B,).
+    """
+    if mask is None:
+        return values.flatten(1).mean(1)
+    return _counted(values, mask[:, 0]).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
+
+def ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean voxel cross entropy, (B,)."""
+    return voxel_mean(cross_entropy_map(logits, labels), mask)
+
+
+def dice(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One minus the mean soft Dice of the foreground, (B,), in [0, 1].
+
+    Soft Dice of class c is 2 I_c / (P_c + G_c) with I_c the probability mass on the reference, P_c its
+    total and G_c the size of the reference. As in the reported metric, the mean runs over the foreground
+    classes found in the reference or in the hard prediction. A class absent from the reference has soft
+    Dice 0 whatever the logits: this loss never rewards hallucinating one, `dice_ce` does.
+    """
+    classes = logits.shape[1]
+    probabilities = torch.softmax(logits, 1)
+    reference = _class_sizes(labels, mask, classes)
+    predicted = _class_sizes(logits.detach().max(1, keepdim=True).indices, mask, classes)
+    overlap = _overlap(probabilities, labels, mask)
+    total = _counted(probabilities, mask).flatten(2).sum(2) + reference
+    present = ((reference > 0) | (predicted > 0))[:, 1:]
+    # Counted classes have a total > 0; the floor only keeps skipped ones finite.
+    score = 2 * overlap / total.clamp_min(torch.finfo(total.dtype).tiny)
+    count = present.sum(1)
+    mean = (score[:, 1:] * present).sum(1) / count.clamp_min(1)
+    return torch.where(count > 0, 1 - mean, 0 * mean)
+
+
+def dice_ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Soft Dice loss plus cross entropy as the published attacks use it, (B,).
+
+    Per sample the value of MONAI's DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True,
+    smooth_nr=0, smooth_dr=1e-6): background included, 1 - mean_c 2 I_c / (sum p_c^2 + G_c + 1e-6) + mean
+    voxel CE. The Dice term of a class absent from the reference is 1 with zero gradient.
+    """
+    return _DiceCE.apply(logits, labels, mask)  # type: ignore[return-value]
+
+
+class _DiceCE(torch.autograd.Function):
+    """`dice_ce` with its gradient written out.
+
+    Left to autograd, the same loss costs a fifth of a UNet's forward and backward, most of it in volumes of
+    size K that are written once and read once. Here two such volumes are touched, in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        probabilities = torch.log_softmax(logits, 1)
+        entropy = probabilities.gather(1, labels).neg_()[:, 0]
+        probabilities.exp_()
+        overlap = _overlap(probabilities, labels, mask)
+        squares = torch.linalg.vector_norm(_counted(probabilities, mask).flatten(2), dim=2).square()
+        total = squares + _class_sizes(labels, mask, logits.shape[1]) + 1e-6
+        ctx.save_for_backward(probabilities, labels, mask, overlap, total)
+        return 1 - (2 * overlap / total).mean(1) + voxel_mean(entropy, mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        p, labels, mask, overlap, total = ctx.saved_tensors
+        batch, classes = p.shape[:2]
+        flat, index = p.flatten(2), labels.flatten(2)
+        counted = flat.shape[2] if mask is None else mask.flatten(2).sum(2, keepdim=True).to(p.dtype)
+        # With h_c the derivative by p_c, softmax turns h into p_c (h_c - sum_k p_k h_k). Here h_c is
+        # curve_c p_c, plus gain_y in the labeled channel y; cross entropy adds (p_c - onehot_c) / counted.
+        curve = (4 * overlap / total.square() / classes).view(batch, classes, 1)
+        gain = -2 / total / classes
+        gradient = flat * curve
+        bonus = flat.gather(1, index) * gain.gather(1, index[:, 0])[:, None]
+        onehot = bonus - 1 / counted
+        center = onehot.clone()
+        for c in range(classes):
+            center[:, 0].addcmul_(gradient[:, c], flat[:, c])
+        gradient.sub_(center).mul_(flat).scatter_add_(1, index, onehot)
+        gradient.mul_(outer.view(-1, 1, 1))
+        return _counted(gradient.view_as(p), mask), None, None
+
+
+def _counted(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values, zero where they do not count; where(), so that an excluded inf has no effect."""
+    return values if mask is None else torch.where(mask, values, values.new_zeros(()))
+
+
+def _class_sizes(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
+    """How many counted voxels (B, 1, *spatial) carry each class, (B, K)."""
+    batch = classes.shape[0]
+    offset = torch.arange(batch, device=classes.device).view(-1, *[1] * (classes.ndim - 1)) * num_classes
+    bins = classes + offset
+    if mask is not None:
+        bins = bins.masked_fill(~mask, batch * num_classes)  # one spare bin for what does not count
+    counts = torch.bincount(bins.flatten(), minlength=batch * num_classes)
+    return counts[: batch * num_classes].view(batch, num_classes)
+
+
+def _overlap(probabilities: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Probability mass that each class has on its own reference voxels, (B, K)."""
+    correct = _counted(probabilities.gather(1, labels), mask).flatten(1)
+    return _ClassSums.apply(correct, labels.flatten(1), probabilities.shape[1])  # type: ignore[no-any-return]
+
+
+class _ClassSums(torch.autograd.Function):
+    """Sum values (B, N) by class (B, N) into (B, K); its gradient is one lookup.
+
+    scatter_add_ would do, but adds in any order on a GPU: the same seed would no longer give the
+    same bits. One masked sum per class is as fast as one pass over the one-hot labels it saves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+        ctx.save_for_backward(classes)
+        narrow = classes.to(torch.int16)
+        nothing = values.new_zeros(())
+        return torch.stack([torch.where(narrow == c, values, nothing).sum(1) for c in range(num_classes)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
+        (classes,) = ctx.saved_tensors
+        return grads[0].gather(1, classes), None, None
+
+
+#: name -> loss; what the `loss` field of an attack may say.
+LOSSES: dict[str, Loss] = {"ce": ce, "dice": dice, "dice_ce": dice_ce}
