@@ -84,8 +84,9 @@ def evaluate(
         raise ValueError("expected at least one model, one attack and one case, got none of one of them")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(store) if store is not None else Path(scratch)
-        for _ in execute(plan, RecordStore(root)):
-            pass
+        with RecordStore(root) as records_store:
+            for _ in execute(plan, records_store, records_store.provenance({"protocol": chosen.name})):
+                pass
         records = load_records(root)
     return pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
 

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustvox.attacks import StepInfo
 from robustvox.datasets import Dataset, DatasetError, Volume
 
 from .distortion import measure
 from .loading import NamedAttack, NamedModel
 from .metering import Meter, Stopwatch
-from .metrics import ReferenceSurfaces, score
+from .metrics import LabelSurfaces, score
 from .protocols import Protocol
 from .records import RecordStore, Unit
 
@@ -147,7 +146,7 @@ def _fail(
 
 
 def _run(
-    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: ReferenceSurfaces
+    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: LabelSurfaces
 ) -> Iterator[tuple[NamedModel, list[dict[str, Any]], dict[str, Any]]]:
     clean = torch.from_numpy(volume.image)[None].to(plan.device)
     images, cost, flags = clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set[str]()
@@ -156,7 +155,7 @@ def _run(
         if plan.save is not None:
             plan.save(job, volume, images[0].cpu().numpy())
     distortion = measure(images[0].cpu().numpy(), volume.image)
-    cost |= {"linf": distortion.linf, "l2": distortion.l2, "psnr": distortion.psnr, "ssim": distortion.ssim}
+    cost |= distortion._asdict()
     for target in targets:
         prediction = predict(target, images)
         table = score(
@@ -168,7 +167,7 @@ def _run(
             cache=surfaces,
         )
         scores = [
-            {**row, "class_name": plan.dataset.class_names[int(row["class_id"])]} for row in table.to_dict("records")
+            {**row, "class_name": plan.dataset.class_names[row["class_id"]]} for row in table.to_dict("records")
         ]
         surrogate_flags = job.surrogate.flags if job.surrogate else ()
         yield target, scores, {**cost, "flags": sorted({*flags, *target.flags, *surrogate_flags})}
@@ -181,15 +180,9 @@ def _craft(
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(plan.device)
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, plan.dataset.name, volume.id, attack.spec))
     meter = Meter(surrogate.predictor)
-    last: list[StepInfo] = []
     with Stopwatch(plan.device) as watch:
-        adversarial = attack.attack(meter, clean, labels, generator=generator, on_step=lambda info: last.append(info))
-    flags = set()
-    if torch.equal(adversarial, clean):
-        flags.add("unchanged")
-    if last and last[-1].steps >= 2 and int(last[-1].best_step[0]) == last[-1].steps:
-        # The best iterate is the last one: more steps would likely do more damage (check C6).
-        flags.add("not-converged")
+        adversarial = attack.attack(meter, clean, labels, generator=generator)
+    flags = {"unchanged"} if torch.equal(adversarial, clean) else set()
     cost = {"forwards": meter.forwards, "backwards": meter.backwards, "seconds": watch.seconds}
     return adversarial, cost, flags
 
@@ -225,7 +218,7 @@ class _CaseCache:
         self._plan = plan
         self._errors: dict[str, BaseException] = {}
 
-    def __call__(self, case: str) -> tuple[Volume, str, ReferenceSurfaces]:
+    def __call__(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
         # A broken file is read once, not once per attack.
         if case in self._errors:
             raise self._errors[case]
@@ -235,9 +228,11 @@ class _CaseCache:
             self._errors[case] = error
             raise
 
-    def _read(self, case: str) -> tuple[Volume, str, ReferenceSurfaces]:
+    def _read(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
         volume = self._plan.dataset.load(case)
-        return volume, data_fingerprint(volume), ReferenceSurfaces()
+        return volume, data_fingerprint(volume), LabelSurfaces(
+            volume.label, num_classes=len(self._plan.dataset.class_names), spacing_mm=volume.spacing_mm
+        )
 
 
 def describe_plan(plan: Plan) -> Mapping[str, Any]:

@@ -56,12 +56,14 @@ def run_benchmark(request: RunRequest) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed."""
     console = make_console()
     plan = build_plan(request)
-    store = RecordStore(request.out / plan.dataset.name / "records")
     jobs = sum(1 for _ in plan.jobs())
     entry = describe("python -m benchmark " + shlex.join(sys.argv[1:])) | dict(describe_plan(plan))
-    provenance = store.provenance({"protocol": plan.protocol.name, **entry})
     events: list[Event] = []
-    with progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar:
+    with (
+        RecordStore(request.out / plan.dataset.name / "records") as store,
+        progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
+    ):
+        provenance = store.provenance({"protocol": plan.protocol.name, **entry})
         for event in execute(plan, store, provenance, recompute=request.recompute):
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=_describe(plan, event.job))

@@ -65,7 +65,8 @@ def main() -> None:
 
     def bare() -> None:
         variable = images.clone().requires_grad_()
-        torch.autograd.grad(F.cross_entropy(model(variable), labels[:, 0]), variable)
+        with torch.enable_grad():  # the closing evaluation of an attack runs without
+            torch.autograd.grad(F.cross_entropy(model(variable), labels[:, 0]), variable)
 
     attacks = {
         "PGD": PGD(steps=args.steps),
@@ -91,9 +92,8 @@ def main() -> None:
             base += between
 
     where = f"{args.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    print(
-        f"UNet, {args.size}^3, K = {args.classes}, {args.steps} steps, {args.repeats} repeats, {args.clock} time, {where}"
-    )
+    where += f", {args.clock} time"
+    print(f"UNet {args.size}^3, K = {args.classes}, {args.steps} steps, {args.repeats} repeats, {where}")
     print(f"{'bare':8s}{statistics.median(base) * 1e3:9.0f} ms")
     for name in attacks:
         spread = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
