@@ -155,6 +155,8 @@ def _read_meta(root: Path) -> dict[str, Any]:
         raise DatasetError(f"expected {path}, found nothing; give the folder that holds dataset.json") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
+    if not isinstance(meta, dict):
+        raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
     labels, training = meta.get("labels"), meta.get("training")
     if not isinstance(labels, dict) or set(labels) != {str(k) for k in range(len(labels))} or len(labels) < 2:
         raise DatasetError(f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {labels}; repair it')

@@ -102,11 +102,14 @@ def build_model(
         raise ValueError(f'expected size "paper" or "small", got {size!r}')
     if num_classes < 2:
         raise ValueError(f"expected num_classes of at least 2 (background included), got {num_classes}")
+    from .cpu import with_fast_convolutions
+
     try:
-        return MODELS[name](
+        network = MODELS[name](
             in_channels=in_channels, num_classes=num_classes, roi_size=tuple(roi_size), size=size, **overrides
         )
     except TypeError as error:
         raise ValueError(f"{name} does not take these parameters ({error}); see its builder's signature") from error
+    return with_fast_convolutions(network)
 
 

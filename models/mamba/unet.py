@@ -10,32 +10,10 @@ from torch import Tensor, nn
 
 from .block import Mamba
 
-# Up to this size (channels x first two spatial axes) PyTorch sends a float32 CPU convolution of batch 1 to an
-# im2col kernel instead of oneDNN (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
-ONEDNN_MINIMUM = 20480
-
-
-class _Conv3d(nn.Conv3d):
-    """nn.Conv3d that stays on the fast CPU kernel when the batch is 1.
-
-    A batch of 2 always takes oneDNN, which is so much faster (forward and backward of 24 to 24 channels at
-    24x32x24, torch 2.14, one thread: 39 ms for two against 141 ms for one) that running a small volume twice
-    is still a gain.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        small = input.shape[0] == 1 and input[..., 0].numel() <= ONEDNN_MINIMUM
-        if input.device.type == "cpu" and small:
-            return super().forward(input.expand(2, -1, -1, -1, -1))[:1]
-        return super().forward(input)
-
-
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3x3 convolution and normalization; the bias is left to the normalization."""
-    # With a handful of input channels (the stem) the im2col kernel costs less than running twice.
-    kind = nn.Conv3d if inputs < 8 else _Conv3d
     return nn.Sequential(
-        kind(inputs, outputs, 3, stride, padding=1, bias=False), nn.InstanceNorm3d(outputs, affine=True)
+        nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False), nn.InstanceNorm3d(outputs, affine=True)
     )
 
 

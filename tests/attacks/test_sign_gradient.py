@@ -91,7 +91,7 @@ def test_random_start_fills_the_ball(make_case):
 
 
 def test_alpha_resolves_to_a_number():
-    assert PGD().alpha == pytest.approx(8 / 255 / 8)
+    assert PGD().alpha == pytest.approx(2 / 255)
     assert BIM(eps=0.1, steps=5).alpha == pytest.approx(0.05)
     assert PGD(alpha=0.01).alpha == 0.01
     assert PGD(eps=0.0).alpha == 0.0

@@ -1,0 +1,38 @@
+"""Keeping small convolutions on the fast CPU kernel, for every architecture of the registry."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+# Up to this size (channels x first two spatial axes) PyTorch sends a float32 CPU convolution of batch 1 to an
+# im2col kernel instead of oneDNN (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
+ONEDNN_MINIMUM = 20480
+# With a handful of input channels (a stem) the im2col kernel costs less than running twice.
+CHANNEL_MINIMUM = 8
+
+
+class FastConv3d(nn.Conv3d):
+    """``nn.Conv3d`` that stays on the fast CPU kernel when the batch is 1.
+
+    A batch of 2 always takes oneDNN, which is so much faster (forward and backward of 24 to 24 channels at
+    24x32x24, torch 2.14, one thread: 39 ms for two against 141 ms for one) that running a small volume twice
+    is still a gain. Weights, names and results are those of ``nn.Conv3d``; elsewhere it is the same layer.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        small = input.shape[0] == 1 and input[..., 0].numel() <= ONEDNN_MINIMUM
+        if small and self.in_channels >= CHANNEL_MINIMUM and input.device.type == "cpu" and max(self.kernel_size) > 1:
+            return super().forward(input.expand(2, -1, -1, -1, -1))[:1]
+        return super().forward(input)
+
+
+def with_fast_convolutions(network: nn.Module) -> nn.Module:
+    """Let every plain ``nn.Conv3d`` of a network run as :class:`FastConv3d`, in place.
+
+    Measured on one core, batch 1, 48x64x48, forward and input gradient of the small networks: unet 2.0 times
+    faster, segresnet 1.7, unetr 1.4, swin_unetr 1.4 (``tests/performance/cpu_convolutions.py``).
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = FastConv3d
+    return network
