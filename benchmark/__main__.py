@@ -14,7 +14,10 @@ def _main() -> int:
         if (error.name or "").split(".")[0] == "robustvox":
             print("error: robustvox is not installed here; run `pip install -e .` first", file=sys.stderr)
         else:
-            print(f"error: {error.name} is missing; run `pip install -e .` to install what robustvox needs", file=sys.stderr)
+            print(
+                f"error: {error.name} is missing; run `pip install -e .` to install what robustvox needs",
+                file=sys.stderr,
+            )
         return 2
     return main()
 

@@ -5,28 +5,33 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from .specs import UsageError
 
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+# Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
+ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="robustvox",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
 
-Models = Annotated[list[str], typer.Option("--model", metavar="NAME[:k=v,...]", help="Attacked model; may repeat.")]
+Models = Annotated[
+    list[str], typer.Option("--model", metavar="NAME[:k=v,...]", help="Attacked model; may repeat.")
+]
 Attacks = Annotated[list[str], typer.Option("--attack", metavar="NAME[:k=v,...]", help="Attack; may repeat.")]
-DatasetName = Annotated[str, typer.Option("--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")]
+DatasetName = Annotated[
+    str, typer.Option("--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
+]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", envvar="ROBUSTVOX_DATA", metavar="DIR", help="Where datasets lie.")
+    Path | None,
+    typer.Option("--data-root", envvar="ROBUSTVOX_DATA", metavar="DIR", help="Where datasets lie."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of records and tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
@@ -37,8 +42,12 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of all noise.")]
 def run(
     model: Models,
     attack: Attacks,
-    target: Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="Scored model; may repeat.")] = None,
-    transfer: Annotated[bool, typer.Option("--transfer", help="Score every model on every other's volumes.")] = False,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="NAME", help="Scored model; may repeat.")
+    ] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Score every model on every other's volumes.")
+    ] = False,
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
     split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "validation",
@@ -49,12 +58,16 @@ def run(
     checkpoint: Annotated[
         list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = None,
-    untrained: Annotated[bool, typer.Option("--untrained", help="Allow random weights; flagged in the table.")] = False,
-    save_adversarial: Annotated[bool, typer.Option("--save-adversarial", help="Write adversarial NIfTI files.")] = False,
-    units: Annotated[str, typer.Option("--units", help="Intensities of saved files: unit or original.")] = "unit",
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Allow random weights; flagged in the table.")
+    ] = False,
+    save_adversarial: Annotated[
+        bool, typer.Option("--save-adversarial", help="Write adversarial NIfTI files.")
+    ] = False,
+    units: Annotated[
+        str, typer.Option("--units", help="Intensities of saved files: unit or original.")
+    ] = "unit",
     sw_batch_size: Annotated[int, typer.Option("--sw-batch-size", help="Windows per forward.", min=1)] = 4,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes on this machine.", min=0)] = 0,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler.")] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Measure again what is recorded.")] = False,
     out: Out = Path("results"),
 ) -> int:
@@ -78,8 +91,6 @@ def run(
         save_adversarial=save_adversarial,
         units=units,
         sw_batch_size=sw_batch_size,
-        workers=workers,
-        scheduler=scheduler,
         recompute=recompute,
         out=out,
     )
@@ -88,14 +99,17 @@ def run(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option("--model", metavar="NAME[:k=v,...]", help="Architecture; small by default.")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME[:k=v,...]", help="Architecture; small by default.")
+    ],
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
     steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = 1000,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Windows per step.", min=1)] = 2,
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.", min=0.0)] = 2e-3,
     adversarial: Annotated[
-        str | None, typer.Option("--adversarial", metavar="ATTACK", help="Train on volumes attacked on the fly.")
+        str | None,
+        typer.Option("--adversarial", metavar="ATTACK", help="Train on volumes attacked on the fly."),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -129,18 +143,23 @@ def leaderboard(
 ) -> int:
     """Rebuild every table from the committed records."""
     from .tables import check as differences
-    from .tables import write
+    from .tables import render, write
 
     if not out.is_dir():
-        raise UsageError(f"expected a results folder at {out}, found none; run a benchmark first or correct --out")
+        raise UsageError(
+            f"expected a results folder at {out}, found none; run a benchmark first or correct --out"
+        )
     if not check:
-        for path in write(out):
+        write(out)
+        for path in render(out):
             typer.echo(path)
         return DONE
     found = differences(out)
     for text in found:
         typer.echo(text)
-    typer.echo(f"{out}: {len(found)} files differ from the records" if found else f"{out}: tables match the records")
+    typer.echo(
+        f"{out}: {len(found)} files differ from the records" if found else f"{out}: tables match the records"
+    )
     return SOME_FAILED if found else DONE
 
 
@@ -156,23 +175,26 @@ def list_registries() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code and never shows a traceback for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = [command.name or "" for command in app.registered_commands] + ["train", "run", "leaderboard", "list"]
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("--help", "-h"):
+    commands = [
+        command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands
+    ]
+    if not arguments:
+        arguments = ["--help"]
+    elif arguments[0].startswith("-") and arguments[0] != "--help":
         arguments.insert(0, "run")
-    elif arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
+    elif arguments[0] not in commands and arguments[0] != "--help":
         near = difflib.get_close_matches(arguments[0], commands, n=1)
-        return _usage(f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help"))
+        return _usage(
+            f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
+        )
     try:
         code = app(args=arguments, prog_name="python -m benchmark", standalone_mode=False)
         return code if isinstance(code, int) else DONE
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return USAGE
-    except click.ClickException as error:
+    except ClickException as error:
         return _usage(error.format_message())
     except UsageError as error:
         return _usage(str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; finished cases are recorded, the same command continues", err=True)
         return INTERRUPTED
 

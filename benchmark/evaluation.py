@@ -60,13 +60,15 @@ def evaluate(
     Raises:
         ValueError: no model, attack or case, or a missing ``roi_size`` or ``num_classes``.
     """
-    dataset = data if isinstance(data, Dataset) else _bare(tuple(data), num_classes, roi_size)
+    dataset: Dataset = data if isinstance(data, Dataset) else _bare(tuple(data), num_classes, roi_size)
     chosen = PROTOCOLS[protocol]
     named = []
     for name, model in models.items():
         window = roi_size if roi_size is not None else dataset.roi_size
         predictor = (
-            model if isinstance(model, SlidingWindow) else SlidingWindow(model, window, chosen.overlap, 4, chosen.mode)
+            model
+            if isinstance(model, SlidingWindow)
+            else SlidingWindow(model, window, chosen.overlap, 4, chosen.mode)
         )
         named.append(NamedModel(name, state_sha256(model), predictor.to(device).eval()))
     plan = Plan(

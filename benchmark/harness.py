@@ -136,7 +136,12 @@ def execute(
 
 
 def _fail(
-    plan: Plan, store: RecordStore, job: Job, targets: Sequence[NamedModel], data_sha256: str, error: BaseException
+    plan: Plan,
+    store: RecordStore,
+    job: Job,
+    targets: Sequence[NamedModel],
+    data_sha256: str,
+    error: BaseException,
 ) -> Event:
     text = " ".join(f"{error}".split()) or type(error).__name__
     units = tuple(plan.unit(job, target, data_sha256) for target in targets)
@@ -167,7 +172,8 @@ def _run(
             cache=surfaces,
         )
         scores = [
-            {**row, "class_name": plan.dataset.class_names[row["class_id"]]} for row in table.to_dict("records")
+            {**row, "class_name": plan.dataset.class_names[row["class_id"]]}
+            for row in table.to_dict("records")
         ]
         surrogate_flags = job.surrogate.flags if job.surrogate else ()
         yield target, scores, {**cost, "flags": sorted({*flags, *target.flags, *surrogate_flags})}
@@ -178,7 +184,9 @@ def _craft(
 ) -> tuple[Tensor, dict[str, Any], set[str]]:
     """The adversarial volume, what it cost, and what looked wrong while it was made."""
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(plan.device)
-    generator = torch.Generator().manual_seed(derive_seed(plan.seed, plan.dataset.name, volume.id, attack.spec))
+    generator = torch.Generator().manual_seed(
+        derive_seed(plan.seed, plan.dataset.name, volume.id, attack.spec)
+    )
     meter = Meter(surrogate.predictor)
     with Stopwatch(plan.device) as watch:
         adversarial = attack.attack(meter, clean, labels, generator=generator)
@@ -230,8 +238,12 @@ class _CaseCache:
 
     def _read(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
         volume = self._plan.dataset.load(case)
-        return volume, data_fingerprint(volume), LabelSurfaces(
-            volume.label, num_classes=len(self._plan.dataset.class_names), spacing_mm=volume.spacing_mm
+        return (
+            volume,
+            data_fingerprint(volume),
+            LabelSurfaces(
+                volume.label, num_classes=len(self._plan.dataset.class_names), spacing_mm=volume.spacing_mm
+            ),
         )
 
 

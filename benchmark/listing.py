@@ -49,7 +49,9 @@ def _zoo() -> Table:
         try:
             card = read_card(path)
         except CheckpointError as error:
-            table.add_row(escape(path.parent.name), escape(path.stem), f"[red]{escape(str(error))}[/red]", "", "")
+            table.add_row(
+                escape(path.parent.name), escape(path.stem), f"[red]{escape(str(error))}[/red]", "", ""
+            )
             continue
         dice = "unknown" if card.validation_dice is None else f"{card.validation_dice:.3f}"
         window = "x".join(map(str, card.roi_size))

@@ -211,7 +211,9 @@ def _import(path: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"expected {what} {path!r} to be importable, found: {error}; install the package") from error
+        raise UsageError(
+            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {error}"
+        ) from error
 
 
 def _check_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -45,7 +45,16 @@ def _commit() -> str:
         run = lambda *a: subprocess.run(  # noqa: E731
             ("git", "-C", str(here), *a), capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
-        dirty = run("status", "--porcelain", "--untracked-files=no", "--", "../attacks", "../models", "../datasets", ".")
+        dirty = run(
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            "../attacks",
+            "../models",
+            "../datasets",
+            ".",
+        )
         return run("rev-parse", "HEAD") + ("+" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

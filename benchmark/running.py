@@ -46,8 +46,6 @@ class RunRequest:
     save_adversarial: bool = False
     units: str = "unit"
     sw_batch_size: int = 4
-    workers: int = 0
-    scheduler: str | None = None
     recompute: bool = False
     out: Path = Path("results")
 
@@ -180,7 +178,11 @@ def _saver(request: RunRequest, plan: Plan):
 
 
 def _describe(plan: Plan, job: Job) -> str:
-    what = f"{job.attack.spec.split(':')[0]} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
+    what = (
+        f"{job.attack.spec.split(':')[0]} on {job.surrogate.name}"
+        if job.attack and job.surrogate
+        else "clean"
+    )
     return escape(f"{plan.dataset.name} {job.case} {what}")
 
 
@@ -196,17 +198,22 @@ def _report(console, request: RunRequest, plan: Plan, events: Sequence[Event]) -
             console.print(results_table(table, title))
     for event in events:
         if event.status == "failed":
-            console.print(f"[red]failed[/red] {escape(_describe(plan, event.job))}: {escape(event.error)}", soft_wrap=True)
+            console.print(
+                f"[red]failed[/red] {escape(_describe(plan, event.job))}: {escape(event.error)}",
+                soft_wrap=True,
+            )
     recorded = sum(e.status == "recorded" for e in events)
     computed = sum(e.status == "computed" for e in events)
-    note = f"{computed} computed, {recorded} already recorded" + ("" if not recorded else " (--recompute measures again)")
+    note = f"{computed} computed, {recorded} already recorded" + (
+        "" if not recorded else " (--recompute measures again)"
+    )
     console.print(f"{note}; tables and records in {escape(str(folder))}")
 
 
 def _only(records: Records, keys: set[str]) -> Records:
     """The records of this run's units."""
-    return Records(
-        scores=records.scores[records.scores["unit"].isin(keys)],
-        costs=records.costs[records.costs["unit"].isin(keys)],
-        failures=records.failures[records.failures["unit"].isin(keys)],
+    wanted = sorted(keys)
+    scores, costs, failures = (
+        frame.loc[frame["unit"].isin(wanted)] for frame in (records.scores, records.costs, records.failures)
     )
+    return Records(scores, costs, failures)

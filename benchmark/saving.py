@@ -14,7 +14,14 @@ UNITS = ("unit", "original")
 
 
 def save_adversarial(
-    folder: Path, volume: Volume, image: np.ndarray, *, surrogate: str, attack: str, key: str, units: str = "unit"
+    folder: Path,
+    volume: Volume,
+    image: np.ndarray,
+    *,
+    surrogate: str,
+    attack: str,
+    key: str,
+    units: str = "unit",
 ) -> Path:
     """Write one adversarial image below ``folder`` and return its path.
 

@@ -45,7 +45,9 @@ class Spec:
         for part in filter(None, _split(tail)):
             key, equals, value = part.partition("=")
             if not equals or not key.strip().isidentifier():
-                raise UsageError(f"expected parameters as key=value, got {part!r} in {text!r}; write NAME:eps=8/255,steps=20")
+                raise UsageError(
+                    f"expected parameters as key=value, got {part!r} in {text!r}; write NAME:eps=8/255,steps=20"
+                )
             parameters[key.strip()] = parse_value(value.strip())
         return cls(head.strip(), parameters)
 

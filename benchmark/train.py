@@ -95,7 +95,11 @@ def train(
     arguments = {"size": "small", **model.parameters}
     roi_size = dataset.roi_size
     network = build_model(
-        model.name, in_channels=dataset.in_channels, num_classes=len(dataset.class_names), roi_size=roi_size, **arguments
+        model.name,
+        in_channels=dataset.in_channels,
+        num_classes=len(dataset.class_names),
+        roi_size=roi_size,
+        **arguments,
     ).to(device)
     network = network.to(memory_format=_channels_last(len(roi_size)))
     volumes = [dataset.load(case) for case in dataset.splits["train"]]
@@ -175,7 +179,9 @@ def _optimize(
         schedule.step()
         decay = min(recipe.ema, step / (step + 10))
         with torch.no_grad():
-            for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+            for mean, value in zip(
+                averaged.state_dict().values(), network.state_dict().values(), strict=True
+            ):
                 if mean.is_floating_point():
                     mean.lerp_(value, 1 - decay)
                 else:
@@ -236,7 +242,9 @@ def _window(
     label = F.grid_sample(label, grid, mode="nearest", align_corners=False)[0].long()
     gain = 1 + rng.uniform(-recipe.intensity, recipe.intensity)
     offset = rng.uniform(-recipe.intensity, recipe.intensity) / 2
-    noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * rng.uniform(0, recipe.noise)
+    noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * rng.uniform(
+        0, recipe.noise
+    )
     return (image * gain + offset + noise).clamp_(0, 1), label
 
 
@@ -252,7 +260,9 @@ def _random_rotation(rank: int, degrees: float, rng: np.random.Generator) -> np.
     return matrix
 
 
-def _normalized_affine(matrix: np.ndarray, center: np.ndarray, shape: np.ndarray, roi: np.ndarray) -> np.ndarray:
+def _normalized_affine(
+    matrix: np.ndarray, center: np.ndarray, shape: np.ndarray, roi: np.ndarray
+) -> np.ndarray:
     """Voxel-space rotation about ``center`` in the normalized, axis-reversed coordinates of ``affine_grid``."""
     linear = matrix * roi[None, :] / shape[:, None]
     translation = 2 * center / shape - 1

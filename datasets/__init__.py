@@ -82,7 +82,9 @@ def open_dataset(name: str | Path, data_root: str | Path | None = None) -> Datas
 
 def _task_folder(data_root: Path | None, folder: str) -> Path:
     if data_root is None:
-        raise DatasetError(f"expected a folder with {folder}, found none; give --data-root DIR or set ROBUSTVOX_DATA")
+        raise DatasetError(
+            f"expected a folder with {folder}, found none; give --data-root DIR or set ROBUSTVOX_DATA"
+        )
     for candidate in (data_root / folder, data_root):
         if (candidate / "dataset.json").is_file():
             return candidate

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def split_ids(ids: Sequence[str], validation: float | int, seed: int) -> dict[st
     """
     if len(set(ids)) != len(ids):
         twice = sorted({i for i in ids if list(ids).count(i) > 1})
-        raise DatasetError(f"expected unique case ids, found {', '.join(twice[:5])} more than once; remove the copies")
+        raise DatasetError(
+            f"expected unique case ids, found {', '.join(twice[:5])} more than once; remove the copies"
+        )
     order = sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).hexdigest())
     held_out = validation if isinstance(validation, int) else round(validation * len(order))
     return {
@@ -80,27 +81,30 @@ class MSDFolder:
     validation: float = 0.2
     split_seed: int = 0
     _meta: dict[str, Any] = field(init=False, repr=False, compare=False)
+    _files: dict[str, tuple[str, str]] = field(init=False, repr=False, compare=False)
+    _splits: Mapping[str, Sequence[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_meta", _read_meta(Path(self.root)))
+        meta = _read_meta(Path(self.root))
+        ids = [_case_id(entry["image"]) for entry in meta["training"]]
+        files = {case: (e["image"], e["label"]) for case, e in zip(ids, meta["training"], strict=True)}
+        object.__setattr__(self, "_meta", meta)
+        object.__setattr__(self, "_splits", split_ids(ids, self.validation, self.split_seed))
+        object.__setattr__(self, "_files", files)
 
-    @cached_property
+    @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(str(self._meta["labels"][str(k)]) for k in range(len(self._meta["labels"])))
 
-    @cached_property
+    @property
     def in_channels(self) -> int:
         return max(len(self._meta.get("modality", {})), 1)
 
-    @cached_property
-    def _files(self) -> dict[str, tuple[str, str]]:
-        return {_case_id(entry["image"]): (entry["image"], entry["label"]) for entry in self._meta["training"]}
-
-    @cached_property
+    @property
     def splits(self) -> Mapping[str, Sequence[str]]:
-        return split_ids([_case_id(e["image"]) for e in self._meta["training"]], self.validation, self.split_seed)
+        return self._splits
 
-    @cached_property
+    @property
     def provenance(self) -> Mapping[str, str]:
         normalization = "HU window [-175, 250]" if self._is_ct else f"per-volume percentiles {PERCENTILES}"
         return {
@@ -117,7 +121,12 @@ class MSDFolder:
     def load(self, case_id: str) -> Volume:
         """Read, check and normalise one case; raises :class:`CaseError` naming what is wrong with it."""
         if case_id not in self._files:
-            raise CaseError(case_id, f"a case of {self.name}", "no such id", f"known ids start with {next(iter(self._files))}")
+            raise CaseError(
+                case_id,
+                f"a case of {self.name}",
+                "no such id",
+                f"known ids start with {next(iter(self._files))}",
+            )
         image_name, label_name = self._files[case_id]
         image_path = inside(Path(self.root), image_name, case_id)
         label_path = inside(Path(self.root), label_name, case_id)
@@ -135,7 +144,12 @@ def percentile_window(image: np.ndarray, case_id: str) -> IntensityWindow:
     """The window that maps the 0.5 and 99.5 percentile of a volume to 0 and 1."""
     low, high = (float(v) for v in np.percentile(image, PERCENTILES))
     if not high > low:
-        raise CaseError(case_id, "an image with contrast", f"percentiles {low:.6g} and {high:.6g}", "drop the empty volume")
+        raise CaseError(
+            case_id,
+            "an image with contrast",
+            f"percentiles {low:.6g} and {high:.6g}",
+            "drop the empty volume",
+        )
     return IntensityWindow(low, high)
 
 
@@ -152,15 +166,23 @@ def _read_meta(root: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"expected {path}, found nothing; give the folder that holds dataset.json") from None
+        raise DatasetError(
+            f"expected {path}, found nothing; give the folder that holds dataset.json"
+        ) from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
     if not isinstance(meta, dict):
         raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
     labels, training = meta.get("labels"), meta.get("training")
     if not isinstance(labels, dict) or set(labels) != {str(k) for k in range(len(labels))} or len(labels) < 2:
-        raise DatasetError(f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {labels}; repair it')
-    complete = isinstance(training, list) and all(isinstance(e, dict) and {"image", "label"} <= set(e) for e in training)
+        raise DatasetError(
+            f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {labels}; repair it'
+        )
+    complete = isinstance(training, list) and all(
+        isinstance(e, dict) and {"image", "label"} <= set(e) for e in training
+    )
     if not complete or not training:
-        raise DatasetError(f'expected a non-empty "training" list of image and label paths in {path}; repair it')
+        raise DatasetError(
+            f'expected a non-empty "training" list of image and label paths in {path}; repair it'
+        )
     return meta

@@ -14,6 +14,8 @@ from types import MappingProxyType
 import numpy as np
 from scipy import ndimage
 
+Vector = Sequence[float] | np.ndarray
+
 AIR_HU = -1000.0
 FAT_HU = -100.0
 CLASS_NAMES = (
@@ -54,8 +56,8 @@ class Blob:
         axes: ``(3, 3)`` rotation from the blob's own axes to the body frame.
     """
 
-    center: Sequence[float]
-    radii: Sequence[float]
+    center: Vector
+    radii: Vector
     power: float = 2.0
     axes: np.ndarray = field(default_factory=lambda: np.eye(3))
 
@@ -87,7 +89,7 @@ TEMPLATES = MappingProxyType(
 )
 
 
-def rotation(degrees: Sequence[float]) -> np.ndarray:
+def rotation(degrees: Vector) -> np.ndarray:
     """Rotation matrix ``(3, 3)`` from angles in degrees about x, then y, then z.
 
     Example:
@@ -122,7 +124,7 @@ class BodyFrame:
 
     warp_mm = 4.5
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: Sequence[float]) -> None:
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: Vector) -> None:
         self.shape = shape
         self._spacing = np.asarray(spacing_mm)
         self._scale = rng.uniform(0.95, 1.05, 3)
@@ -141,9 +143,8 @@ class BodyFrame:
         """Displacement ``(3, *shape)`` in mm: cubic splines through a coarse lattice, about 7 cm apart."""
         coarse = rng.normal(0.0, self.warp_mm, (3, 6, 5, 5))
         factors = [n / c for n, c in zip(self.shape, coarse.shape[1:], strict=True)]
-        return np.stack([ndimage.zoom(c, factors, order=3, mode="nearest") for c in coarse]).astype(
-            np.float32
-        )
+        fields = [np.asarray(ndimage.zoom(c, factors, order=3, mode="nearest")) for c in coarse]
+        return np.stack(fields).astype(np.float32)
 
     def box(self, blob: Blob) -> tuple[slice, ...]:
         """The part of the grid a blob can reach, with a margin for the warp and the soft edge."""
@@ -187,7 +188,7 @@ def vary(
         scale: largest relative change of each semi-axis.
         tilt_deg: standard deviation of the rotation about each axis.
     """
-    pivot = np.mean([part.center for part in template.parts], axis=0)
+    pivot = np.mean([np.asarray(part.center) for part in template.parts], axis=0)
     turn = rotation(np.clip(rng.normal(0.0, tilt_deg, 3), -2 * tilt_deg, 2 * tilt_deg))
     size = rng.uniform(1 - scale, 1 + scale, 3)
     shift = np.clip(rng.normal(0.0, shift_mm, 3), -2 * shift_mm, 2 * shift_mm)

@@ -78,7 +78,13 @@ def __getattr__(name: str) -> Any:
 
 
 def build_model(
-    name: str, *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+    name: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    roi_size: Sequence[int],
+    size: str = "paper",
+    **overrides: Any,
 ) -> nn.Module:
     """Build a network with random weights.
 
@@ -109,7 +115,7 @@ def build_model(
             in_channels=in_channels, num_classes=num_classes, roi_size=tuple(roi_size), size=size, **overrides
         )
     except TypeError as error:
-        raise ValueError(f"{name} does not take these parameters ({error}); see its builder's signature") from error
+        raise ValueError(
+            f"{name} does not take these parameters ({error}); see its builder's signature"
+        ) from error
     return with_fast_convolutions(network)
-
-

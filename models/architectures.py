@@ -30,7 +30,9 @@ def check_roi(name: str, roi_size: Sequence[int], divisor: int, minimum: int = 1
     )
 
 
-def unet(*, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any) -> nn.Module:
+def unet(
+    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+) -> nn.Module:
     """Residual UNet: five levels in ``paper`` size, four in ``small``."""
     from monai.networks.nets.unet import UNet
 
@@ -41,7 +43,9 @@ def unet(*, in_channels: int, num_classes: int, roi_size: Sequence[int], size: s
     return UNet(spatial_dims=len(roi_size), in_channels=in_channels, out_channels=num_classes, **arguments)
 
 
-def segresnet(*, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any) -> nn.Module:
+def segresnet(
+    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+) -> nn.Module:
     """SegResNet: 32 filters and four levels in ``paper`` size, 8 filters in ``small``."""
     from monai.networks.nets.segresnet import SegResNet
 
@@ -51,16 +55,32 @@ def segresnet(*, in_channels: int, num_classes: int, roi_size: Sequence[int], si
     }
     arguments = {**sizes[size], **overrides}
     check_roi("segresnet", roi_size, 2 ** (len(arguments["blocks_down"]) - 1))
-    return SegResNet(spatial_dims=len(roi_size), in_channels=in_channels, out_channels=num_classes, **arguments)
+    return SegResNet(
+        spatial_dims=len(roi_size), in_channels=in_channels, out_channels=num_classes, **arguments
+    )
 
 
-def unetr(*, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any) -> nn.Module:
+def unetr(
+    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+) -> nn.Module:
     """UNETR: a vision transformer over patches of 16, convolutional decoder; weights are tied to ``roi_size``."""
     from monai.networks.nets.unetr import UNETR
 
     sizes: dict[str, dict[str, Any]] = {
-        "paper": {"feature_size": 16, "hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, "proj_type": "perceptron"},
-        "small": {"feature_size": 8, "hidden_size": 64, "mlp_dim": 256, "num_heads": 4, "proj_type": "perceptron"},
+        "paper": {
+            "feature_size": 16,
+            "hidden_size": 768,
+            "mlp_dim": 3072,
+            "num_heads": 12,
+            "proj_type": "perceptron",
+        },
+        "small": {
+            "feature_size": 8,
+            "hidden_size": 64,
+            "mlp_dim": 256,
+            "num_heads": 4,
+            "proj_type": "perceptron",
+        },
     }
     check_roi("unetr", roi_size, 16)
     arguments = {**sizes[size], **overrides}
@@ -73,21 +93,33 @@ def unetr(*, in_channels: int, num_classes: int, roi_size: Sequence[int], size: 
     )
 
 
-def swin_unetr(*, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any) -> nn.Module:
+def swin_unetr(
+    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+) -> nn.Module:
     """Swin-UNETR: as published in ``paper`` size; ``small`` is narrow and stops at stride 16 (see class below)."""
     if size == "small":
         check_roi("swin_unetr", roi_size, 16, minimum=32)
-        arguments = {"feature_size": 12, "depths": (2, 2, 2, 1), "num_heads": (2, 2, 4, 4), "window_size": 4, **overrides}
+        arguments = {
+            "feature_size": 12,
+            "depths": (2, 2, 2, 1),
+            "num_heads": (2, 2, 4, 4),
+            "window_size": 4,
+            **overrides,
+        }
         return _shallow_swin_unetr(in_channels, num_classes, len(roi_size), arguments)
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     # Stride 32 leaves one voxel at a side of 32, on which instance norm is undefined.
     check_roi("swin_unetr", roi_size, 32, minimum=64)
     arguments = {"feature_size": 48, "use_checkpoint": True, **overrides}
-    return SwinUNETR(in_channels=in_channels, out_channels=num_classes, spatial_dims=len(roi_size), **arguments)
+    return SwinUNETR(
+        in_channels=in_channels, out_channels=num_classes, spatial_dims=len(roi_size), **arguments
+    )
 
 
-def _shallow_swin_unetr(in_channels: int, num_classes: int, spatial_dims: int, arguments: dict[str, Any]) -> nn.Module:
+def _shallow_swin_unetr(
+    in_channels: int, num_classes: int, spatial_dims: int, arguments: dict[str, Any]
+) -> nn.Module:
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     class ShallowSwinUNETR(SwinUNETR):
@@ -98,7 +130,9 @@ def _shallow_swin_unetr(in_channels: int, num_classes: int, spatial_dims: int, a
         """
 
         def __init__(self) -> None:
-            super().__init__(in_channels=in_channels, out_channels=num_classes, spatial_dims=spatial_dims, **arguments)
+            super().__init__(
+                in_channels=in_channels, out_channels=num_classes, spatial_dims=spatial_dims, **arguments
+            )
             del self.encoder10, self.decoder5
             self.swinViT.layers4 = nn.ModuleList([nn.Identity()])
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import build_model
 from .header import FORMAT, CheckpointError, ModelCard, read_card
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded network with its card and the sha256 of the file it came from."""
@@ -28,7 +29,9 @@ class Checkpoint:
     sha256: str
 
 
-def save_checkpoint(path: str | Path, network: nn.Module, card: ModelCard, dtype: torch.dtype = torch.float16) -> str:
+def save_checkpoint(
+    path: str | Path, network: nn.Module, card: ModelCard, dtype: torch.dtype = torch.float16
+) -> str:
     """Write weights and card to ``path`` and return the file's sha256.
 
     Args:
@@ -86,7 +89,9 @@ def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkp
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"expected complete weights in {path.name}, found {error}; copy the file again") from error
+        raise CheckpointError(
+            f"expected complete weights in {path.name}, found {error}; copy the file again"
+        ) from error
     _load_strictly(network, tensors, path.name)
     return Checkpoint(network.eval(), card, file_sha256(path))
 
@@ -119,8 +124,12 @@ def _load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str)
             for what, items in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
             if items
         )
-        raise CheckpointError(f"expected exactly the {len(expected)} weights of the network, found in {name}: {found}")
+        raise CheckpointError(
+            f"expected exactly the {len(expected)} weights of the network, found in {name}: {found}"
+        )
     bad = [k for k, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if bad:
-        raise CheckpointError(f"expected finite weights, found NaN or infinity in {name}: {', '.join(bad[:3])}")
+        raise CheckpointError(
+            f"expected finite weights, found NaN or infinity in {name}: {', '.join(bad[:3])}"
+        )
     network.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()}, strict=True)

@@ -21,7 +21,12 @@ class FastConv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         small = input.shape[0] == 1 and input[..., 0].numel() <= ONEDNN_MINIMUM
-        if small and self.in_channels >= CHANNEL_MINIMUM and input.device.type == "cpu" and max(self.kernel_size) > 1:
+        if (
+            small
+            and self.in_channels >= CHANNEL_MINIMUM
+            and input.device.type == "cpu"
+            and max(self.kernel_size) > 1
+        ):
             return super().forward(input.expand(2, -1, -1, -1, -1))[:1]
         return super().forward(input)
 

@@ -62,7 +62,9 @@ def read_card(path: str | Path) -> ModelCard:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint at {path}, found no file; train one or correct --checkpoint")
+        raise CheckpointError(
+            f"expected a checkpoint at {path}, found no file; train one or correct --checkpoint"
+        )
     metadata = _metadata(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -75,7 +77,9 @@ def read_card(path: str | Path) -> ModelCard:
         fields["roi_size"] = tuple(fields["roi_size"])
         return ModelCard(**fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"expected a complete model card in {path.name}, found {error!r}; save it again") from error
+        raise CheckpointError(
+            f"expected a complete model card in {path.name}, found {error!r}; save it again"
+        ) from error
 
 
 def _metadata(path: Path) -> Mapping[str, str]:

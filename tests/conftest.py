@@ -28,7 +28,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def write_case(root: Path, case_id: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray | None = None) -> None:
+def write_case(
+    root: Path, case_id: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray | None = None
+) -> None:
     """Write one NIfTI pair in MSD layout."""
     affine = np.diag([1.0, 1.0, 2.0, 1.0]) if affine is None else affine
     for folder, array in (("imagesTr", image), ("labelsTr", label)):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .block import Mamba
 
+
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3x3 convolution and normalization; the bias is left to the normalization."""
     return nn.Sequential(

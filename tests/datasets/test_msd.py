@@ -133,7 +133,9 @@ def test_header_that_claims_terabytes(msd_folder):
     header.set_data_shape((30000, 30000, 30000))
     header.set_data_dtype(np.float32)
     (root / "imagesTr" / "case_000.nii.gz").unlink()
-    (root / "imagesTr" / "case_000.nii.gz").write_bytes(__import__("gzip").compress(header.binaryblock + b"\0" * 4))
+    (root / "imagesTr" / "case_000.nii.gz").write_bytes(
+        __import__("gzip").compress(header.binaryblock + b"\0" * 4)
+    )
     with pytest.raises(CaseError, match="30000"):
         open_dataset(root).load("case_000")
 
@@ -172,7 +174,13 @@ def test_missing_file_and_unknown_case(msd_folder):
 
 @pytest.mark.parametrize(
     "meta",
-    ["{", "[]", "{}", '{"labels": {"0": "b", "2": "x"}, "training": []}', '{"labels": {"0": "b", "1": "x"}, "training": [1]}'],
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"labels": {"0": "b", "2": "x"}, "training": []}',
+        '{"labels": {"0": "b", "1": "x"}, "training": [1]}',
+    ],
 )
 def test_malformed_dataset_json(tmp_path, meta):
     (tmp_path / "dataset.json").write_text(meta)

@@ -10,7 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustvox.models import CheckpointError, ModelCard, build_model, load_checkpoint, read_card, save_checkpoint
+from robustvox.models import (
+    CheckpointError,
+    ModelCard,
+    build_model,
+    load_checkpoint,
+    read_card,
+    save_checkpoint,
+)
 from robustvox.models.checkpoint import file_sha256, state_sha256
 from robustvox.models.header import FORMAT
 
@@ -109,7 +116,9 @@ def test_a_pickle_is_refused_and_nothing_runs(tmp_path, how):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"\xff" * 64, b"not a checkpoint at all", b"\x02\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 7, b"\xff" * 64, b"not a checkpoint at all", b"\x02\0\0\0\0\0\0\0[]"]
+)
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)

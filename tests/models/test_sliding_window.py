@@ -16,7 +16,10 @@ from robustvox.models import SlidingWindow
 def network(channels: int = 2, classes: int = 3) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv3d(channels, 6, 3, padding=1), nn.InstanceNorm3d(6), nn.ReLU(), nn.Conv3d(6, classes, 3, padding=1)
+        nn.Conv3d(channels, 6, 3, padding=1),
+        nn.InstanceNorm3d(6),
+        nn.ReLU(),
+        nn.Conv3d(6, classes, 3, padding=1),
     ).eval()
 
 
@@ -81,7 +84,10 @@ def test_parameters_get_no_gradient_and_flags_stay():
 
 
 def test_float64_stays_float64():
-    assert SlidingWindow(network().double(), (16, 12, 8))(torch.rand(1, 2, 29, 12, 8).double()).dtype == torch.float64
+    assert (
+        SlidingWindow(network().double(), (16, 12, 8))(torch.rand(1, 2, 29, 12, 8).double()).dtype
+        == torch.float64
+    )
 
 
 PEAK = """
@@ -111,7 +117,11 @@ print(status("VmHWM") - before)
 def test_memory_does_not_grow_with_the_windows():
     def peak(windows: int) -> int:
         result = subprocess.run(
-            [sys.executable, "-c", PEAK, str(windows)], capture_output=True, text=True, check=True, timeout=300
+            [sys.executable, "-c", PEAK, str(windows)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
         )
         return int(result.stdout)
 

@@ -1,6 +1,6 @@
 """Batch-1 windows on a CPU: the registry's networks with and without FastConv3d, side by side.
 
-    OMP_NUM_THREADS=1 python tests/performance/cpu_convolutions.py
+OMP_NUM_THREADS=1 python tests/performance/cpu_convolutions.py
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ def swap(network: nn.Module, old: type, new: type) -> None:
 
 def main() -> None:
     for name in MODELS:
-        network = build_model(name, in_channels=1, num_classes=3, roi_size=ROI, size="small").eval().requires_grad_(False)
+        network = (
+            build_model(name, in_channels=1, num_classes=3, roi_size=ROI, size="small")
+            .eval()
+            .requires_grad_(False)
+        )
         images = torch.rand(1, 1, *ROI, requires_grad=True)
         ratios = []
         for _ in range(REPEATS):
