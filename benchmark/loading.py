@@ -54,10 +54,13 @@ def load_attack(text: str) -> NamedAttack:
 
     spec = Spec.parse(text)
     name, kind = _resolve(spec.name, ATTACKS, "robustvox.attacks", "attack")
-    known = [f.name for f in fields(kind) if f.init]
-    _check_parameters(name, spec.parameters, known)
+    known = {f.name: f for f in fields(kind) if f.init}
+    _check_parameters(name, spec.parameters, list(known))
+    # `none` is a word where the parameter is one (VAFA's renorm) and no value elsewhere (its eps).
+    words = {k for k, f in known.items() if isinstance(f.default, str)}
+    parameters = {k: "none" if v is None and k in words else v for k, v in spec.parameters.items()}
     try:
-        attack = kind(**spec.parameters)
+        attack = kind(**parameters)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from error
     return NamedAttack(attack_spec(name, attack), attack)

@@ -37,7 +37,7 @@ class Spec:
             UsageError: if a parameter is not ``key=value``.
         """
         head, _, tail = text.partition(":")
-        if tail and "=" not in tail.split(",", 1)[0]:
+        if tail and "=" not in re.split("[,:]", tail, maxsplit=1)[0]:
             # package.module:Name[:k=v]
             attribute, _, tail = tail.partition(":")
             head = f"{head}:{attribute}"
@@ -89,11 +89,11 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, float):
-        grey = round(value * 255, 6)
+        if float(f"{value:g}") == value:
+            return f"{value:g}"
         # Only for values that came from such a fraction: the text must parse back to the same float.
-        if 0 < abs(grey) < 255 and float(f"{grey:g}") / 255 == value:
-            return f"{grey:g}/255"
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        grey = f"{value * 255:.6g}"
+        return f"{grey}/255" if float(grey) / 255 == value else repr(value)
     if isinstance(value, (tuple, list)):
         return "(" + ",".join(format_value(v) for v in value) + ("," if len(value) == 1 else "") + ")"
     return str(value)
