@@ -8,7 +8,7 @@ Example:
     >>> phantom = open_dataset("phantom")
     >>> network = build_model("unet", in_channels=1, num_classes=8, roi_size=(48, 32, 32), size="small")
     >>> table = evaluate({"mine": network}, {"pgd": PGD(steps=1, alpha=8 / 255)}, phantom, cases=["val_000"])
-    >>> table.loc[0, "n_cases"]
+    >>> int(table.loc[0, "n_cases"])
     1
 """
 

@@ -1,6 +1,6 @@
 """The README's picture: one phantom case, clean and attacked, as slices with the network's segmentation.
 
-    pip install -e ".[docs]" && python docs/figures/overview.py
+pip install -e ".[docs]" && python docs/figures/overview.py
 """
 
 from __future__ import annotations
@@ -58,14 +58,18 @@ def main() -> None:
         show(axes[2, column], delta * 255, cmap="RdBu_r", vmin=-24, vmax=24)
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel(f"mean Dice {dice:.2f}")
-        axes[2, column].set_xlabel(f"L2 {np.linalg.norm(delta):.1f}, Linf {np.abs(delta).max() * 255:.0f}/255")
+        axes[2, column].set_xlabel(
+            f"L2 {np.linalg.norm(delta):.1f}, Linf {np.abs(delta).max() * 255:.0f}/255"
+        )
     show(axes[0, 3], volume.image[0], cmap="gray", vmin=0, vmax=1)
     show(axes[1, 3], volume.image[0], cmap="gray", vmin=0, vmax=1)
     show(axes[1, 3], volume.label, cmap=palette, vmin=0, vmax=7, alpha=0.6)
     axes[0, 3].set_title("reference")
     axes[2, 3].axis("off")
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in COLORS]
-    axes[2, 3].legend(handles, [n.replace("_", " ") for n in data.class_names[1:]], loc="center", frameon=False)
+    axes[2, 3].legend(
+        handles, [n.replace("_", " ") for n in data.class_names[1:]], loc="center", frameon=False
+    )
     for axis, text in zip(axes[:, 0], ("image", f"{MODEL} sees", "change (gray levels)"), strict=True):
         axis.set_ylabel(text)
     figure.savefig(Path(__file__).with_name("overview.png"), dpi=110)

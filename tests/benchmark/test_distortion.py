@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from robustvox.benchmark import distortion
 from robustvox.benchmark.distortion import measure
 
 
@@ -17,10 +15,6 @@ def pair(shape: tuple[int, ...], noise: float = 0.05) -> tuple[np.ndarray, np.nd
     rng = np.random.default_rng(0)
     clean = rng.random(shape)
     return np.clip(clean + rng.normal(0, noise, shape), 0, 1), clean
-
-
-def test_documented_example_runs() -> None:
-    assert doctest.testmod(distortion).failed == 0
 
 
 def test_closed_form() -> None:

@@ -72,8 +72,12 @@ def test_budget_in_the_table_is_that_of_the_scored_volume(name):
     attack = ATTACKS[name]()
     volume = bright_cube(slab=True)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1))
-    table = evaluate({"n": Spy(network, (8, 8, 8))}, {name: attack}, [volume], num_classes=2, roi_size=(8, 8, 8))
+    network = nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1)
+    )
+    table = evaluate(
+        {"n": Spy(network, (8, 8, 8))}, {name: attack}, [volume], num_classes=2, roi_size=(8, 8, 8)
+    )
     scored, clean = kept[-1].double(), torch.from_numpy(volume.image)[None].double()
     assert table.loc[0, "failed"] == 0
     assert torch.isfinite(scored).all()
@@ -87,7 +91,9 @@ def test_budget_in_the_table_is_that_of_the_scored_volume(name):
 def test_vafa_on_constant_slabs_stays_finite(renorm):
     volume = bright_cube(slab=True)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1))
+    network = nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1)
+    )
     attack = VAFA(steps=4, block_size=8, renorm=renorm)
     table = evaluate({"n": network}, {"vafa": attack}, [volume], num_classes=2, roi_size=(8, 8, 8))
     assert table.loc[0, "failed"] == 0
@@ -100,7 +106,11 @@ def test_a_network_that_breaks_becomes_a_failed_row():
             return torch.full((images.shape[0], 2, *images.shape[2:]), torch.nan)
 
     table = evaluate(
-        {"broken": Broken(), "fine": Threshold()}, {"gn": GN()}, [bright_cube()], num_classes=2, roi_size=(8, 8, 8)
+        {"broken": Broken(), "fine": Threshold()},
+        {"gn": GN()},
+        [bright_cube()],
+        num_classes=2,
+        roi_size=(8, 8, 8),
     ).set_index("surrogate")
     assert table.loc["broken", "failed"] == 1
     assert table.loc["fine", "failed"] == 0
@@ -145,7 +155,10 @@ def test_pgd_on_real_mri_hurts_and_noise_does_not(data_root):
     data = open_dataset("hippocampus", data_root)
     network = load_checkpoint(ZOO / "hippocampus" / "unet.safetensors").network
     table = evaluate(
-        {"unet": network}, {"gn": GN(std=8 / 255), "pgd": PGD(steps=8)}, data, cases=data.splits["validation"][:2]
+        {"unet": network},
+        {"gn": GN(std=8 / 255), "pgd": PGD(steps=8)},
+        data,
+        cases=data.splits["validation"][:2],
     )
     gn, pgd = (table[table["attack"].str.startswith(n)].iloc[0] for n in ("gn", "pgd"))
     assert gn["dice_clean"] - gn["dice_adv"] < 0.03
@@ -171,5 +184,7 @@ def test_pgd_is_at_least_as_strong_as_torchattacks_on_real_mri(data_root):
         ):
             with torch.no_grad():
                 prediction = predictor(adversarial).argmax(1)[0].numpy()
-            scores.append(score(prediction, volume.label, num_classes=3, spacing_mm=volume.spacing_mm)["dice"].mean())
+            scores.append(
+                score(prediction, volume.label, num_classes=3, spacing_mm=volume.spacing_mm)["dice"].mean()
+            )
     assert np.mean(ours) <= np.mean(theirs)

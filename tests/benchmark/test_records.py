@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import json
 import math
 import os
@@ -68,10 +67,6 @@ def assert_same(first: Records, second: Records) -> None:
 def only_file(root: Path) -> Path:
     (path,) = root.glob("*/*/*.jsonl")
     return path
-
-
-def test_documented_examples_run() -> None:
-    assert doctest.testmod(records).failed == 0
 
 
 def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:

@@ -25,14 +25,27 @@ def test_formatting_parses_back_to_the_same_value(value):
     assert parse_value(format_value(value)) == value
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,6}", fullmatch=True).filter(str.isidentifier), values, max_size=4))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,6}", fullmatch=True).filter(str.isidentifier), values, max_size=4
+    )
+)
 def test_canonical_specs_parse_back(parameters):
     assert dict(Spec.parse(canonical("pgd", parameters)).parameters) == parameters
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("8/255", 8 / 255), ("20", 20), ("1e-3", 1e-3), ("true", True), ("None", None), ("(16,32)", (16, 32)), ("red", "red"), ("1/0", "1/0")],
+    [
+        ("8/255", 8 / 255),
+        ("20", 20),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("None", None),
+        ("(16,32)", (16, 32)),
+        ("red", "red"),
+        ("1/0", "1/0"),
+    ],
 )
 def test_values_as_people_write_them(text, expected):
     assert parse_value(text) == expected
