@@ -68,6 +68,12 @@ def run(
         str, typer.Option("--units", help="Intensities of saved files: unit or original.")
     ] = "unit",
     sw_batch_size: Annotated[int, typer.Option("--sw-batch-size", help="Windows per forward.", min=1)] = 4,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Processes on this machine.", min=0)
+    ] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler.")
+    ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Measure again what is recorded.")] = False,
     out: Out = Path("results"),
 ) -> int:
@@ -75,9 +81,9 @@ def run(
     from .running import RunRequest, run_benchmark
 
     request = RunRequest(
-        models=model,
-        attacks=attack,
-        targets=target or [],
+        models=tuple(model),
+        attacks=tuple(attack),
+        targets=tuple(target or ()),
         transfer=transfer,
         dataset=dataset,
         data_root=data_root,
@@ -86,11 +92,13 @@ def run(
         protocol=protocol,
         seed=seed,
         device=device,
-        checkpoints=checkpoint or [],
+        checkpoints=tuple(checkpoint or ()),
         untrained=untrained,
         save_adversarial=save_adversarial,
         units=units,
         sw_batch_size=sw_batch_size,
+        workers=workers,
+        scheduler=scheduler,
         recompute=recompute,
         out=out,
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -107,14 +108,28 @@ class Event:
     error: str = ""
 
 
+Outcome = tuple[list[dict[str, Any]], dict[str, Any]]
+"""What scoring one target gives: a row per class, and the row of cost and budget."""
+
+Submit = Callable[[Job, tuple[NamedModel, ...]], "Future[list[Outcome]]"]
+"""Hands a job and its targets to another process."""
+
+
 def execute(
-    plan: Plan, store: RecordStore, provenance: str = "", *, recompute: bool = False
+    plan: Plan,
+    store: RecordStore,
+    provenance: str = "",
+    *,
+    recompute: bool = False,
+    submit: Submit | None = None,
 ) -> Iterator[Event]:
     """Run every job of ``plan`` whose records are missing, appending as each finishes.
 
-    Failures of a case or of an attack become failure rows; the iteration goes on.
+    Failures of a case or of an attack become failure rows; the iteration goes on. With ``submit`` the jobs run
+    elsewhere and finish in any order; this process stays the only writer.
     """
-    cases = _CaseCache(plan)
+    cases = CaseCache(plan)
+    elsewhere: dict[Future[list[Outcome]], _Pending] = {}
     for job in plan.jobs():
         try:
             volume, data_sha256, surfaces = cases(job.case)
@@ -123,16 +138,36 @@ def execute(
             continue
         units = tuple(plan.unit(job, target, data_sha256) for target in job.targets)
         missing = tuple(t for t, u in zip(job.targets, units, strict=True) if recompute or not store.done(u))
+        pending = _Pending(job, missing, data_sha256, units, provenance)
         if not missing:
             yield Event(job, "recorded", units)
-            continue
-        try:
-            for target, scores, cost in _run(plan, job, missing, volume, surfaces):
-                store.append(plan.unit(job, target, data_sha256), scores, {**cost, "provenance": provenance})
-        except CASE_FAILURES as error:
-            yield _fail(plan, store, job, missing, data_sha256, error)
-            continue
-        yield Event(job, "computed", units)
+        elif submit is not None:
+            elsewhere[submit(job, missing)] = pending
+        else:
+            yield _record(plan, store, pending, partial(compute, plan, job, missing, volume, surfaces))
+    for future in as_completed(elsewhere):
+        yield _record(plan, store, elsewhere[future], future.result)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A job that has to be computed, and what its records will need."""
+
+    job: Job
+    targets: tuple[NamedModel, ...]
+    data_sha256: str
+    units: tuple[Unit, ...]
+    provenance: str
+
+
+def _record(plan: Plan, store: RecordStore, pending: _Pending, produce: Callable[[], list[Outcome]]) -> Event:
+    try:
+        for target, (scores, cost) in zip(pending.targets, produce(), strict=True):
+            unit = plan.unit(pending.job, target, pending.data_sha256)
+            store.append(unit, scores, {**cost, "provenance": pending.provenance})
+    except CASE_FAILURES as error:
+        return _fail(plan, store, pending.job, pending.targets, pending.data_sha256, error)
+    return Event(pending.job, "computed", pending.units)
 
 
 def _fail(
@@ -150,33 +185,37 @@ def _fail(
     return Event(job, "failed", units, text)
 
 
-def _run(
+def compute(
     plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: LabelSurfaces
-) -> Iterator[tuple[NamedModel, list[dict[str, Any]], dict[str, Any]]]:
+) -> list[Outcome]:
+    """Craft the job's volume and score it on ``targets``, in their order."""
     clean = torch.from_numpy(volume.image)[None].to(plan.device)
     images, cost, flags = clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set[str]()
     if job.attack is not None and job.surrogate is not None:
         images, cost, flags = _craft(plan, job.attack, job.surrogate, volume, clean)
+        flags |= {*job.surrogate.flags}
         if plan.save is not None:
             plan.save(job, volume, images[0].cpu().numpy())
-    distortion = measure(images[0].cpu().numpy(), volume.image)
-    cost |= distortion._asdict()
-    for target in targets:
-        prediction = predict(target, images)
-        table = score(
-            prediction,
-            volume.label,
-            num_classes=len(plan.dataset.class_names),
-            spacing_mm=volume.spacing_mm,
-            nsd_tolerance_mm=plan.dataset.nsd_tolerance_mm,
-            cache=surfaces,
-        )
-        scores = [
-            {**row, "class_name": plan.dataset.class_names[row["class_id"]]}
-            for row in table.to_dict("records")
-        ]
-        surrogate_flags = job.surrogate.flags if job.surrogate else ()
-        yield target, scores, {**cost, "flags": sorted({*flags, *target.flags, *surrogate_flags})}
+    cost |= measure(images[0].cpu().numpy(), volume.image)._asdict()
+    return [
+        (_score(plan, target, images, volume, surfaces), {**cost, "flags": sorted({*flags, *target.flags})})
+        for target in targets
+    ]
+
+
+def _score(
+    plan: Plan, target: NamedModel, images: Tensor, volume: Volume, surfaces: LabelSurfaces
+) -> list[dict[str, Any]]:
+    table = score(
+        predict(target, images),
+        volume.label,
+        num_classes=len(plan.dataset.class_names),
+        spacing_mm=volume.spacing_mm,
+        nsd_tolerance_mm=plan.dataset.nsd_tolerance_mm,
+        cache=surfaces,
+    )
+    names = plan.dataset.class_names
+    return [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
 
 
 def _craft(
@@ -218,7 +257,7 @@ def data_fingerprint(volume: Volume) -> str:
     return digest.hexdigest()
 
 
-class _CaseCache:
+class CaseCache:
     """The volume of the last cases with its fingerprint and the reference's surfaces."""
 
     def __init__(self, plan: Plan) -> None:

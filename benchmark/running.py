@@ -17,6 +17,7 @@ from . import tables
 from .console import make_console, progress, results_table
 from .harness import Event, Job, Plan, describe_plan, execute
 from .loading import NamedModel, load_attack, load_dataset, load_model
+from .pool import submitter
 from .protocols import PROTOCOLS, Protocol
 from .provenance import describe
 from .records import Records, RecordStore, load_records
@@ -30,9 +31,9 @@ DONE, SOME_FAILED = 0, 1
 class RunRequest:
     """The command line of ``run`` as written; see ``python -m benchmark run --help``."""
 
-    models: Sequence[str]
-    attacks: Sequence[str]
-    targets: Sequence[str] = ()
+    models: tuple[str, ...]
+    attacks: tuple[str, ...]
+    targets: tuple[str, ...] = ()
     transfer: bool = False
     dataset: str = "phantom"
     data_root: Path | None = None
@@ -41,11 +42,13 @@ class RunRequest:
     protocol: str = "robustvox-1"
     seed: int = 0
     device: str = "auto"
-    checkpoints: Sequence[Path] = ()
+    checkpoints: tuple[Path, ...] = ()
     untrained: bool = False
     save_adversarial: bool = False
     units: str = "unit"
     sw_batch_size: int = 4
+    workers: int = 0
+    scheduler: str | None = None
     recompute: bool = False
     out: Path = Path("results")
 
@@ -59,10 +62,11 @@ def run_benchmark(request: RunRequest) -> int:
     events: list[Event] = []
     with (
         RecordStore(request.out / plan.dataset.name / "records") as store,
+        submitter(request) as submit,
         progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
     ):
         provenance = store.provenance({"protocol": plan.protocol.name, **entry})
-        for event in execute(plan, store, provenance, recompute=request.recompute):
+        for event in execute(plan, store, provenance, recompute=request.recompute, submit=submit):
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=_describe(plan, event.job))
     tables.write(request.out)
