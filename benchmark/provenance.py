@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ def version() -> str:
         return "uninstalled"
 
 
-def describe(command: str | None = None) -> dict[str, Any]:
+def describe(command: Sequence[str] | None = None) -> dict[str, Any]:
     """Provenance of this process, as stored beside the records: no paths, no host name, no user."""
     import torch
 
@@ -34,8 +36,14 @@ def describe(command: str | None = None) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": command if command is not None else " ".join(["python -m benchmark", *sys.argv[1:]]),
+        "command": "python -m benchmark "
+        + shlex.join(_without_folders(sys.argv[1:] if command is None else command)),
     }
+
+
+def _without_folders(arguments: Sequence[str]) -> list[str]:
+    """Arguments with absolute paths cut to their last part: records are published, home folders are not."""
+    return [Path(a).name if Path(a).is_absolute() else a for a in arguments]
 
 
 def _commit() -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +56,7 @@ def run_benchmark(request: RunRequest) -> int:
     console = make_console()
     plan = build_plan(request)
     jobs = sum(1 for _ in plan.jobs())
-    entry = describe("python -m benchmark " + shlex.join(sys.argv[1:])) | dict(describe_plan(plan))
+    entry = describe() | dict(describe_plan(plan))
     events: list[Event] = []
     with (
         RecordStore(request.out / plan.dataset.name / "records") as store,
