@@ -26,6 +26,9 @@ PIPE_WIDTH = 180
 """A table in a pipe or a log is not cut at 80 columns."""
 
 
+BUDGETS = ("eps", "std", "q_max")
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console that is wide enough when nobody's terminal limits it."""
     console = Console(stderr=stderr, highlight=False)
@@ -70,7 +73,7 @@ def results_table(table: pd.DataFrame, title: str) -> Table:
         failed = f" [red]({row['failed']} failed)[/red]" if row["failed"] else ""
         view.add_row(
             *(escape(str(m)) for m in models),
-            escape(str(row["attack"])),
+            escape(brief(str(row["attack"]))),
             f"{row['n_cases']}{failed}",
             _number(row["dice_clean"], 3),
             f"[bold]{_number(row['dice_adv'], 3)}[/bold]",
@@ -86,6 +89,29 @@ def results_table(table: pd.DataFrame, title: str) -> Table:
             escape(str(row["flags"])),
         )
     return view
+
+
+def brief(spec: str) -> str:
+    """A canonical spec without what follows from the rest, budgets kept; the tables have it whole.
+
+    Example:
+        >>> brief("fgsm:eps=8/255,loss=dice")
+        'fgsm:eps=8/255'
+    """
+    from .loading import load_attack
+    from .specs import Spec, UsageError, canonical
+
+    parsed = Spec.parse(spec)
+    kept = dict(parsed.parameters)
+    try:
+        for key in parsed.parameters:
+            rest = {k: v for k, v in kept.items() if k != key}
+            if key not in BUDGETS and load_attack(canonical(parsed.name, rest)).spec == spec:
+                kept = rest
+    except UsageError:
+        # An attack of somebody's own, called by another name than it imports by.
+        return spec
+    return canonical(parsed.name, kept)
 
 
 def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
