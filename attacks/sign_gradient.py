@@ -136,9 +136,10 @@ class FGSM(SignGradient):
 class IterativeSign(SignGradient):
     """Common ground of the iterative members; see `ascend` for the rule and its cost.
 
-    `alpha=None` becomes max(eps / 4, 2.5 * eps / steps) at construction: a quarter of the radius was the
-    strongest of eps/8, eps/4 and 0.32 eps per unit cost at 20 steps on hippocampus MRI and the phantom, and short
-    runs must still reach the edge of the ball.
+    `alpha=None` becomes max(eps / 4, 2.5 * eps / steps), at most eps, at construction. On the hippocampus unet
+    at 8/255 and 20 steps, 12 patients, eps/4 leaves Dice 0.601 and 0.32 eps 0.593
+    (`tests/performance/strength.py`); eps/8 was weaker than both on 4 patients. Short runs must still reach the
+    edge of the ball.
     """
 
     alpha: float | None = None

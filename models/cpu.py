@@ -34,8 +34,8 @@ class FastConv3d(nn.Conv3d):
 def with_fast_convolutions(network: nn.Module) -> nn.Module:
     """Let every plain ``nn.Conv3d`` of a network run as :class:`FastConv3d`, in place.
 
-    Measured on one core, batch 1, 48x64x48, forward and input gradient of the small networks: unet 2.0 times
-    faster, segresnet 1.7, unetr 1.4, swin_unetr 1.4 (``tests/performance/cpu_convolutions.py``).
+    Measured on one core, batch 1, 48x64x48, forward and input gradient of the small networks: unet 1.7 times
+    faster, segresnet 1.7, unetr 1.5, swin_unetr 1.4, mamba_unet 1.2 (``tests/performance/cpu_convolutions.py``).
     """
     for module in network.modules():
         if type(module) is nn.Conv3d:

@@ -27,7 +27,7 @@ class SlidingWindow(nn.Module):
     ``monai.inferers.sliding_window_inference``.
 
     Differs from the source: differentiable with respect to the image with memory that does not depend on the
-    number of windows. Parameters get no gradient through it: it is for evaluation and attacks, networks are
+    number of windows, beyond the tensors of the volume itself (logits, their gradient, the image's). Parameters get no gradient through it: it is for evaluation and attacks, networks are
     trained on windows directly.
 
     Args:
