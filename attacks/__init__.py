@@ -14,14 +14,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .apgd import APGD as APGD
     from .base import Attack as Attack
     from .base import BoundAttack as BoundAttack
+    from .cospgd import CosPGD as CosPGD
+    from .fgsm import BIM as BIM
+    from .fgsm import FGSM as FGSM
     from .noise import GN as GN
     from .noise import Uniform as Uniform
-    from .sign_gradient import BIM as BIM
-    from .sign_gradient import FGSM as FGSM
-    from .sign_gradient import PGD as PGD
-    from .sign_gradient import CosPGD as CosPGD
+    from .pgd import PGD as PGD
     from .task import StepInfo as StepInfo
     from .vafa import VAFA as VAFA
 
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
 CATALOG: dict[str, tuple[str, str, str]] = {
     "gn": ("noise", "GN", "Gaussian noise, the control without any knowledge of the model"),
     "uniform": ("noise", "Uniform", "uniform or corner noise inside the L-inf ball, the fair control"),
-    "fgsm": ("sign_gradient", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
-    "bim": ("sign_gradient", "BIM", "iterated FGSM from the clean volume"),
-    "pgd": ("sign_gradient", "PGD", "projected gradient ascent from a random start, with restarts"),
-    "cospgd": ("sign_gradient", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
+    "fgsm": ("fgsm", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
+    "bim": ("fgsm", "BIM", "iterated FGSM from the clean volume"),
+    "pgd": ("pgd", "PGD", "projected gradient ascent from a random start, with restarts"),
+    "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
+    "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
 }
 
@@ -42,6 +44,7 @@ _HOME = {name: module for module, name, _ in CATALOG.values()}
 _HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task"}
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "BIM",
     "CATALOG",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
+from .losses import LOSSES, MIN_CLASSES
 from .task import OnStep, Task
 
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -28,7 +29,16 @@ class Attack(ABC):
     value, and `dataclasses.asdict` is its complete description.
     """
 
-    min_classes: ClassVar[int] = 2
+    #: False where no gradient or query could follow a target (noise).
+    takes_targets: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:  # noqa: B027
+        """Check the hyper-parameters; subclasses call super first."""
+
+    @property
+    def min_classes(self) -> int:
+        """Least number of classes K that the attack can work with."""
+        return 2
 
     @property
     def radius(self) -> float | None:
@@ -48,6 +58,7 @@ class Attack(ABC):
         mask: Tensor | None = None,
         generator: Generators | None = None,
         on_step: OnStep | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Craft adversarial images.
 
@@ -65,17 +76,20 @@ class Attack(ABC):
             generator: source of the random starts: one generator, from which every sample takes exactly
                 one 63-bit seed in order, or a sequence of B generators; None means seed 0.
             on_step: called with a `StepInfo` after every evaluated point.
+            targets: class indices in [0, K), int64: the segmentation that the model shall be led to. None
+                attacks untargeted. Targets are the caller's choice and never default to the labels.
 
         Shape:
             images (B, C, *spatial) with at least two spatial axes of any size;
-            labels and mask (B, 1, *spatial).
+            labels, mask and targets (B, 1, *spatial).
 
         Returns:
             Detached plain tensor, same shape, dtype and device as `images`, in [0, 1].
 
         Raises:
             TypeError: if an argument or the model output is no tensor, or the model is not callable.
-            ValueError: if shapes, dtypes, devices, ranges, labels, mask or logits do not fit.
+            ValueError: if shapes, dtypes, devices, ranges, labels, mask, targets or logits do not fit, if the
+                targets of a sample are its labels, or if the attack knows no targets.
             RuntimeError: if `perturb` broke its own budget (a defect of the attack).
         """
         if not callable(model):
@@ -85,15 +99,26 @@ class Attack(ABC):
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             # The copy is an ordinary tensor even if the caller sits in inference mode.
             clean = checks.images(images).clone()
-            target = checks.labels(labels, clean).clone()
+            truth = checks.labels(labels, clean).clone()
             counted = checks.mask(mask, clean)
+            wanted = self._targets(targets, clean, truth, counted)
             seeds = _seeds(generator, clean.shape[0])
-            task = Task(model, clean, target, counted, seeds, on_step, self.min_classes)
+            task = Task(model, clean, truth, counted, seeds, on_step, self.min_classes, wanted)
             return self._audited(self.perturb(task), checks.plain("images", images))
 
     def bind(self, model: Model) -> BoundAttack:
         """This attack with the model filled in: `attack.bind(model)(images, labels)`."""
         return BoundAttack(self, model)
+
+    def _targets(
+        self, targets: Tensor | None, images: Tensor, labels: Tensor, mask: Tensor | None
+    ) -> Tensor | None:
+        if targets is not None and not self.takes_targets:
+            raise ValueError(
+                f"targets: expected None for {type(self).__name__}, got a tensor. "
+                "Noise follows no target: use a gradient attack such as PGD"
+            )
+        return None if targets is None else checks.targets(targets, images, labels, mask).clone()
 
     def _audited(self, result: Tensor, images: Tensor) -> Tensor:
         """Project the result on the claimed ball, refusing what no rounding explains."""
@@ -114,6 +139,21 @@ class Attack(ABC):
         return images.clone() if radius == 0 else result.clamp(low, high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossAttack(Attack):
+    """An attack whose objective is one of `losses.LOSSES`, chosen by name."""
+
+    loss: str = "dice"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.choice("loss", self.loss, LOSSES)
+
+    @property
+    def min_classes(self) -> int:
+        return MIN_CLASSES.get(self.loss, 2)
+
+
 @dataclass(frozen=True)
 class BoundAttack:
     """An attack together with its model, called as `(images, labels)`."""
@@ -128,9 +168,10 @@ class BoundAttack:
         mask: Tensor | None = None,
         generator: Generators | None = None,
         on_step: OnStep | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Same as `Attack.__call__` without the model."""
-        return self.attack(self.model, images, labels, mask, generator, on_step)
+        return self.attack(self.model, images, labels, mask, generator, on_step, targets)
 
 
 def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -88,15 +88,30 @@ def images(value: Any) -> Tensor:
     return value
 
 
-def labels(value: Any, like: Tensor) -> Tensor:
+def labels(value: Any, like: Tensor, name: str = "labels") -> Tensor:
     """Labels (B, 1, *spatial), int64, not negative, on the device of the images."""
-    value = _companion("labels", value, like)
+    value = _companion(name, value, like)
     if value.dtype != torch.int64:
-        raise ValueError(f"labels: expected int64, got {value.dtype}. Pass labels.long()")
+        raise ValueError(f"{name}: expected int64, got {value.dtype}. Pass {name}.long()")
     lowest = int(value.min())
     if lowest < 0:
         raise ValueError(
-            f"labels: expected class indices >= 0, got {lowest}. Exclude voxels with mask=, not with a label"
+            f"{name}: expected class indices >= 0, got {lowest}. Exclude voxels with mask=, not with a label"
+        )
+    return value
+
+
+def targets(value: Any, like: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+    """Targets as labels, in every sample different from the reference where voxels count.
+
+    Descending on the reference would improve the segmentation and be reported as an attack.
+    """
+    value = labels(value, like, "targets")
+    differs = value != reference if mask is None else (value != reference) & mask
+    if not bool(differs.flatten(1).any(1).all()):
+        raise ValueError(
+            "targets: expected a segmentation other than the labels, got the labels for at least one sample. "
+            "Pass the segmentation to provoke, e.g. the labels with one organ removed"
         )
     return value
 
@@ -150,7 +165,9 @@ def logits(value: Any, like: Tensor, top_label: int, min_classes: int) -> None:
             "Turn one sigmoid channel z into two with torch.cat([-z, z], 1) / 2"
         )
     if top_label >= classes:
-        raise ValueError(f"labels: expected classes below K = {classes}, got {top_label}. Remap the labels")
+        raise ValueError(
+            f"labels: expected classes below K = {classes}, got {top_label}. Remap the labels (or targets)"
+        )
     low, high = (bound.item() for bound in torch.aminmax(value))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(

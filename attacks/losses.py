@@ -6,6 +6,7 @@ value depends on that sample alone, so the gradient of the sum treats a batch as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,12 +43,67 @@ def voxel_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return values.flatten(1).mean(1)
-    return _counted(values, mask[:, 0]).flatten(1).sum(1) / mask.flatten(1).sum(1)
+    return _total(values, mask) / mask.flatten(1).sum(1)
 
 
 def ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean voxel cross entropy, (B,)."""
     return voxel_mean(cross_entropy_map(logits, labels), mask)
+
+
+def mask_ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cross entropy of the voxels that are still right, over all that count, (B,).
+
+    The set of right voxels (argmax = label) is a constant for the gradient; without any, the loss is 0. SEA,
+    Croce et al., ECCV 2024, arXiv 2306.12941.
+    """
+    right = _right(logits, labels)
+    return voxel_mean(right * cross_entropy_map(logits, labels), mask)
+
+
+def mask_ce_balanced(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mask_ce` in which every class of the reference weighs the same, however small it is, (B,).
+
+    Voxel j of class y weighs 1 / (n_y R): n_y counted voxels of its class, R classes in the reference. From
+    the final SEA paper, arXiv 2306.12941, whose constant factor differs.
+    """
+    sizes = _class_sizes(labels, mask, logits.shape[1])
+    share = 1 / (sizes.clamp_min(1) * (sizes > 0).sum(1, keepdim=True).clamp_min(1)).to(logits.dtype)
+    weight = share.gather(1, labels.flatten(1)).view_as(labels)[:, 0] * _right(logits, labels)
+    return _total(weight * cross_entropy_map(logits, labels), mask)
+
+
+def js(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean voxel Jensen-Shannon divergence of the prediction and the one-hot label, (B,), in [0, log 2].
+
+    Closed form in p = p_label alone, log 2 + (p log p - (1 + p) log(1 + p)) / 2: finite for any logits, where
+    the definition multiplies 0 by log 0. Its gradient fades for voxels that are surely wrong.
+    """
+    log_p = -cross_entropy_map(logits, labels)
+    p = log_p.exp()
+    return voxel_mean(math.log(2) + (p * log_p - (1 + p) * torch.log1p(p)) / 2, mask)
+
+
+def margin(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over voxels of the best other logit minus the logit of the label, (B,)."""
+    return voxel_mean(_margin_map(logits, labels), mask)
+
+
+def dlr(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Difference of logits ratio, mean over voxels, (B,), in [-1, 1].
+
+    (max_{k != y} z_k - z_y) / (z_(1) - z_(3)) with z_(i) the i-th largest logit: no scaling or shift of the
+    logits changes it. Croce and Hein, ICML 2020, arXiv 2003.01690.
+
+    Raises:
+        ValueError: with fewer than three classes, where z_(3) does not exist.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(
+            f"loss 'dlr': expected K >= 3 classes, got {logits.shape[1]}. Use loss='margin' for two classes"
+        )
+    top = logits.topk(3, dim=1).values
+    return voxel_mean(_margin_map(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12), mask)
 
 
 def dice(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -122,6 +178,24 @@ class _DiceCE(torch.autograd.Function):
         return _counted(gradient.view_as(p), mask), None, None
 
 
+@torch.no_grad()
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where the prediction equals the label, else 0, (B, *spatial), without a graph."""
+    return (logits.max(1).indices == labels[:, 0]).to(logits.dtype)
+
+
+def _margin_map(logits: Tensor, labels: Tensor) -> Tensor:
+    """max_{k != label} z_k - z_label of every voxel, (B, *spatial)."""
+    own = logits.gather(1, labels)[:, 0]
+    others = logits.scatter(1, labels, -torch.inf)
+    return others.max(1).values - own
+
+
+def _total(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum of (B, *spatial) over the voxels that count, (B,)."""
+    return _counted(values, None if mask is None else mask[:, 0]).flatten(1).sum(1)
+
+
 def _counted(values: Tensor, mask: Tensor | None) -> Tensor:
     """The values, zero where they do not count; where(), so that an excluded inf has no effect."""
     return values if mask is None else torch.where(mask, values, values.new_zeros(()))
@@ -165,4 +239,16 @@ class _ClassSums(torch.autograd.Function):
 
 
 #: name -> loss; what the `loss` field of an attack may say.
-LOSSES: dict[str, Loss] = {"ce": ce, "dice": dice, "dice_ce": dice_ce}
+LOSSES: dict[str, Loss] = {
+    "ce": ce,
+    "mask_ce": mask_ce,
+    "mask_ce_balanced": mask_ce_balanced,
+    "js": js,
+    "margin": margin,
+    "dlr": dlr,
+    "dice": dice,
+    "dice_ce": dice_ce,
+}
+
+#: least number of classes of the losses that need more than two
+MIN_CLASSES: dict[str, int] = {"dlr": 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class GN(Attack):
         >>> round((noisy - images).std().item(), 1)
         0.1
     """
+
+    takes_targets: ClassVar[bool] = False
 
     std: float = 8 / 255
 
@@ -74,6 +77,8 @@ class Uniform(Attack):
         >>> bool((noisy - images).abs().max() <= 4 / 255)
         True
     """
+
+    takes_targets: ClassVar[bool] = False
 
     eps: float = 8 / 255
     corners: bool = False

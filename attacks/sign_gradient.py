@@ -18,11 +18,8 @@ from torch import Tensor
 
 from . import checks
 from .base import Attack, ball
-from .losses import LOSSES, cross_entropy_map, voxel_mean
-from .task import BestIterate, StepInfo, Task, input_gradient
+from .task import BestIterate, Objective, Task, input_gradient
 
-#: (logits, step index) -> loss per sample (B,), to be increased
-Objective = Callable[[Tensor, int], Tensor]
 #: gradient -> direction with entries in [-1, 1]; may keep state, lives for one run
 StepRule = Callable[[Tensor], Tensor]
 Bounds = tuple[Tensor, Tensor]
@@ -58,11 +55,6 @@ def ascend(
         best.offer(images, logits, objective(logits, steps))
 
 
-def named_objective(task: Task, loss: str) -> Objective:
-    """The objective that is one of `LOSSES` in every step."""
-    return lambda logits, _: LOSSES[loss](logits, task.labels, task.mask)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SignGradient(Attack):
     """Common ground: an L-inf ball of radius `eps` around the clean images."""
@@ -70,6 +62,7 @@ class SignGradient(Attack):
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.budget("eps", self.eps)
 
     @property
@@ -79,57 +72,6 @@ class SignGradient(Attack):
     @abstractmethod
     def objective(self, task: Task) -> Objective:
         """What the attack increases."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGSM(SignGradient):
-    """Fast gradient sign method.
-
-    Moves every voxel by `eps` in the direction that increases the loss to first order:
-    x' = clamp(x + eps * sign(grad_x L(f(x), y)), 0, 1). A voxel with zero gradient stays. Exactly one
-    forward and one backward; the result is not evaluated, and `on_step` sees the clean point.
-
-    Source: Goodfellow, Shlens, Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv
-        1412.6572.
-    Differs from the source: the default loss is the foreground
-        soft Dice, the reported metric made differentiable (published attacks on volumes use DiceCE).
-
-    Args:
-        eps: L-inf radius in intensity units, in [0, 1].
-        loss: key of `losses.LOSSES`.
-
-    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
-    Returns: when called, the adversarial images.
-    Raises: ValueError: if `eps` is not in [0, 1] or `loss` is unknown.
-
-    Example:
-        >>> import torch
-        >>> from robustvox.attacks import FGSM
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = FGSM(eps=4 / 255)(model, images, labels)
-        >>> bool((adversarial - images).abs().max() <= 4 / 255)
-        True
-    """
-
-    loss: str = "dice"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.choice("loss", self.loss, LOSSES)
-
-    def objective(self, task: Task) -> Objective:
-        return named_objective(task, self.loss)
-
-    def perturb(self, task: Task) -> Tensor:
-        images = task.images.clone().requires_grad_()
-        logits = task.logits(images)
-        loss = self.objective(task)(logits, 0)
-        gradient = input_gradient(loss, images)
-        if task.on_step is not None:
-            returned = torch.ones_like(loss, dtype=torch.int64)
-            task.on_step(StepInfo(0, 1, loss.detach(), task.dice(logits), returned))
-        return torch.add(task.images, gradient.sign(), alpha=self.eps).clamp_(*ball(task.images, self.eps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +104,9 @@ class IterativeSign(SignGradient):
 
     def _warn_depth(self) -> int:
         """Frames from here to the caller's constructor: __init__ plus one __post_init__ per class."""
-        depth = sum("__post_init__" in vars(cls) for cls in type(self).__mro__) - 1
-        return 2 + depth
+        order = type(self).__mro__
+        below = order[: order.index(IterativeSign)]
+        return 3 + sum("__post_init__" in vars(cls) for cls in below)
 
     @property
     def step_size(self) -> float:
@@ -201,49 +144,6 @@ class IterativeSign(SignGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BIM(IterativeSign):
-    """Basic iterative method (I-FGSM).
-
-    Repeats small signed gradient steps from the clean volume, each clipped to the L-inf ball and to
-    [0, 1]: x_{t+1} = clamp(x_t + alpha * sign(grad L), lo, hi), x_0 = x. This is PGD without random start:
-    the two are no independent evidence. steps + 1 forwards, steps backwards.
-
-    Source: Kurakin, Goodfellow, Bengio, "Adversarial Examples in the Physical World", ICLR 2017 workshop,
-        arXiv 1607.02533.
-    Differs from the source: returns, per sample, the visited point with the lowest hard foreground Dice
-        and not the last; `alpha` and `steps` are free; the default loss is the foreground
-        soft Dice, the reported metric made differentiable (published attacks on volumes use DiceCE).
-
-    Args:
-        eps: L-inf radius in intensity units, in [0, 1].
-        alpha: step in intensity units, in [0, 1]; None means max(eps / 4, 2.5 * eps / steps), at most eps.
-        steps: gradient steps, >= 0; 0 returns the clean volume.
-        loss: key of `losses.LOSSES`.
-
-    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
-    Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
-
-    Example:
-        >>> import torch
-        >>> from robustvox.attacks import BIM
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> BIM(steps=5)(model, images, labels).shape
-        torch.Size([1, 1, 8, 9, 10])
-    """
-
-    loss: str = "dice"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.choice("loss", self.loss, LOSSES)
-
-    def objective(self, task: Task) -> Objective:
-        return named_objective(task, self.loss)
-
-
-@dataclass(frozen=True, kw_only=True)
 class RandomStartSign(IterativeSign):
     """Common ground of the members that start at random in the ball and may restart."""
 
@@ -267,109 +167,3 @@ class RandomStartSign(IterativeSign):
 
     def runs(self) -> int:
         return self.restarts
-
-
-@dataclass(frozen=True, kw_only=True)
-class PGD(RandomStartSign):
-    """Projected gradient ascent in the L-inf ball.
-
-    Starts at a random point of the ball and repeats signed gradient steps, each clipped to the ball and to
-    [0, 1]: x_0 = clamp(x + U(-eps, eps), 0, 1), x_{t+1} = clamp(x_t + alpha * sign(grad L), lo, hi). Per
-    restart steps + 1 forwards and steps backwards.
-
-    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv
-        1706.06083.
-    Differs from the source: returns, per sample, the visited point of all restarts with the lowest hard
-        foreground Dice (ties: the highest loss) and not the last; the default loss is the foreground
-        soft Dice, the reported metric made differentiable (published attacks on volumes use DiceCE).
-
-    Args:
-        eps: L-inf radius in intensity units, in [0, 1].
-        alpha: step in intensity units, in [0, 1]; None means max(eps / 4, 2.5 * eps / steps), at most eps.
-        steps: gradient steps, >= 0; 0 returns the start point.
-        random_start: begin at a uniform random point of the ball; False is BIM.
-        restarts: independent random starts, >= 1.
-        loss: key of `losses.LOSSES`.
-
-    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
-    Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
-
-    Example:
-        >>> import torch
-        >>> from robustvox.attacks import PGD
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(2, 1, 8, 9, 10), torch.ones(2, 1, 8, 9, 10, dtype=torch.int64)
-        >>> attack = PGD(eps=8 / 255, steps=5)
-        >>> adversarial = attack(model, images, labels, generator=torch.Generator().manual_seed(7))
-        >>> bool((adversarial - images).abs().max() <= attack.eps)
-        True
-    """
-
-    loss: str = "dice"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.choice("loss", self.loss, LOSSES)
-
-    def objective(self, task: Task) -> Objective:
-        return named_objective(task, self.loss)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CosPGD(RandomStartSign):
-    """PGD on cross entropy that is weighted, voxel by voxel, by how right the model still is.
-
-    Voxels whose probability vector p still points at the reference keep their weight, lost ones fade, so
-    the budget goes where it can still flip something: L = mean_j w_j * CE_j with w_j = cos(p_j,
-    onehot(y_j)) = p_{j,y} / ||p_j||_2, a constant for the gradient. Start, steps, cost and best iterate as
-    in `PGD`.
-
-    Source: Agnihotri, Jung, Keuper, "CosPGD: an efficient white-box adversarial attack for pixel-wise
-        prediction tasks", ICML 2024, arXiv 2302.02213.
-    Differs from the source: any spatial rank; returns the best visited point per sample and not the last.
-
-    Args:
-        eps: L-inf radius in intensity units, in [0, 1].
-        alpha: step in intensity units, in [0, 1]; None means max(eps / 4, 2.5 * eps / steps), at most eps.
-        steps: gradient steps, >= 0; 0 returns the start point.
-        random_start: begin at a uniform random point of the ball.
-        restarts: independent random starts, >= 1.
-
-    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
-    Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
-
-    Example:
-        >>> import torch
-        >>> from robustvox.attacks import CosPGD
-        >>> model = torch.nn.Conv3d(1, 3, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = CosPGD(steps=5)(model, images, labels)
-        >>> bool((adversarial - images).abs().max() <= 8 / 255)
-        True
-    """
-
-    def objective(self, task: Task) -> Objective:
-        def weighted(logits: Tensor, _: int) -> Tensor:
-            entropy = cross_entropy_map(logits, task.labels)
-            return voxel_mean(cosine_weight(logits, task.labels) * entropy, task.mask)
-
-        return weighted
-
-
-@torch.no_grad()
-def cosine_weight(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cosine of the angle between softmax(logits) and the one-hot label, per voxel, without a graph.
-
-    Args:
-        logits: (B, K, *spatial).
-        labels: (B, 1, *spatial).
-
-    Returns:
-        (B, *spatial), in [0, 1].
-    """
-    # The cosine does not feel the softmax's denominator: exp(z - max) has the same direction and a norm >= 1.
-    scaled = (logits - logits.max(1, keepdim=True).values).exp_()
-    correct = scaled.gather(1, labels)[:, 0]
-    return correct / scaled.square_().sum(1).sqrt_()

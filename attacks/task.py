@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .losses import LOSSES
+
+#: (logits, step index) -> value per sample (B,), to be increased
+Objective = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class StepInfo:
     Attributes:
         step: index of the evaluated point; 0 is the start.
         steps: index of the last point that will be evaluated.
-        loss: attacked loss of this point, shape (B,).
-        metric: hard foreground Dice of this point in [0, 1], shape (B,).
+        loss: what the attack increases, at this point, shape (B,).
+        metric: what the attack is for, lower is better, in [0, 1], shape (B,): the hard foreground Dice
+            against the labels; with targets, one minus the Dice against the targets.
         best_step: index of the point that would be returned now, shape (B,).
             Equal to `steps` at the end: not converged. Equal to 0: no progress.
     """
@@ -42,11 +47,12 @@ class Task:
     Attributes:
         model: callable from images (B, C, *spatial) to logits (B, K, *spatial).
         images: clean images; never written to.
-        labels: (B, 1, *spatial) int64.
+        labels: (B, 1, *spatial) int64, the reference to move away from.
         mask: (B, 1, *spatial) bool, True where a voxel counts, or None for all.
         seeds: one 63-bit seed per sample.
         on_step: observer of every evaluated point, or None.
         min_classes: least K that the attack can work with.
+        targets: (B, 1, *spatial) int64, the segmentation to move to, or None for an untargeted attack.
     """
 
     model: Callable[[Tensor], Any]
@@ -56,6 +62,7 @@ class Task:
     seeds: Sequence[int]
     on_step: OnStep | None = None
     min_classes: int = 2
+    targets: Tensor | None = None
     _streams: list[torch.Generator] = field(init=False)
     _classes: int = field(init=False, default=0)
     _cells: Tensor = field(init=False)
@@ -63,11 +70,31 @@ class Task:
     def __post_init__(self) -> None:
         self._streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
 
+    @property
+    def aim(self) -> Tensor:
+        """The segmentation that losses compare with: the targets, or else the labels."""
+        return self.labels if self.targets is None else self.targets
+
+    @property
+    def direction(self) -> int:
+        """+1 to increase the loss against `aim`, -1 (targeted) to decrease it."""
+        return 1 if self.targets is None else -1
+
+    @property
+    def streams(self) -> Sequence[torch.Generator]:
+        """One CPU generator per sample, for draws that are not shaped like the images."""
+        return self._streams
+
+    def objective(self, loss: str) -> Objective:
+        """The value to increase, (logits, step) -> (B,): one of `LOSSES`, its sign turned when targeted."""
+        return lambda logits, _: self.direction * LOSSES[loss](logits, self.aim, self.mask)
+
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the model, checked the first time, in float32 at least."""
         logits = self.model(images)
         if not self._classes:
-            checks.logits(logits, self.images, int(self.labels.max()), self.min_classes)
+            top = max(int(known.max()) for known in (self.labels, self.aim))
+            checks.logits(logits, self.images, top, self.min_classes)
             self._classes = logits.shape[1]
             self._cells = self._confusion_cells()
         if type(logits) is not Tensor:
@@ -84,8 +111,12 @@ class Task:
         drawn = [draw(shape, generator=stream, dtype=dtype) for stream in self._streams]
         return torch.stack(drawn).to(self.images.device)
 
+    def metric(self, logits: Tensor) -> Tensor:
+        """What the attack is for, lower is better, (B,) in [0, 1]; see `StepInfo.metric`."""
+        return self.dice(logits) if self.targets is None else 1 - self.dice(logits)
+
     def dice(self, logits: Tensor) -> Tensor:
-        """Hard foreground Dice per sample, shape (B,), in [0, 1].
+        """Hard foreground Dice against `aim` per sample, shape (B,), in [0, 1].
 
         Mean over the foreground classes found in the reference or the prediction: a class
         absent in both is skipped, absent in one counts 0. Without any such class: 1.
@@ -104,10 +135,10 @@ class Task:
         return torch.where(present.any(1), mean, 1.0)
 
     def _confusion_cells(self) -> Tensor:
-        """Per voxel, the flat index of (sample, label, class 0) in the confusion counts."""
+        """Per voxel, the flat index of (sample, aimed class, class 0) in the confusion counts."""
         batch, classes = self.images.shape[0], self._classes
         sample = torch.arange(batch, device=self.labels.device).view(-1, *[1] * (self.labels.ndim - 2))
-        cells = (sample * classes + self.labels[:, 0]) * classes
+        cells = (sample * classes + self.aim[:, 0]) * classes
         if self.mask is not None:
             # Voxels that do not count fall into spare cells behind the last sample.
             cells = cells.masked_fill(~self.mask[:, 0], batch * classes * classes)
@@ -115,18 +146,21 @@ class Task:
 
 
 class BestIterate:
-    """Keeps, per sample, the visited point with the lowest Dice; ties go to the higher loss.
+    """Keeps, per sample, the visited point with the lowest metric; ties go to the higher loss.
 
     It reuses the logits that the attack computes anyway. A point with a non-finite loss never
-    wins: argmax over NaN looks like a destroyed segmentation and is none.
+    wins: argmax over NaN looks like a destroyed segmentation and is none. Before any point was
+    kept, `images` are the clean ones.
 
     Args:
         task: the batch under attack.
         steps: index of the last point that will be offered.
+        observed: False keeps `task.on_step` uncalled, for a tracker beside the one that is.
     """
 
-    def __init__(self, task: Task, steps: int) -> None:
+    def __init__(self, task: Task, steps: int, *, observed: bool = True) -> None:
         self._task = task
+        self._on_step = task.on_step if observed else None
         self._steps = steps
         self._step = 0
         batch, device = task.images.shape[0], task.images.device
@@ -135,18 +169,21 @@ class BestIterate:
         self._best_step = torch.zeros(batch, dtype=torch.int64, device=device)
         self.images = task.images
 
-    def offer(self, images: Tensor, logits: Tensor, loss: Tensor) -> None:
-        """Show one evaluated point; images are kept by reference and must not be written to later."""
+    def offer(self, images: Tensor, logits: Tensor, loss: Tensor, *, keep: bool = True) -> None:
+        """Show one evaluated point; images are kept by reference and must not be written to later.
+
+        With `keep=False` the point is only observed: it lies outside the ball and cannot be returned.
+        """
         images, loss = images.detach(), loss.detach().to(self._loss.dtype)
-        metric = self._task.dice(logits)
+        metric = self._task.metric(logits)
         better = (metric < self._metric) | ((metric == self._metric) & (loss > self._loss))
-        better &= torch.isfinite(loss)
+        better &= torch.isfinite(loss) & keep
         self.images = torch.where(better.view(-1, *[1] * (images.ndim - 1)), images, self.images)
         self._metric = torch.where(better, metric, self._metric)
         self._loss = torch.where(better, loss, self._loss)
         self._best_step = torch.where(better, self._step, self._best_step)
-        if self._task.on_step is not None:
-            self._task.on_step(StepInfo(self._step, self._steps, loss, metric, self._best_step))
+        if self._on_step is not None:
+            self._on_step(StepInfo(self._step, self._steps, loss, metric, self._best_step))
         self._step += 1
 
 

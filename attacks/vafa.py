@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import Attack, ball
+from .base import LossAttack, ball
 from .dct import crop, dct, idct, pad_to_blocks
-from .losses import LOSSES
 from .ssim import SSIM
 from .task import BestIterate, Task, input_gradient
 
@@ -20,7 +19,7 @@ _FLAT = 1e-6  # a slice with a smaller range is constant and cannot be stretched
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAFA(Attack):
+class VAFA(LossAttack):
     """Volumetric adversarial frequency attack (3D).
 
     Cuts the volume into cubes, takes the orthonormal DCT of each and quantizes every coefficient with its
@@ -88,6 +87,7 @@ class VAFA(Attack):
     eps: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.real("q_min", self.q_min, 0.0, hint="Quantization steps are on the 0-255 scale")
         if self.q_min == 0:
             raise ValueError(
@@ -100,7 +100,6 @@ class VAFA(Attack):
         checks.real("ssim_weight", self.ssim_weight, 0.0)
         checks.choice("renorm", self.renorm, ("none", "slice"))
         checks.flag("hard_rounding", self.hard_rounding)
-        checks.choice("loss", self.loss, LOSSES)
         if self.eps is not None:
             checks.budget("eps", self.eps)
 
@@ -151,7 +150,7 @@ class VAFA(Attack):
         return images.clamp(*bounds)
 
     def _objective(self, task: Task, images: Tensor, logits: Tensor, similarity: SSIM | None) -> Tensor:
-        loss = LOSSES[self.loss](logits, task.labels, task.mask)
+        loss = task.objective(self.loss)(logits, 0)
         return loss if similarity is None else loss - self.ssim_weight * (1 - similarity(images))
 
 
