@@ -154,7 +154,7 @@ class TorchAttack(Attack):
 
     def _run(self, task: Task) -> Tensor:
         """Their result for a task of one sample."""
-        attack = _lean(self.name)(_Folded(task), **dict(self.parameters))
+        attack = getattr(package(), self.name)(_Folded(task), **dict(self.parameters))
         if task.targets is not None:
             if "targeted" not in attack.supported_mode:
                 raise ValueError(
@@ -218,12 +218,6 @@ def _defaults(name: str) -> dict[str, Any]:
     """Constructor arguments of their attack and their defaults."""
     parameters = inspect.signature(getattr(package(), name)).parameters
     return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
-
-
-@functools.cache
-def _lean(name: str) -> type:
-    """Their class without its list of everything that was ever assigned: it would keep every volume alive."""
-    return type(name, (getattr(package(), name),), {"__setattr__": object.__setattr__})
 
 
 def _sample(task: Task, i: int) -> Task:

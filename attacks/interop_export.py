@@ -66,9 +66,6 @@ _Foreign: Any = object
 class _Bridge(_Foreign):
     """What `as_torchattacks` changes in their base class, which is mixed in when torchattacks is there."""
 
-    # Theirs keeps every value that was ever assigned, models included, in a list for good.
-    __setattr__ = object.__setattr__
-
     def __init__(self, attack: Attack, model: nn.Module) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # prints when a model has no parameters
             super().__init__(type(attack).__name__, model)

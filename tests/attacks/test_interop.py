@@ -344,7 +344,6 @@ def test_global_state_survives_an_error(make_case):
 
 
 def test_keeps_no_volume_and_no_model_alive(make_case):
-    # Their base class keeps every value assigned to an attack in a list for good.
     model, images, labels = make_case(batch=1)
     seen = weakref.WeakSet()
 
