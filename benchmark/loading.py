@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,12 +17,13 @@ from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import CheckpointError, SlidingWindow, build_model, load_checkpoint
 
 from .protocols import Protocol
-from .specs import Spec, UsageError, canonical, match
+from .specs import Spec, UsageError, canonical, match, normalize
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustvox.attacks import Attack
+    from robustvox.attacks.interop import TorchAttack
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
@@ -45,13 +47,16 @@ class NamedModel:
 
 
 def load_attack(text: str) -> NamedAttack:
-    """Build the attack a spec like ``pgd:eps=8/255,steps=20`` names.
+    """Build the attack a spec like ``pgd:eps=8/255,steps=20`` or ``torchattacks:MIFGSM,eps=8/255`` names.
 
     Raises:
         UsageError: unknown attack or parameter, or a value the attack refuses.
     """
     from robustvox.attacks import ATTACKS
 
+    package, _, rest = text.partition(":")
+    if normalize(package) == "torchattacks":
+        return _torchattack(rest)
     spec = Spec.parse(text)
     name, kind = _resolve(spec.name, ATTACKS, "robustvox.attacks", "attack")
     known = {f.name: f for f in fields(kind) if f.init}
@@ -68,7 +73,28 @@ def load_attack(text: str) -> NamedAttack:
 
 def attack_spec(name: str, attack: Attack) -> str:
     """Canonical spec of an attack object under a registry name."""
+    from robustvox.attacks.interop import TorchAttack
+
+    if isinstance(attack, TorchAttack):
+        named = {} if name == _torchattack_name(attack) else {"attack": attack.name}
+        return canonical(name, {**named, **dict(attack.parameters)})
     return canonical(name, {f.name: getattr(attack, f.name) for f in fields(attack) if f.init})
+
+
+def _torchattack(text: str) -> NamedAttack:
+    """The attack that ``NAME[,key=value,...]`` or ``NAME[:key=value,...]`` names in the torchattacks package."""
+    from robustvox.attacks.interop import TorchAttack
+
+    spec = Spec.parse(":".join(re.split("[:,]", text, maxsplit=1)))
+    try:
+        attack = TorchAttack(name=spec.name, parameters=spec.parameters)
+    except (ImportError, TypeError, ValueError) as error:
+        raise UsageError(f"torchattacks: {str(error).removeprefix('torchattacks: ')}") from error
+    return NamedAttack(attack_spec(_torchattack_name(attack), attack), attack)
+
+
+def _torchattack_name(attack: TorchAttack) -> str:
+    return f"torchattacks:{attack.name}"
 
 
 def load_dataset(name: str, data_root: str | Path | None) -> Dataset:
