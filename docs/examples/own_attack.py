@@ -30,7 +30,7 @@ class BiasField(Attack):
             field = weights.requires_grad_()
             for n in x.shape[2:]:  # takes one axis of weights away and appends one of the volume
                 waves = (torch.pi / n * torch.arange(self.order)[:, None] * (torch.arange(n) + 0.5)).cos()
-                field = torch.tensordot(field, waves.to(x), ([2], [0]))
+                field = (field.movedim(2, -1)[..., None] * waves.to(x)).sum(-2)
             images = (x * (1 + self.eps * field.tanh())).clamp(0, 1)
             loss = task.objective("dice")(logits := task.logits(images), step)
             best.offer(images, logits, loss)
