@@ -1,0 +1,288 @@
+"""The documentation follows from the code: pages of attacks, the example attack, links."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from robustvox.attacks import ATTACKS, PGD, Uniform
+from robustvox.benchmark.cli import main
+from robustvox.benchmark.loading import load_attack
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+@pytest.fixture
+def builder(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module("build_attacks")
+
+
+@pytest.fixture
+def bias_field(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "examples")
+    return importlib.import_module("own_attack").BiasField
+
+
+# --- pages of attacks ---------------------------------------------------------------------------
+
+
+def test_the_committed_pages_follow_from_the_docstrings(builder):
+    report = builder.differences(builder.FOLDER, builder.pages())
+    assert not report, f"\n{report}"
+
+
+def test_a_difference_is_told_with_the_command_that_mends_it(builder, tmp_path):
+    wanted = builder.pages()
+    builder.write(tmp_path, wanted)
+    assert builder.differences(tmp_path, wanted) == ""
+    (tmp_path / "fgsm.md").unlink()
+    (tmp_path / "retired.md").write_text("# Retired\n")
+    page = tmp_path / "pgd.md"
+    page.write_text(page.read_text().replace("Madry", "Nobody"))
+    report = builder.differences(tmp_path, wanted)
+    assert "fgsm.md: an attack without a page" in report
+    assert "retired.md: a page without an attack" in report
+    assert re.search(r"^-Nobody.*\n\+Madry", report, re.M)
+    assert report.endswith("Run `python docs/build_attacks.py` and commit docs/attacks\n")
+    builder.write(tmp_path, wanted)
+    assert builder.differences(tmp_path, wanted) == ""
+
+
+@pytest.mark.parametrize("key", ATTACKS)
+def test_the_command_line_on_a_page_is_the_attack_with_its_defaults(key, builder):
+    (line,) = re.findall(r"^python -m benchmark .*", builder.pages()[f"{key}.md"], re.M)
+    words = shlex.split(line)
+    named = load_attack(words[words.index("--attack") + 1])
+    assert named.attack == ATTACKS[key]()
+    assert named.spec == words[-1]
+    given = {pair.split("=")[0] for pair in re.split(r"[:,](?![^(]*\))", named.spec)[1:]}
+    assert given == {field.name for field in dataclasses.fields(ATTACKS[key])}
+
+
+@pytest.mark.parametrize("key", ATTACKS)
+def test_a_page_states_the_radius_that_objects_have(key, builder):
+    stated = builder.budget(ATTACKS[key])
+    radius = ATTACKS[key]().radius
+    if radius is None:
+        assert stated.startswith("none")
+        return
+    name = re.match(r"`(\w+)`", stated).group(1)
+    assert ATTACKS[key](**{name: 0.125}).radius == 0.125
+
+
+def test_the_example_of_a_page_is_a_program(builder):
+    for name, page in builder.pages().items():
+        for code in re.findall(r"```python\n(.*?)```", page, re.S):
+            assert ">>>" not in code
+            compile(code, name, "exec")
+    (code,) = re.findall(r"```python\n(.*?)```", builder.pages()["pgd.md"], re.S)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["adversarial"].shape == scope["images"].shape
+
+
+# --- docstrings that are refused ----------------------------------------------------------------
+
+
+def without(section: str) -> str:
+    """PGD's docstring less one section."""
+    text = PGD.__doc__
+    assert re.search(rf"^    {section}:", text, re.M)
+    return re.sub(rf"^    {section}:.*\n(?:        .*\n|\n(?=        ))*", "", text, flags=re.M)
+
+
+def documented(docstring: str) -> type:
+    return type("Undocumented", (PGD,), {"__doc__": docstring})
+
+
+@pytest.mark.parametrize(
+    "section", ["Source", "Differs from the source", "Args", "Shape", "Returns", "Raises", "Example"]
+)
+def test_a_missing_section_is_refused_by_name(section, builder):
+    with pytest.raises(builder.DocstringError, match=rf"Undocumented: section '{section}' is missing"):
+        builder.describe(documented(without(section)))
+    assert builder.describe(documented(PGD.__doc__)).args.keys() == builder.describe(PGD).args.keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "        restarts: independent random starts, >= 1.\n",
+            "",
+            r"'Args' and the fields .* differ in restarts",
+        ),
+        ("        restarts:", "        restart:", r"differ in restart, restarts"),
+        (" = clamp(", " clamp(", "'formula' is missing"),
+        (">>> ", "", "'Example' has no line"),
+        ("    Shape:", "    Raises: never.\n    Shape:", "'Raises' is given twice"),
+        (
+            "    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.",
+            "    Shape:",
+            "'Shape'",
+        ),
+    ],
+)
+def test_a_broken_docstring_is_refused(old, new, message, builder):
+    assert old in PGD.__doc__
+    with pytest.raises(
+        builder.DocstringError, match=f"Undocumented: section {message}|Undocumented: .*{message}"
+    ):
+        builder.describe(documented(PGD.__doc__.replace(old, new)))
+
+
+def test_a_class_without_docstring_is_refused(builder):
+    with pytest.raises(builder.DocstringError, match="Undocumented: section 'Source'"):
+        builder.describe(documented(""))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Then x' = x + eps * u, with u ~ U(-1, 1).", "Then `x' = x + eps * u`, with `u ~ U(-1, 1)`."),
+        ("A loss L = mean_j w_j * CE_j of (K = 3) maps", "A loss `L = mean_j w_j * CE_j` of (`K = 3`) maps"),
+        ("Per block ||d||_2 <= r * q_max with r < 1.", "Per block `||d||_2 <= r * q_max` with `r < 1`."),
+        ("[lo, hi] = [max(x - eps, 0), 1] holds", "`[lo, hi] = [max(x - eps, 0), 1]` holds"),
+        ("steps, >= 0; see `PGD` or q_min * 2", "steps, >= 0; see [`PGD`](pgd.md) or `q_min` \\* 2"),
+        ("labels (B, 1, *spatial), a|b", "labels `(B, 1, *spatial)`, a&#124;b"),
+        ("arXiv 1706.06083.", "[arXiv 1706.06083](https://arxiv.org/abs/1706.06083)."),
+    ],
+)
+def test_sentences_become_markdown(text, shown, builder):
+    assert builder.markup(text) == shown
+
+
+# --- links --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_links_lead_to_pages_and_headings(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        page = (path.parent / name).resolve() if name else path
+        assert page.is_file(), f"{path.name} links to {target}"
+        assert page.is_relative_to(DOCS), f"{path.name} leaves docs/ with {target}"
+        headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+        assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, target
+
+
+# --- the example attack -------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_example_file():
+    code = (DOCS / "examples" / "own_attack.py").read_text()
+    assert len(code.splitlines()) < 40
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_attack.md").read_text(), re.S)
+    assert blocks[0] == code, "docs/own_attack.md must show docs/examples/own_attack.py as it is"
+
+
+def test_the_checks_on_the_page_run(bias_field):
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_attack.md").read_text(), re.S)
+    assert blocks[1].count("assert") == 3
+    exec(blocks[1], {})
+
+
+@pytest.mark.parametrize("spatial", [(7, 6, 5), (11, 6), (1, 13, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_example_keeps_the_contract(spatial, dtype, bias_field):
+    conv = {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[len(spatial)](2, 3, 1).to(dtype)
+    model = torch.nn.Sequential(conv, torch.nn.Tanh())
+    images = torch.rand(3, 2, *spatial, dtype=dtype)
+    images.flatten()[::3] = 1.0
+    labels = torch.randint(3, (3, 1, *spatial))
+    for eps in (1 / 255, 0.1, 1.0):
+        attack = bias_field(eps=eps, steps=6, order=3)
+        adversarial = attack(model, images, labels)
+        assert (adversarial.double() - images.double()).abs().max().item() <= eps
+        assert not torch.equal(adversarial, images)
+        assert torch.equal(adversarial, attack(model, images, labels))
+    assert torch.equal(bias_field(eps=0.0)(model, images, labels), images)
+    if dtype == torch.float64:
+        alone = [attack(model, images[[i]], labels[[i]]) for i in range(3)]
+        assert torch.equal(adversarial, torch.cat(alone))
+
+
+def test_the_example_is_a_smooth_gain(bias_field):
+    model = torch.nn.Conv3d(1, 3, 3, padding=1).double()
+    images = torch.rand(1, 1, 12, 11, 10, dtype=torch.float64) * 0.8 + 0.1
+    adversarial = bias_field(order=2, eps=0.05)(model, images, model(images).argmax(1, keepdim=True))
+    gain = adversarial / images - 1
+    # Independent of the code: the field behind the gain is spanned by the first two waves of every axis.
+    field = torch.atanh(gain / 0.05)[0, 0]
+    for axis, size in enumerate(field.shape):
+        wave = torch.cos(torch.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / size)
+        basis = torch.stack([torch.ones_like(wave), wave], 1)
+        field = field.movedim(axis, 0)
+        flat = field.reshape(size, -1)
+        fitted = basis @ torch.linalg.lstsq(basis, flat).solution
+        assert torch.allclose(fitted, flat, atol=1e-6)
+        field = field.movedim(0, axis)
+    assert gain.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("bad", [{"eps": 8}, {"order": 0}, {"steps": -1}])
+def test_the_example_refuses_bad_parameters(bad, bias_field):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected"):
+        bias_field(**bad)
+
+
+class Threshold(torch.nn.Module):
+    """Foreground where the mean of 27 voxels is above 0.5: noise averages out, a gain does not."""
+
+    def forward(self, images):
+        score = 40 * (torch.nn.functional.avg_pool3d(images, 3, 1, 1, count_include_pad=False) - 0.5)
+        return torch.cat([-score, score], 1)
+
+
+def test_the_example_beats_noise_and_follows_targets(bias_field):
+    ramp = torch.linspace(0.44, 0.62, 12).expand(2, 1, 12, 12, 12)
+    model, images = Threshold(), ramp.contiguous()
+    labels = (images > 0.5).long()
+
+    def dice(volume, reference):
+        predicted = model(volume).argmax(1, keepdim=True)
+        return (2 * (predicted * reference).sum() / (predicted + reference).sum()).item()
+
+    noisy = dice(Uniform(eps=0.1)(model, images, labels), labels)
+    attacked = dice(bias_field()(model, images, labels), labels)
+    assert noisy > 0.95
+    assert attacked < noisy - 0.2
+    targets = labels.clone()
+    targets[:, :, :6] = 0
+    moved = bias_field()(model, images, labels, targets=targets)
+    assert dice(moved, targets) > dice(images, targets) + 0.05
+
+
+def test_the_example_runs_from_the_command_line(bias_field, tmp_path, capsys):
+    arguments = ["--model", "unet", "--attack", "own_attack:BiasField:steps=1"]
+    assert main([*arguments, "--cases", "1", "--out", str(tmp_path)]) == 0
+    assert "own_attack:BiasField" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "phantom" / "white_box.csv").set_index("attack")
+    mine = table.loc["own_attack:BiasField:eps=0.1,order=4,steps=1"]
+    assert (mine["forwards"], mine["backwards"]) == (2, 1)
+    assert 0.01 < mine["linf"] <= 0.1
+    assert mine["dice_adv"] < mine["dice_clean"]
+
+
+def test_the_example_runs_by_the_name_of_an_entry_point(bias_field, tmp_path, monkeypatch):
+    toml = (DOCS / "own_attack.md").read_text()
+    assert '[project.entry-points."robustvox.attacks"]\nbias_field = "own_attack:BiasField"\n' in toml
+    package = tmp_path / "mine-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[robustvox.attacks]\nbias_field = own_attack:BiasField\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = load_attack("bias_field:eps=0.05")
+    assert named.attack == bias_field(eps=0.05)
+    assert named.spec == "bias_field:eps=0.05,order=4,steps=20"
