@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .base import Attack as Attack
     from .base import BoundAttack as BoundAttack
     from .cospgd import CosPGD as CosPGD
+    from .ensemble import Ensemble as Ensemble
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
     from .noise import GN as GN
@@ -37,6 +38,11 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "pgd": ("pgd", "PGD", "projected gradient ascent from a random start, with restarts"),
     "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
+    "ensemble": (
+        "ensemble",
+        "Ensemble",
+        "the frozen standard: per volume the worst of several strong attacks",
+    ),
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
 }
 
@@ -55,6 +61,7 @@ __all__ = [
     "Attack",
     "BoundAttack",
     "CosPGD",
+    "Ensemble",
     "StepInfo",
     "Uniform",
 ]

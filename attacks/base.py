@@ -140,6 +140,21 @@ class Attack(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinfAttack(Attack):
+    """An attack that stays in an L-inf ball of radius `eps` around the clean images."""
+
+    eps: float = 8 / 255
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.budget("eps", self.eps)
+
+    @property
+    def radius(self) -> float:
+        return self.eps
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossAttack(Attack):
     """An attack whose objective is one of `losses.LOSSES`, chosen by name."""
 

@@ -9,16 +9,52 @@ import torch
 from torch import Tensor
 
 from .apgd import APGD
-from .base import Attack
-from .sign_gradient import SignGradient
+from .base import Attack, LinfAttack
+from .pgd import PGD
 from .task import BestIterate, Task
 
 _STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble(SignGradient):
-    eps: float = 8 / 255
+class Ensemble(LinfAttack):
+    """The standard of this suite: five attacks on every volume, of which the worst result counts.
+
+    Runs APGD on the soft Dice in shrinking balls and in the ball itself, on DiceCE and on the Jensen-Shannon
+    divergence, and PGD on the soft Dice, 100 steps each, all from the same random start, and returns per
+    sample i
+
+        x'_i = the member's result with the lowest hard foreground Dice(f(x_i^m), y_i), m = 1..5
+
+    whole: perturbations are never mixed voxel by voxel. Which losses and which starts win differs from volume
+    to volume and from model to model, so that the minimum is far more stable than any single attack. It has no
+    parameter but the budget; a changed list of members would be a new attack with a new name. 506 forwards and
+    500 backwards; `on_step` sees one point per member.
+
+    Source: the idea of Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+        diverse parameter-free attacks", ICML 2020, arXiv 2003.01690, and of its segmentation form SEA, Croce et
+        al., ECCV 2024, arXiv 2306.12941.
+    Differs from the source: the losses follow the reported metric, Dice over organs, in place of pixel accuracy;
+        the worst case is per volume, by the same Dice that the tables report; all members are white-box (use
+        `Square` to probe for masked gradients); 100 steps are enough, doubling them changes the mean by less
+        than 0.005 (`tests/performance/strength.py`).
+
+    Args:
+        eps: L-inf radius in intensity units, in [0, 1].
+
+    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
+    Returns: when called, the adversarial images.
+    Raises: ValueError: if `eps` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from robustvox.attacks import Ensemble
+        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
+        >>> images, labels = torch.rand(1, 1, 5, 6, 7), torch.ones(1, 1, 5, 6, 7, dtype=torch.int64)
+        >>> adversarial = Ensemble(eps=4 / 255)(model, images, labels)
+        >>> bool((adversarial - images).abs().max() <= 4 / 255)
+        True
+    """
 
     @property
     def min_classes(self) -> int:
@@ -27,9 +63,11 @@ class Ensemble(SignGradient):
     def members(self) -> tuple[Attack, ...]:
         """The attacks of the standard, in the order in which they run."""
         return (
+            APGD(eps=self.eps, steps=_STEPS, loss="dice"),
             APGD(eps=self.eps, steps=_STEPS, loss="dice", reduce_radius=False),
-            APGD(eps=self.eps, steps=_STEPS, loss="dice_ce", reduce_radius=False),
+            APGD(eps=self.eps, steps=_STEPS, loss="dice_ce"),
             APGD(eps=self.eps, steps=_STEPS, loss="js"),
+            PGD(eps=self.eps, steps=_STEPS, loss="dice"),
         )
 
     def perturb(self, task: Task) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import Attack, ball
+from .base import Attack, LinfAttack, ball
 from .task import Task
 
 
@@ -44,6 +44,7 @@ class GN(Attack):
     std: float = 8 / 255
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.real("std", self.std, 0.0, hint="Images live in [0, 1]: write 8/255")
 
     def perturb(self, task: Task) -> Tensor:
@@ -51,7 +52,7 @@ class GN(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uniform(Attack):
+class Uniform(LinfAttack):
     """Uniform or corner noise inside the L-inf ball.
 
     Adds independent noise of at most `eps` to every voxel: x' = clamp(x + eps * u, 0, 1) with
@@ -80,16 +81,11 @@ class Uniform(Attack):
 
     takes_targets: ClassVar[bool] = False
 
-    eps: float = 8 / 255
     corners: bool = False
 
     def __post_init__(self) -> None:
-        checks.budget("eps", self.eps)
+        super().__post_init__()
         checks.flag("corners", self.corners)
-
-    @property
-    def radius(self) -> float:
-        return self.eps
 
     def perturb(self, task: Task) -> Tensor:
         unit = task.noise(torch.rand) * 2 - 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import Attack, ball
+from .base import LinfAttack, ball
 from .task import BestIterate, Objective, Task, input_gradient
 
 #: gradient -> direction with entries in [-1, 1]; may keep state, lives for one run
@@ -56,18 +56,8 @@ def ascend(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignGradient(Attack):
-    """Common ground: an L-inf ball of radius `eps` around the clean images."""
-
-    eps: float = 8 / 255
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.budget("eps", self.eps)
-
-    @property
-    def radius(self) -> float:
-        return self.eps
+class SignGradient(LinfAttack):
+    """Common ground: an objective to climb inside an L-inf ball around the clean images."""
 
     @abstractmethod
     def objective(self, task: Task) -> Objective:
