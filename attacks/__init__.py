@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from .cospgd import CosPGD as CosPGD
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
+    from .mifgsm import MIFGSM as MIFGSM
     from .noise import GN as GN
     from .noise import Uniform as Uniform
     from .pgd import PGD as PGD
+    from .segpgd import SegPGD as SegPGD
+    from .square import Square as Square
     from .task import StepInfo as StepInfo
     from .vafa import VAFA as VAFA
 
@@ -35,8 +38,11 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "fgsm": ("fgsm", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
     "bim": ("fgsm", "BIM", "iterated FGSM from the clean volume"),
     "pgd": ("pgd", "PGD", "projected gradient ascent from a random start, with restarts"),
+    "mifgsm": ("mifgsm", "MIFGSM", "iterated FGSM along accumulated gradients"),
+    "segpgd": ("segpgd", "SegPGD", "PGD on cross entropy, right voxels first and wrong ones later"),
     "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
+    "square": ("square", "Square", "gradient-free random search with boxes, a probe for masked gradients"),
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
 }
 
@@ -50,11 +56,14 @@ __all__ = [
     "CATALOG",
     "FGSM",
     "GN",
+    "MIFGSM",
     "PGD",
     "VAFA",
     "Attack",
     "BoundAttack",
     "CosPGD",
+    "SegPGD",
+    "Square",
     "StepInfo",
     "Uniform",
 ]

@@ -139,7 +139,7 @@ class APGD(LossAttack, SignGradient):
             moved = (here + state.eta * gradient.sign()).clamp_(*bounds)
             if step > 0:
                 moved = torch.lerp(here - older, moved - here, _MOMENTUM).add_(here).clamp_(*bounds)
-            older, images = images, moved
+            older, images = here, moved
         return images
 
 
@@ -163,7 +163,7 @@ class StepSizes:
         self._previous = torch.full((batch,), torch.inf, device=device)
         self._highest = self._previous.neg()
         self._at_checkpoint = self._highest
-        self._images = self._gradient = task.images
+        self._images, self._gradient = task.images, torch.zeros_like(task.images)
 
     def update(self, step: int, images: Tensor, gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Take in one evaluated point; the point and gradient from which to step on."""
