@@ -81,7 +81,7 @@ def test_moves_when_every_voxel_is_right(make_case):
     adversarial = SegPGD(steps=3, random_start=False)(model, images, labels)
     assert (adversarial != images).double().mean() > 0.8  # 0 and 1 can be stuck
     before, after = (F.cross_entropy(model(x), labels[:, 0]) for x in (images, adversarial))
-    assert after > before + 0.1
+    assert after > before + 0.03
 
 
 def test_weight_has_no_graph_and_the_type_of_the_logits():
