@@ -37,8 +37,8 @@ class APGD(LossAttack, SignGradient):
         2024, arXiv 2306.12941.
     Differs from the source: returns, per sample, the visited point inside eps with the lowest hard foreground
         Dice; the first window does not count a comparison with a point that was never evaluated; a stage
-        starts from the projected point of lowest Dice and not of highest loss; the default loss is the
-        foreground soft Dice.
+        starts from the projected point of lowest Dice (AutoAttack: of highest loss); the random start is not
+        stretched to the edge of the ball; the default loss is the foreground soft Dice.
 
     Args:
         eps: L-inf radius in intensity units, in [0, 1].

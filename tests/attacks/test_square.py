@@ -111,6 +111,10 @@ def test_one_forward_per_query_and_one_for_the_start(queries, make_case):
     assert {info.steps for info in seen} == {queries}
     if queries == 0:
         assert torch.equal(result, visited[0])
+    _, others, _ = visit(
+        Square(eps=0.1, queries=queries), model, images, labels, generator=torch.Generator().manual_seed(1)
+    )
+    assert not torch.equal(visited[0], others[0]), "another seed, another start"
 
 
 def test_needs_no_gradient(make_case):
