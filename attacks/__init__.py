@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from .ensemble import Ensemble as Ensemble
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
+    from .mifgsm import MIFGSM as MIFGSM
     from .noise import GN as GN
     from .noise import Uniform as Uniform
     from .pgd import PGD as PGD
+    from .segpgd import SegPGD as SegPGD
+    from .square import Square as Square
     from .task import StepInfo as StepInfo
     from .vafa import VAFA as VAFA
 
@@ -36,14 +39,17 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "fgsm": ("fgsm", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
     "bim": ("fgsm", "BIM", "iterated FGSM from the clean volume"),
     "pgd": ("pgd", "PGD", "projected gradient ascent from a random start, with restarts"),
+    "mifgsm": ("mifgsm", "MIFGSM", "BIM along the accumulated gradient, meant to transfer"),
+    "segpgd": ("segpgd", "SegPGD", "PGD on cross entropy that turns from right voxels to wrong ones"),
     "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
+    "square": ("square", "Square", "gradient-free random search, the probe for masked gradients"),
+    "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
     "ensemble": (
         "ensemble",
         "Ensemble",
         "the frozen standard: per volume the worst of several strong attacks",
     ),
-    "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
 }
 
 _HOME = {name: module for module, name, _ in CATALOG.values()}
@@ -56,12 +62,15 @@ __all__ = [
     "CATALOG",
     "FGSM",
     "GN",
+    "MIFGSM",
     "PGD",
     "VAFA",
     "Attack",
     "BoundAttack",
     "CosPGD",
     "Ensemble",
+    "SegPGD",
+    "Square",
     "StepInfo",
     "Uniform",
 ]

@@ -37,8 +37,8 @@ class APGD(LossAttack, SignGradient):
         2024, arXiv 2306.12941.
     Differs from the source: returns, per sample, the visited point inside eps with the lowest hard foreground
         Dice; the first window does not count a comparison with a point that was never evaluated; a stage
-        starts from the projected point of lowest Dice and not of highest loss; the default loss is the
-        foreground soft Dice.
+        starts from the projected point of lowest Dice (AutoAttack: of highest loss); the random start is not
+        stretched to the edge of the ball; the default loss is the foreground soft Dice.
 
     Args:
         eps: L-inf radius in intensity units, in [0, 1].
@@ -139,7 +139,7 @@ class APGD(LossAttack, SignGradient):
             moved = (here + state.eta * gradient.sign()).clamp_(*bounds)
             if step > 0:
                 moved = torch.lerp(here - older, moved - here, _MOMENTUM).add_(here).clamp_(*bounds)
-            older, images = images, moved
+            older, images = here, moved
         return images
 
 
@@ -163,7 +163,7 @@ class StepSizes:
         self._previous = torch.full((batch,), torch.inf, device=device)
         self._highest = self._previous.neg()
         self._at_checkpoint = self._highest
-        self._images = self._gradient = task.images
+        self._images, self._gradient = task.images, torch.zeros_like(task.images)
 
     def update(self, step: int, images: Tensor, gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Take in one evaluated point; the point and gradient from which to step on."""

@@ -57,8 +57,7 @@ def mask_ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tenso
     The set of right voxels (argmax = label) is a constant for the gradient; without any, the loss is 0. SEA,
     Croce et al., ECCV 2024, arXiv 2306.12941.
     """
-    right = _right(logits, labels)
-    return voxel_mean(right * cross_entropy_map(logits, labels), mask)
+    return voxel_mean(_right(logits, labels) * cross_entropy_map(logits, labels), mask)
 
 
 def mask_ce_balanced(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,9 +66,21 @@ def mask_ce_balanced(logits: Tensor, labels: Tensor, mask: Tensor | None = None)
     Voxel j of class y weighs 1 / (n_y R): n_y counted voxels of its class, R classes in the reference. From
     the final SEA paper, arXiv 2306.12941, whose constant factor differs.
     """
-    sizes = _class_sizes(labels, mask, logits.shape[1])
-    share = 1 / (sizes.clamp_min(1) * (sizes > 0).sum(1, keepdim=True).clamp_min(1)).to(logits.dtype)
-    weight = share.gather(1, labels.flatten(1)).view_as(labels)[:, 0] * _right(logits, labels)
+    weight = _class_weight(logits, labels, mask) * _right(logits, labels)
+    return _total(weight * cross_entropy_map(logits, labels), mask)
+
+
+def missing_ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cross entropy of the voxels that are not at their label yet, over all that count, (B,).
+
+    What `mask_ce` becomes when the labels are targets: the voxels where work is left.
+    """
+    return voxel_mean((1 - _right(logits, labels)) * cross_entropy_map(logits, labels), mask)
+
+
+def missing_ce_balanced(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`missing_ce` with the class weights of `mask_ce_balanced`, (B,)."""
+    weight = _class_weight(logits, labels, mask) * (1 - _right(logits, labels))
     return _total(weight * cross_entropy_map(logits, labels), mask)
 
 
@@ -77,7 +88,8 @@ def js(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean voxel Jensen-Shannon divergence of the prediction and the one-hot label, (B,), in [0, log 2].
 
     Closed form in p = p_label alone, log 2 + (p log p - (1 + p) log(1 + p)) / 2: finite for any logits, where
-    the definition multiplies 0 by log 0. Its gradient fades for voxels that are surely wrong.
+    the definition multiplies 0 by log 0. Its gradient fades for voxels that are surely wrong: as a loss against
+    targets it hardly sees those that are far away.
     """
     log_p = -cross_entropy_map(logits, labels)
     p = log_p.exp()
@@ -90,10 +102,10 @@ def margin(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def dlr(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Difference of logits ratio, mean over voxels, (B,), in [-1, 1].
+    """Difference of logits ratio, mean over voxels, (B,), >= -1.
 
     (max_{k != y} z_k - z_y) / (z_(1) - z_(3)) with z_(i) the i-th largest logit: no scaling or shift of the
-    logits changes it. Croce and Hein, ICML 2020, arXiv 2003.01690.
+    logits changes it. At most 1 with three classes; with more, a label far behind the third goes beyond. Croce and Hein, ICML 2020, arXiv 2003.01690.
 
     Raises:
         ValueError: with fewer than three classes, where z_(3) does not exist.
@@ -184,6 +196,13 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.max(1).indices == labels[:, 0]).to(logits.dtype)
 
 
+def _class_weight(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """1 / (voxels of the label's class * classes in the reference), (B, *spatial)."""
+    sizes = _class_sizes(labels, mask, logits.shape[1])
+    share = 1 / (sizes.clamp_min(1) * (sizes > 0).sum(1, keepdim=True).clamp_min(1)).to(logits.dtype)
+    return share.gather(1, labels.flatten(1)).view_as(labels)[:, 0]
+
+
 def _margin_map(logits: Tensor, labels: Tensor) -> Tensor:
     """max_{k != label} z_k - z_label of every voxel, (B, *spatial)."""
     own = logits.gather(1, labels)[:, 0]
@@ -249,6 +268,9 @@ LOSSES: dict[str, Loss] = {
     "dice": dice,
     "dice_ce": dice_ce,
 }
+
+#: the losses that differ when the labels are targets and the loss shall fall
+TARGETED: dict[str, Loss] = {"mask_ce": missing_ce, "mask_ce_balanced": missing_ce_balanced}
 
 #: least number of classes of the losses that need more than two
 MIN_CLASSES: dict[str, int] = {"dlr": 3}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .losses import LOSSES
+from .losses import LOSSES, TARGETED
 
 #: (logits, step index) -> value per sample (B,), to be increased
 Objective = Callable[[Tensor, int], Tensor]
@@ -87,7 +87,8 @@ class Task:
 
     def objective(self, loss: str) -> Objective:
         """The value to increase, (logits, step) -> (B,): one of `LOSSES`, its sign turned when targeted."""
-        return lambda logits, _: self.direction * LOSSES[loss](logits, self.aim, self.mask)
+        value = LOSSES[loss] if self.targets is None else TARGETED.get(loss, LOSSES[loss])
+        return lambda logits, _: self.direction * value(logits, self.aim, self.mask)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the model, checked the first time, in float32 at least."""

@@ -94,7 +94,7 @@ def quick() -> Callable[..., Attack]:
     """A registered attack in a size for tests: few steps, small blocks."""
 
     def build(key: str, **overrides: Any) -> Attack:
-        small = {"steps": 3, "block_size": 4}
+        small = {"steps": 3, "block_size": 4, "queries": 60}
         names = {field.name for field in fields(ATTACKS[key])}
         settings = {name: value for name, value in small.items() if name in names}
         return ATTACKS[key](**settings | overrides)

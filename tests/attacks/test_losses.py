@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from robustvox.attacks.losses import LOSSES, ce, dice, dice_ce
+from robustvox.attacks.losses import (
+    LOSSES,
+    TARGETED,
+    ce,
+    dice,
+    dice_ce,
+    dlr,
+    js,
+    margin,
+    mask_ce,
+    mask_ce_balanced,
+    missing_ce,
+    missing_ce_balanced,
+)
+
+EVERY = LOSSES | {f"targeted {name}": loss for name, loss in TARGETED.items()}
 
 
 def problem(classes=4, spatial=(5, 4, 6), batch=2, dtype=torch.float64, seed=0):
@@ -95,43 +112,211 @@ def test_dice_without_any_foreground_is_zero_with_zero_gradient():
     assert torch.autograd.grad(loss.sum(), logits)[0].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+def voxels(logits, labels, mask=None):
+    """(sample, logits of one counted voxel, its label), one after another."""
+    for sample in range(len(logits)):
+        kept = torch.ones_like(labels[sample, 0]) if mask is None else mask[sample, 0]
+        for voxel in kept.nonzero().tolist():
+            yield sample, logits[(sample, slice(None), *voxel)], int(labels[(sample, 0, *voxel)])
+
+
+def mean_of(value, logits, labels, mask=None):
+    values = [[] for _ in logits]
+    for sample, z, y in voxels(logits, labels, mask):
+        values[sample].append(float(value(z, y)))
+    return torch.tensor([sum(one) / len(one) for one in values], dtype=torch.float64)
+
+
+def entropy(z, y):
+    return -torch.log_softmax(z, 0)[y]
+
+
+def js_by_definition(z, y):
+    p = z.softmax(0)
+    onehot = torch.zeros_like(p)
+    onehot[y] = 1
+    middle = (p + onehot) / 2
+    return (torch.special.xlogy(p, p / middle).sum() + torch.special.xlogy(onehot, onehot / middle).sum()) / 2
+
+
+def margin_by_definition(z, y):
+    return max(z[k] for k in range(len(z)) if k != y) - z[y]
+
+
+BY_VOXEL = {
+    js: js_by_definition,
+    margin: margin_by_definition,
+    dlr: lambda z, y: margin_by_definition(z, y) / (z.sort().values[-1] - z.sort().values[-3] + 1e-12),
+    mask_ce: lambda z, y: entropy(z, y) if z.argmax() == y else 0,
+    missing_ce: lambda z, y: 0 if z.argmax() == y else entropy(z, y),
+}
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss", BY_VOXEL, ids=lambda loss: loss.__name__)
+def test_voxel_losses_equal_their_definitions(loss, masked, classes):
+    logits, labels, mask = problem(classes)
+    chosen = mask if masked else None
+    expected = mean_of(BY_VOXEL[loss], logits, labels, chosen)
+    torch.testing.assert_close(loss(logits, labels, chosen), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_balanced_losses_are_the_mean_over_the_classes_of_the_reference(masked):
+    logits, labels, mask = problem(5)
+    labels.clamp_max_(3)  # class 4 has no voxels and no say
+    labels[0][labels[0] == 2] = 1
+    chosen = mask if masked else None
+    for loss, counts_right in ((mask_ce_balanced, True), (missing_ce_balanced, False)):
+        for sample in range(2):
+            sums, sizes = [0.0] * 5, [0] * 5
+            for _, z, y in voxels(
+                logits[[sample]], labels[[sample]], None if chosen is None else mask[[sample]]
+            ):
+                sizes[y] += 1
+                sums[y] += float(entropy(z, y)) if (int(z.argmax()) == y) is counts_right else 0.0
+            means = [total / size for total, size in zip(sums, sizes, strict=True) if size]
+            assert len(means) == (3 if sample == 0 else 4)
+            value = loss(logits, labels, chosen)[sample].item()
+            assert value == pytest.approx(sum(means) / len(means), abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [mask_ce_balanced, missing_ce_balanced])
+def test_balanced_losses_do_not_feel_how_large_a_class_is(loss):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(1, 3, 6, 8, generator=generator, dtype=torch.float64)
+    labels = torch.arange(6).div(2, rounding_mode="floor").view(1, 1, 6, 1).expand(1, 1, 6, 8).contiguous()
+    lines = [0, 1, 2, 3, 2, 3, 2, 3, 4, 5]  # class 1, three times as large
+    larger = loss(logits[:, :, lines], labels[:, :, lines])
+    torch.testing.assert_close(larger, loss(logits, labels), atol=1e-14, rtol=0)
+    plain = {mask_ce_balanced: mask_ce, missing_ce_balanced: missing_ce}[loss]
+    assert abs(plain(logits[:, :, lines], labels[:, :, lines]) - plain(logits, labels)) > 1e-3
+
+
+def test_js_is_its_definition_over_thirty_decades_of_probability():
+    gaps = torch.linspace(-700, 700, 2801, dtype=torch.float64)
+    logits = torch.stack([gaps, torch.zeros_like(gaps)])[None, :, :, None]
+    values = torch.cat(
+        [js(logits[:, :, [i]], torch.zeros(1, 1, 1, 1, dtype=torch.int64)) for i in range(2801)]
+    )
+    expected = torch.stack([js_by_definition(logits[0, :, i, 0], 0) for i in range(2801)])
+    assert (values - expected).abs().max() < 1e-12
+    assert values.min() >= -1e-15
+    assert values.max() <= math.log(2) + 1e-15
+    assert values[0].item() == pytest.approx(math.log(2), abs=1e-12)
+    assert values[-1].item() == pytest.approx(0, abs=1e-12)
+    assert (values.diff() <= 1e-15).all(), "the more certain of the label, the smaller"
+
+
+@pytest.mark.parametrize("top", [200.0, 1e4])
+def test_js_of_a_saturated_softmax_is_finite(top):
+    """The textbook form multiplies 0 by log 0 here."""
+    logits = torch.tensor([top, 0.0, 0.0]).view(1, 3, 1, 1).requires_grad_()
+    for label, expected in ((0, 0.0), (1, math.log(2)), (2, math.log(2))):
+        value = js(logits, torch.full((1, 1, 1, 1), label))
+        assert value.item() == pytest.approx(expected, abs=1e-6)
+        assert torch.isfinite(torch.autograd.grad(value.sum(), logits)[0]).all()
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_for_one_voxel_of_extreme_logits(name, dtype):
+    for row in ([1e4, -1e4, 0, 1], [-1e4, 1e4, 1e4, 1e4], [1e4] * 4, [0] * 4, [-1e4, -1e4, -1e4, 1e4]):
+        for label in range(4):
+            logits = torch.tensor(row, dtype=dtype).view(1, 4, 1, 1).requires_grad_()
+            value = EVERY[name](logits, torch.full((1, 1, 1, 1), label), None)
+            assert torch.isfinite(value).all()
+            assert torch.isfinite(torch.autograd.grad(value.sum(), logits)[0]).all()
+
+
+def test_dlr_is_scale_and_shift_invariant_and_bounded():
+    logits, labels, mask = problem(4)
+    value = dlr(logits, labels, mask)
+    for scale, shift in ((1e-3, 0.0), (50.0, 0.0), (1.0, 40.0), (7.0, -3.0)):
+        torch.testing.assert_close(dlr(scale * logits + shift, labels, mask), value, atol=1e-7, rtol=0)
+    right = logits.argmax(1, keepdim=True)
+    one = torch.tensor([[3.0, 1.0, 0.5]]).view(1, 3, 1, 1)
+    assert dlr(logits, right).min() >= -1
+    assert dlr(one, torch.zeros(1, 1, 1, 1, dtype=torch.int64)).item() == pytest.approx(-2 / 2.5)
+    assert dlr(one, torch.full((1, 1, 1, 1), 2)).item() == pytest.approx(1)
+    three, labels, _ = problem(3)
+    assert dlr(three, labels).abs().max() <= 1
+
+
+def test_dlr_refuses_two_classes():
+    logits, labels, _ = problem(2)
+    with pytest.raises(ValueError, match=r"loss 'dlr': expected K >= 3 classes, got 2\. Use loss='margin'"):
+        dlr(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("loss", "everywhere"),
+    [(mask_ce, "wrong"), (mask_ce_balanced, "wrong"), (missing_ce, "right"), (missing_ce_balanced, "right")],
+)
+def test_masked_losses_vanish_where_nothing_is_left_to_do(loss, everywhere):
+    logits, _, mask = problem()
+    prediction = logits.argmax(1, keepdim=True)
+    labels = prediction if everywhere == "right" else (prediction + 1) % 4
+    logits.requires_grad_()
+    for chosen in (None, mask):
+        value = loss(logits, labels, chosen)
+        assert torch.equal(value, torch.zeros(2, dtype=torch.float64))
+        assert torch.autograd.grad(value.sum(), logits)[0].abs().max() == 0
+
+
+def test_masked_losses_and_their_targeted_forms_add_up():
+    logits, labels, mask = problem()
+    torch.testing.assert_close(
+        mask_ce(logits, labels, mask) + missing_ce(logits, labels, mask), ce(logits, labels, mask)
+    )
+    assert set(TARGETED) == {"mask_ce", "mask_ce_balanced"}
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_infinite_logits_of_voxels_that_do_not_count_change_no_value(name):
+    logits, labels, mask = problem()
+    broken = torch.where(mask, logits, torch.inf)
+    torch.testing.assert_close(EVERY[name](broken, labels, mask), EVERY[name](logits, labels, mask))
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
 def test_a_mask_is_the_same_as_cutting_the_voxels_out(name):
     logits, labels, _ = problem(spatial=(6, 4, 5))
     mask = torch.zeros(labels.shape, dtype=torch.bool)
     mask[:, :, :4] = True
     logits.requires_grad_()
-    masked = LOSSES[name](logits, labels, mask)
-    torch.testing.assert_close(masked, LOSSES[name](logits[:, :, :4], labels[:, :, :4], None))
+    masked = EVERY[name](logits, labels, mask)
+    torch.testing.assert_close(masked, EVERY[name](logits[:, :, :4], labels[:, :, :4], None))
     (gradient,) = torch.autograd.grad(masked.sum(), logits)
     assert gradient[:, :, 4:].abs().max() == 0
     assert gradient[:, :, :4].abs().max() > 0
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(EVERY))
 @pytest.mark.parametrize("masked", [False, True])
 def test_samples_do_not_see_each_other(name, masked):
     logits, labels, mask = problem(batch=3)
     chosen = mask if masked else None
-    together = LOSSES[name](logits, labels, chosen)
+    together = EVERY[name](logits, labels, chosen)
     assert together.shape == (3,)
-    alone = [LOSSES[name](logits[[i]], labels[[i]], mask[[i]] if masked else None) for i in range(3)]
+    alone = [EVERY[name](logits[[i]], labels[[i]], mask[[i]] if masked else None) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(EVERY))
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradient_is_the_numerical_one(name, masked):
     logits, labels, mask = problem(classes=3, spatial=(2, 3, 2))
     chosen = mask if masked else None
-    assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, labels, chosen), logits.requires_grad_())
+    assert torch.autograd.gradcheck(lambda z: EVERY[name](z, labels, chosen), logits.requires_grad_())
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(EVERY))
 def test_finite_for_huge_logits(name):
     logits, labels, mask = problem(dtype=torch.float32)
     logits = (logits.sign() * 1e4).requires_grad_()
-    loss = LOSSES[name](logits, labels, mask)
+    loss = EVERY[name](logits, labels, mask)
     assert torch.isfinite(loss).all()
     assert torch.isfinite(torch.autograd.grad(loss.sum(), logits)[0]).all()
 
