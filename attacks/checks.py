@@ -185,3 +185,24 @@ def logits(value: Any, like: Tensor, top_label: int, min_classes: int) -> None:
             "model output: expected logits, got probabilities (in [0, 1], summing to 1 over dim 1). "
             "Pass logits: remove the softmax"
         )
+
+
+def connected(output: Tensor, images: Tensor) -> None:
+    """Refuse an output on which the images have no influence that autograd knows of.
+
+    Without it an attack whose objective has a term of its own, such as a similarity, would climb that term.
+    """
+    wanted, seen, open_ends = images.grad_fn, set(), [output.grad_fn]
+    while open_ends:
+        node = open_ends.pop()
+        if node is None or node in seen:
+            continue
+        # The images are the result of a node, or a leaf that a node accumulates into.
+        if node is wanted or (wanted is None and getattr(node, "variable", None) is images):
+            return
+        seen.add(node)
+        open_ends += [before for before, _ in node.next_functions]
+    raise ValueError(
+        "model output: expected logits connected to the images by autograd, got a constant. "
+        "Remove no_grad, inference_mode, detach or numpy from the model's forward"
+    )
