@@ -128,7 +128,6 @@ class Traits:
     fields: frozenset[str]
     forwards: int
     backwards: int
-    points: int
     random: bool
     bounded: bool
     targeted: bool
@@ -136,15 +135,14 @@ class Traits:
 
 @cache
 def _traits(key: str) -> Traits:
-    attack, case, points = _quick(key), _make_case((4, 5, 4), batch=1), []
+    attack, case = _quick(key), _make_case((4, 5, 4), batch=1)
     first, second = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
-    result = attack(*case, generator=first, on_step=points.append)
+    result = attack(*case, generator=first)
     forwards, backwards = case.model.forwards, case.model.backwards
     return Traits(
         fields=frozenset(field.name for field in fields(attack)),
         forwards=forwards,
         backwards=backwards,
-        points=len(points),
         random=not torch.equal(result, attack(*case, generator=second)),
         bounded=attack.radius is not None,
         targeted=attack.takes_targets,
@@ -158,8 +156,10 @@ SELECTIONS: dict[str, Callable[[Traits], bool]] = {
     "bounded_key": lambda traits: traits.bounded,
     "model_key": lambda traits: traits.forwards > 0,
     "gradient_key": lambda traits: traits.backwards > 0,
+    "bounded_gradient_key": lambda traits: traits.backwards > 0 and traits.bounded,
     "tracking_key": lambda traits: traits.forwards > 1,
     "steps_key": lambda traits: "steps" in traits.fields and traits.forwards > 0,
+    "alpha_key": lambda traits: "alpha" in traits.fields,
     "queries_key": lambda traits: "queries" in traits.fields,
     "loss_key": lambda traits: "loss" in traits.fields,
     "random_key": lambda traits: traits.random,
