@@ -102,7 +102,7 @@ def test_batch_equals_its_items(any_key, make_case, quick, effort):
     case = make_case(batch=4, pointwise=True, dtype=torch.float64)
     mask = torch.rand(case.labels.shape, generator=torch.Generator().manual_seed(5)) > 0.2
     check_batch(quick(any_key), case)
-    check_batch(quick(any_key, **effort(any_key, 5)), case, mask=mask)
+    check_batch(quick(any_key, **effort(any_key, 16)), case, mask=mask)
 
 
 def test_batch_equals_its_items_with_targets(targeted_key, make_case, quick):
