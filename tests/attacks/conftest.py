@@ -96,7 +96,7 @@ def make_case() -> Callable[..., Case]:
 
 
 def _quick(key: str, **overrides: Any) -> Attack:
-    small = {"steps": 3, "block_size": 4, "queries": 60}
+    small = {"steps": 3, "block_size": 4, "queries": 12}
     names = {field.name for field in fields(ATTACKS[key])}
     settings = {name: value for name, value in small.items() if name in names}
     with warnings.catch_warnings():

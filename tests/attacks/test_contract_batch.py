@@ -98,11 +98,14 @@ def disagreement(model, points):
 # --- bit for bit --------------------------------------------------------------------------------
 
 
-def test_batch_equals_its_items(any_key, make_case, quick, effort):
+def test_batch_equals_its_items(any_key, make_case, quick):
     case = make_case(batch=4, pointwise=True, dtype=torch.float64)
     mask = torch.rand(case.labels.shape, generator=torch.Generator().manual_seed(5)) > 0.2
     check_batch(quick(any_key), case)
-    check_batch(quick(any_key, **effort(any_key, 16)), case, mask=mask)
+    if hasattr(quick(any_key), "steps"):  # long enough for APGD to halve its steps at different times
+        check_batch(quick(any_key, steps=16), case, mask=mask)
+    else:
+        check_batch(quick(any_key), case, mask=mask)
 
 
 def test_batch_equals_its_items_with_targets(targeted_key, make_case, quick):

@@ -90,7 +90,7 @@ def test_blocks_wider_than_the_volume(any_key, quick):
     attack = quick(any_key)
     if hasattr(attack, "block_size"):
         assert check_geometry(quick(any_key, block_size=32), (5, 7, 6)).min() > 0
-        assert check_geometry(quick(any_key, block_size=1), (5, 7, 6)).shape == (2,)
+        assert check_geometry(quick(any_key, block_size=2), (5, 7, 6)).min() > 0
     assert check_geometry(attack, (5, 7, 6)).min() > 0
 
 
