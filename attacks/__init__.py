@@ -45,11 +45,7 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
     "square": ("square", "Square", "gradient-free random search, the probe for masked gradients"),
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
-    "ensemble": (
-        "ensemble",
-        "Ensemble",
-        "the frozen standard: per volume the worst of several strong attacks",
-    ),
+    "ensemble": ("ensemble", "Ensemble", "the frozen standard: the worst of five attacks per volume"),
 }
 
 _HOME = {name: module for module, name, _ in CATALOG.values()}

@@ -101,10 +101,12 @@ class Attack(ABC):
             clean = checks.images(images).clone()
             truth = checks.labels(labels, clean).clone()
             counted = checks.mask(mask, clean)
+            counted = None if counted is None else counted.clone()
             wanted = self._targets(targets, clean, truth, counted)
             seeds = _seeds(generator, clean.shape[0])
-            task = Task(model, clean, truth, counted, seeds, on_step, self.min_classes, wanted)
-            return self._audited(self.perturb(task), checks.plain("images", images))
+            with own_precision(model, clean.device.type) as called:
+                task = Task(called, clean, truth, counted, seeds, on_step, self.min_classes, wanted)
+                return self._audited(self.perturb(task), checks.plain("images", images))
 
     def bind(self, model: Model) -> BoundAttack:
         """This attack with the model filled in: `attack.bind(model)(images, labels)`."""
@@ -235,6 +237,25 @@ def frozen(model: Model) -> Iterator[None]:
             module.training = flag
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def own_precision(model: Model, device: str) -> Iterator[Model]:
+    """Autocast off for the arithmetic of the attack; the model still runs under the caller's.
+
+    A DCT in bfloat16 would move a volume further than the attack does.
+    """
+    if not torch.is_autocast_enabled(device):
+        yield model
+        return
+    dtype = torch.get_autocast_dtype(device)
+
+    def called(images: Tensor) -> Any:
+        with torch.autocast(device, dtype=dtype):
+            return model(images)
+
+    with torch.autocast(device, enabled=False):
+        yield called
 
 
 def _seeds(generator: Generators | None, batch: int) -> list[int]:

@@ -152,6 +152,11 @@ def logits(value: Any, like: Tensor, top_label: int, min_classes: int) -> None:
             f"model output: expected a torch.Tensor of logits, got {type(value).__name__}. "
             "Wrap the model so that it returns only its full-resolution logits (drop deep-supervision heads)"
         )
+    if value.device != like.device or not value.is_floating_point():
+        raise ValueError(
+            f"model output: expected floating-point logits on {like.device}, got {value.dtype} on "
+            f"{value.device}. Return the network's output itself, no class indices and no copy elsewhere"
+        )
     batch, *spatial = like.shape[0], *like.shape[2:]
     if value.ndim != like.ndim or value.shape[0] != batch or list(value.shape[2:]) != spatial:
         raise ValueError(
@@ -173,8 +178,31 @@ def logits(value: Any, like: Tensor, top_label: int, min_classes: int) -> None:
         raise ValueError(
             f"model output: expected finite logits, got range [{low}, {high}]. Check weights and precision"
         )
-    if low >= 0 and high <= 1 and torch.allclose(value.sum(1), value.new_ones(()), atol=1e-4):
+    # Probabilities in half precision sum to one only as closely as they are rounded.
+    total, slack = value.float().sum(1), max(1e-4, torch.finfo(value.dtype).eps)
+    if low >= 0 and high <= 1 and torch.allclose(total, total.new_ones(()), atol=slack):
         raise ValueError(
             "model output: expected logits, got probabilities (in [0, 1], summing to 1 over dim 1). "
             "Pass logits: remove the softmax"
         )
+
+
+def connected(output: Tensor, images: Tensor) -> None:
+    """Refuse an output on which the images have no influence that autograd knows of.
+
+    Without it an attack whose objective has a term of its own, such as a similarity, would climb that term.
+    """
+    wanted, seen, open_ends = images.grad_fn, set(), [output.grad_fn]
+    while open_ends:
+        node = open_ends.pop()
+        if node is None or node in seen:
+            continue
+        # The images are the result of a node, or a leaf that a node accumulates into.
+        if node is wanted or (wanted is None and getattr(node, "variable", None) is images):
+            return
+        seen.add(node)
+        open_ends += [before for before, _ in node.next_functions]
+    raise ValueError(
+        "model output: expected logits connected to the images by autograd, got a constant. "
+        "Remove no_grad, inference_mode, detach or numpy from the model's forward"
+    )

@@ -47,6 +47,10 @@ class GN(Attack):
         super().__post_init__()
         checks.real("std", self.std, 0.0, hint="Images live in [0, 1]: write 8/255")
 
+    @property
+    def radius(self) -> float | None:
+        return 0.0 if self.std == 0 else None
+
     def perturb(self, task: Task) -> Tensor:
         return (task.images + self.std * task.noise(torch.randn)).clamp_(0, 1)
 

@@ -65,6 +65,7 @@ class Task:
     targets: Tensor | None = None
     _streams: list[torch.Generator] = field(init=False)
     _classes: int = field(init=False, default=0)
+    _connected: bool = field(init=False, default=False)
     _cells: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +99,9 @@ class Task:
             checks.logits(logits, self.images, top, self.min_classes)
             self._classes = logits.shape[1]
             self._cells = self._confusion_cells()
+        if images.requires_grad and not self._connected:
+            checks.connected(logits, images)
+            self._connected = True
         if type(logits) is not Tensor:
             logits = logits.as_subclass(Tensor)
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -191,8 +195,5 @@ class BestIterate:
 def input_gradient(loss: Tensor, variable: Tensor) -> Tensor:
     """Gradient of the summed per-sample losses; nothing is accumulated on parameters."""
     if not loss.requires_grad:
-        raise ValueError(
-            "model output: expected logits connected to the images by autograd, got a constant. "
-            "Remove no_grad, inference_mode, detach or numpy from the model's forward"
-        )
+        checks.connected(loss, variable)  # says so
     return torch.autograd.grad(loss.sum(), variable)[0]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
-from robustvox.attacks import FGSM, GN, PGD, Attack, Uniform
+from robustvox.attacks import FGSM, GN, PGD, Attack, Uniform, checks
 
 MODEL = nn.Conv3d(1, 3, 1)
 IMAGES = torch.rand(2, 1, 4, 5, 6)
@@ -58,6 +59,18 @@ def spoiled(value: float) -> torch.Tensor:
         ({"model": lambda x: MODEL(x)[:, :1]}, ValueError, r"expected K >= 2 classes, got 1. .*cat"),
         ({"model": lambda x: MODEL(x) * float("nan")}, ValueError, "model output: expected finite logits"),
         ({"model": lambda x: MODEL(x).softmax(1)}, ValueError, "expected logits, got probabilities"),
+        ({"model": lambda x: MODEL(x).half().softmax(1)}, ValueError, "expected logits, got probabilities"),
+        (
+            {"model": lambda x: MODEL(x).long()},
+            ValueError,
+            "floating-point logits on cpu, got torch.int64 on cpu",
+        ),
+        (
+            {"model": lambda x: MODEL(x).to("meta")},
+            ValueError,
+            "got torch.float32 on meta. Return the network's",
+        ),
+        ({"model": lambda x: MODEL(x.detach())}, ValueError, "connected to the images by autograd"),
         ({"model": lambda x: MODEL(x).detach()}, ValueError, "connected to the images by autograd"),
     ],
 )
@@ -77,6 +90,23 @@ def test_half_precision_inside_the_model_is_welcome():
     half = nn.Conv3d(1, 3, 1).bfloat16()
     adversarial = PGD(steps=2)(lambda x: half(x.bfloat16()), IMAGES, LABELS)
     assert adversarial.dtype == torch.float32
+
+
+def test_an_output_is_connected_through_any_graph():
+    images = IMAGES.clone().requires_grad_()
+    inner = images * 2
+    checks.connected(torch.utils.checkpoint.checkpoint(MODEL, inner, use_reentrant=True), images)
+    checks.connected(MODEL(inner) + 1, inner)
+    checks.connected(images[:1], images)
+    deep = images
+    for _ in range(3000):  # deeper than Python recurses
+        deep = deep + 1
+    checks.connected(deep, images)
+    for other in (MODEL(IMAGES), IMAGES, MODEL(inner.detach())):
+        with pytest.raises(ValueError, match="got a constant"):
+            checks.connected(other, images)
+    with pytest.raises(ValueError, match="got a constant"):
+        checks.connected(images * 3, inner)
 
 
 @dataclass(frozen=True, kw_only=True)
