@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from .noise import GN as GN
     from .noise import Uniform as Uniform
     from .pgd import PGD as PGD
+    from .sa2 import SA2 as SA2
     from .task import StepInfo as StepInfo
     from .vafa import VAFA as VAFA
+    from .vafa2d import VAFA2D as VAFA2D
 
     ATTACKS: dict[str, type[Attack]]
 
@@ -38,6 +40,8 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
+    "vafa2d": ("vafa2d", "VAFA2D", "VAFA with 2D DCT tables in every slice"),
+    "sa2": ("sa2", "SA2", "frequency attack through learned factors on local 3D DCT coefficients"),
 }
 
 _HOME = {name: module for module, name, _ in CATALOG.values()}
@@ -51,7 +55,9 @@ __all__ = [
     "FGSM",
     "GN",
     "PGD",
+    "SA2",
     "VAFA",
+    "VAFA2D",
     "Attack",
     "BoundAttack",
     "CosPGD",
