@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from .noise import GN as GN
     from .noise import Uniform as Uniform
     from .pgd import PGD as PGD
+    from .sa2 import SA2 as SA2
     from .segpgd import SegPGD as SegPGD
     from .square import Square as Square
     from .task import StepInfo as StepInfo
     from .vafa import VAFA as VAFA
+    from .vafa2d import VAFA2D as VAFA2D
 
     ATTACKS: dict[str, type[Attack]]
 
@@ -45,6 +47,8 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
     "square": ("square", "Square", "gradient-free random search, the probe for masked gradients"),
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
+    "vafa2d": ("vafa2d", "VAFA2D", "VAFA with a 2D DCT in every slice"),
+    "sa2": ("sa2", "SA2", "frequency attack that scales the coefficients of chosen DCT bands"),
     "ensemble": ("ensemble", "Ensemble", "the frozen standard: the worst of five attacks per volume"),
 }
 
@@ -60,7 +64,9 @@ __all__ = [
     "GN",
     "MIFGSM",
     "PGD",
+    "SA2",
     "VAFA",
+    "VAFA2D",
     "Attack",
     "BoundAttack",
     "CosPGD",

@@ -100,7 +100,8 @@ def pad_to_blocks(volume: Tensor, block_size: int, axes: Sequence[int] | None = 
 def crop(volume: Tensor, spatial: Sequence[int]) -> Tensor:
     """The leading `spatial` region of a padded volume (B, C, *padded)."""
     for axis, side in enumerate(spatial, start=2):
-        volume = volume.narrow(axis, 0, side)
+        if volume.shape[axis] != side:  # the gradient of a view copies the volume
+            volume = volume.narrow(axis, 0, side)
     return volume
 
 

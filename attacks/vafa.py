@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,8 +13,8 @@ from torch import Tensor
 from . import checks
 from .base import LossAttack, ball
 from .dct import crop, dct, idct, pad_to_blocks
-from .ssim import SSIM
-from .task import BestIterate, Task, input_gradient
+from .spectral import climb
+from .task import Task
 
 _SOFTNESS = 0.1  # softness of the rounding in the first step
 _FLAT = 1e-6  # a slice with a smaller range is constant and cannot be stretched
@@ -75,6 +77,9 @@ class VAFA(LossAttack):
         True
     """
 
+    #: axes that a block extends along; None means all spatial ones
+    axes: ClassVar[Sequence[int] | None] = None
+
     q_max: float = 20.0
     q_min: float = 1.0
     q_init: str = "max"
@@ -109,25 +114,20 @@ class VAFA(LossAttack):
 
     def perturb(self, task: Task) -> Tensor:
         bounds = ball(task.images, 1.0 if self.eps is None else self.eps)
+        spatial = task.images.shape[2:]
+        padded = pad_to_blocks(task.images, self.block_size, self.axes)
         # In the layout of `dct`, one table entry per coefficient is a volume as well.
-        spectrum = dct(pad_to_blocks(task.images, self.block_size) * 255 - 128, self.block_size)
+        spectrum = dct(padded * 255 - 128, self.block_size, self.axes)
         first = self.q_max if self.q_init == "max" else min(max(1.0, self.q_min), self.q_max)
-        table = torch.full_like(spectrum, first)
-        similarity = SSIM(task.images) if self.ssim_weight > 0 else None
-        best = BestIterate(task, self.steps)
-        for step in range(self.steps):
-            table.requires_grad_()
-            images = self.decode(spectrum, table, step, task.images.shape[2:], bounds)
-            logits = task.logits(images)
-            loss = self._objective(task, images, logits, similarity)
-            gradient = input_gradient(loss, table)
-            best.offer(images, logits, loss)
-            table = (table.detach() + gradient.sign_()).clamp_(self.q_min, self.q_max)
-        with torch.no_grad():
-            images = self.decode(spectrum, table, self.steps, task.images.shape[2:], bounds)
-            logits = task.logits(images)
-            best.offer(images, logits, self._objective(task, images, logits, similarity))
-        return best.images
+        return climb(
+            task,
+            torch.full_like(spectrum, first),
+            steps=self.steps,
+            decode=lambda table, step: self.decode(spectrum, table, step, spatial, bounds),
+            update=lambda table, gradient: table.add_(gradient.sign_()).clamp_(self.q_min, self.q_max),
+            loss=self.loss,
+            ssim_weight=self.ssim_weight,
+        )
 
     def softness(self, step: int) -> float:
         """Softness a of the rounding at an evaluated point: 0.1, falling linearly to 0.1 / steps.
@@ -144,14 +144,10 @@ class VAFA(LossAttack):
         rounded = soft_round(scaled, self.softness(step))
         if self.hard_rounding:
             rounded = rounded + (scaled.round() - rounded).detach()
-        images = crop((idct(table * rounded, self.block_size) + 128) / 255, spatial)
+        images = crop((idct(table * rounded, self.block_size, self.axes) + 128) / 255, spatial)
         if self.renorm == "slice":
             images = _stretch_slices(images)
         return images.clamp(*bounds)
-
-    def _objective(self, task: Task, images: Tensor, logits: Tensor, similarity: SSIM | None) -> Tensor:
-        loss = task.objective(self.loss)(logits, 0)
-        return loss if similarity is None else loss - self.ssim_weight * (1 - similarity(images))
 
 
 def soft_round(values: Tensor, softness: float) -> Tensor:

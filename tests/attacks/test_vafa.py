@@ -1,4 +1,4 @@
-"""VAFA: soft rounding, its L2 bound, identity in the limit, flat slices, SSIM."""
+"""VAFA: soft rounding, its L2 bound, identity in the limit, flat slices, SSIM; targets of its family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustvox.attacks import VAFA
+from robustvox.attacks import SA2, VAFA, VAFA2D
 from robustvox.attacks.dct import dct, split_blocks
 from robustvox.attacks.ssim import SSIM, WINDOW
 from robustvox.attacks.vafa import soft_round
@@ -218,6 +218,77 @@ def test_optional_ball_binds_and_is_seen_by_the_model(make_case):
 def test_bad_hyper_parameters(settings, message):
     with pytest.raises(ValueError, match=message):
         VAFA(**settings)
+
+
+# --- targets of the frequency family ------------------------------------------------------------
+
+FAMILY = {
+    "vafa": lambda steps, **more: VAFA(q_max=40.0, q_min=1.0, block_size=4, steps=steps, **more),
+    "vafa2d": lambda steps, **more: VAFA2D(q_max=40.0, q_min=1.0, block_size=4, steps=steps, **more),
+    "sa2": lambda steps, **more: SA2(rho=0.5, block_size=4, steps=steps, **more),
+}
+
+
+def shifted(labels):
+    """A target that disagrees with the labels everywhere."""
+    return (labels + 1) % 3
+
+
+@pytest.mark.parametrize("steps", [7, 8])
+@pytest.mark.parametrize("key", FAMILY)
+def test_target_is_approached_on_average(key, steps, make_case, naive_dice):
+    closer, gained = [], []
+    for seed in range(6):
+        model, images, labels = make_case((8, 8, 8), seed=seed)
+        seen, targets = [], shifted(labels)
+        adversarial = FAMILY[key](steps, ssim_weight=0.0)(
+            model, images, labels, targets=targets, on_step=seen.append
+        )
+        start, end = (naive_dice(model(x).argmax(1), targets, 3) for x in (images, adversarial))
+        closer.append((end - start).mean().item())
+        # What is increased is minus the loss against the target.
+        gained.append((torch.stack([info.loss for info in seen]) - seen[0].loss).mean(1))
+    assert sum(closer) / len(closer) > 0.01
+    assert min(closer) >= 0
+    path = torch.stack(gained).mean(0)
+    assert (path[2:] > path[:-2]).all()  # a step that oscillates comes back after two
+    assert path[-1] > 0.01
+
+
+@pytest.mark.parametrize("key", FAMILY)
+def test_similarity_counts_alike_with_and_without_targets(key, make_case):
+    model, images, labels = make_case((8, 8, 8), batch=3, dtype=torch.float64)
+    for targets in (None, shifted(labels)):
+        values = {}
+        for weight in (0.0, 1.0, 3.0):
+            seen, visited = [], []
+
+            def watched(x, into=visited):
+                into.append(x.detach().clone())
+                return model(x)
+
+            FAMILY[key](0, ssim_weight=weight)(watched, images, labels, targets=targets, on_step=seen.append)
+            values[weight] = seen[0].loss
+        penalty = 1 - SSIM(images)(visited[0])
+        assert (penalty > 1e-4).all()
+        torch.testing.assert_close(values[0.0] - values[1.0], penalty)
+        torch.testing.assert_close(values[0.0] - values[3.0], 3 * penalty)
+
+
+@pytest.mark.parametrize("key", FAMILY)
+def test_similarity_weight_works_towards_a_target(key, make_case):
+    model, images, labels = make_case((8, 8, 8), batch=3)
+    similar = []
+    for weight in (0.0, 100.0):
+        visited = []
+
+        def watched(x, into=visited):
+            into.append(x.detach().clone())
+            return model(x)
+
+        FAMILY[key](12, ssim_weight=weight)(watched, images, labels, targets=shifted(labels))
+        similar.append(SSIM(images)(visited[-1]))
+    assert (1 - similar[1] < 0.7 * (1 - similar[0])).all()
 
 
 # --- similarity ---------------------------------------------------------------------------------

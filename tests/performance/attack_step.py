@@ -14,14 +14,23 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import UNet
 
-from robustvox.attacks import PGD, VAFA, CosPGD
+from robustvox.attacks import PGD, SA2, VAFA, VAFA2D, Attack, CosPGD
 
-TARGETS = {"PGD": 1.20, "CosPGD": 1.25, "VAFA": 1.40}
+ATTACKS: dict[str, tuple[type[Attack], dict[str, Any], float]] = {
+    "PGD": (PGD, {}, 1.20),
+    "CosPGD": (CosPGD, {}, 1.25),
+    "VAFA": (VAFA, {}, 1.40),
+    "VAFA2D": (VAFA2D, {}, 1.40),
+    "SA2": (SA2, {}, 1.40),
+    "SA2 32": (SA2, {"block_size": 32}, 1.40),
+    "SA2 -ssim": (SA2, {"ssim_weight": 0.0}, 1.40),
+}
 
 
 def seconds(work: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
@@ -45,6 +54,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=14)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="NAME")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -68,11 +78,7 @@ def main() -> None:
         with torch.enable_grad():  # the closing evaluation of an attack runs without
             torch.autograd.grad(F.cross_entropy(model(variable), labels[:, 0]), variable)
 
-    attacks = {
-        "PGD": PGD(steps=args.steps),
-        "CosPGD": CosPGD(steps=args.steps),
-        "VAFA": VAFA(steps=args.steps),
-    }
+    attacks = {name: ATTACKS[name][0](steps=args.steps, **ATTACKS[name][1]) for name in args.only}
     bare()
     times: dict[str, list[float]] = {name: [] for name in attacks}
     ratios: dict[str, list[float]] = {name: [] for name in attacks}
@@ -94,12 +100,12 @@ def main() -> None:
     where = f"{args.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     where += f", {args.clock} time"
     print(f"UNet {args.size}^3, K = {args.classes}, {args.steps} steps, {args.repeats} repeats, {where}")
-    print(f"{'bare':8s}{statistics.median(base) * 1e3:9.0f} ms")
+    print(f"{'bare':10s}{statistics.median(base) * 1e3:9.0f} ms")
     for name in attacks:
         spread = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
         print(
-            f"{name:8s}{statistics.median(times[name]) * 1e3:9.0f} ms/step"
-            f"   ratio {statistics.median(ratios[name]):.3f} ({spread}), target {TARGETS[name]:.2f}"
+            f"{name:10s}{statistics.median(times[name]) * 1e3:9.0f} ms/step"
+            f"   ratio {statistics.median(ratios[name]):.3f} ({spread}), target {ATTACKS[name][2]:.2f}"
         )
 
 
