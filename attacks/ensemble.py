@@ -27,8 +27,8 @@ class Ensemble(LinfAttack):
         x'_i = the member's result with the lowest hard foreground Dice(f(x_i^m), y_i), m = 1..5
 
     whole: perturbations are never mixed voxel by voxel. Which losses and which starts win differs from volume
-    to volume and from model to model, so that the minimum is far more stable than any single attack. It has no
-    parameter but the budget; a changed list of members would be a new attack with a new name. 506 forwards and
+    to volume and from model to model; the minimum says more than any one of them. It has no
+    parameter but the budget; a changed list of members would be a new attack with a new name. 510 forwards and
     500 backwards; `on_step` sees one point per member.
 
     Source: the idea of Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of

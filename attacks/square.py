@@ -22,8 +22,8 @@ class Square(LossAttack, SignGradient):
     """Square attack: gradient-free random search on the corners of the L-inf ball.
 
     Starts from random stripes x +- eps, constant along the first spatial axis. Every query moves one random
-    box of every sample to an edge of the ball, x + eps or x - eps, one random sign per channel, and keeps it
-    where the loss rises. The box covers the share p of the volume; p halves after 10, 50, 200, 500, 1000,
+    box of every sample to an edge of the ball, x' = clamp(x + eps * s, 0, 1) in the box with one random sign s
+    per channel, and keeps it where the loss rises. The box covers the share p of the volume; p halves after 10, 50, 200, 500, 1000,
     2000, 4000, 6000 and 8000 of 10000 queries, scaled to `queries`. The model is only ever evaluated, without
     autograd: a stronger result than PGD's tells that the model masks its gradients. queries + 1 forwards, no
     backward; finished samples go on, so the cost is the same for all.
