@@ -52,6 +52,11 @@ def load_attack(text: str) -> NamedAttack:
     """
     from robustvox.attacks import ATTACKS
 
+    from .matching import load_matched, split_spec
+
+    matched = split_spec(text)
+    if matched is not None:
+        return load_matched(matched)
     spec = Spec.parse(text)
     name, kind = _resolve(spec.name, ATTACKS, "robustvox.attacks", "attack")
     known = {f.name: f for f in fields(kind) if f.init}
