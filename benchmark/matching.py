@@ -83,8 +83,7 @@ class Matched(Attack):
         (1 - tolerance) * d_ref <= d <= d_ref
 
     First the attack's own value, then values extrapolated by d ~ knob (L2) or d ~ knob^2 (1 - SSIM) until d_ref
-    is bracketed, then interpolation and, every third time, bisection on the logarithm of the knob. A matched
-    attack never gets more than the reference: if no value fulfills the condition, the run with the largest d <=
+    is bracketed, then interpolation and bisection in turn, on the logarithm of the knob. A matched attack never gets more than the reference: if no value fulfills the condition, the run with the largest d <=
     d_ref is kept, or, if all lie above, the one with the smallest; either is flagged ``unmatched`` in the row.
     The distortion of a best iterate may jump as the knob moves, so that this can happen between two values.
 
@@ -250,7 +249,7 @@ class _Search:
         self.own, self.cap = own, max(cap, own)
         self.target, self.least = target, (1 - tolerance) * target
         self.aim = (1 - tolerance / 2) * target
-        self.power, self.narrow = power, 1 + tolerance / 20
+        self.power, self.narrow = power, 1 + tolerance / 4
         self.best = (0.0, math.inf)
         self.below: tuple[float, float] | None = None
         self.above: tuple[float, float] | None = None
@@ -301,7 +300,7 @@ class _Search:
             return None  # the distortion jumps here
         self.cuts += 1
         share = 0.5
-        if less > 0 and self.cuts % 3:
+        if less > 1e-6 * self.target and self.cuts % 2:
             share = min(max(math.log(self.aim / less) / math.log(more / less), 0.1), 0.9)
         return low * (high / low) ** share
 
