@@ -74,6 +74,13 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler.")
     ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option("--match", metavar="ATTACK", help="Give the others this attack's distortion, per case."),
+    ] = None,
+    match_on: Annotated[
+        str | None, typer.Option("--match-on", metavar="l2|ssim", help="What --match equates; default l2.")
+    ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Measure again what is recorded.")] = False,
     out: Out = Path("results"),
 ) -> int:
@@ -100,6 +107,8 @@ def run(
         workers=workers,
         scheduler=scheduler,
         recompute=recompute,
+        match=match,
+        match_on=match_on,
         out=out,
     )
     return run_benchmark(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ PIPE_WIDTH = 180
 """A table in a pipe or a log is not cut at 80 columns."""
 
 
-BUDGETS = ("eps", "std", "q_max")
+BUDGETS = ("eps", "std", "q_max", "rho")
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -91,22 +91,31 @@ def results_table(table: pd.DataFrame, title: str) -> Table:
     return view
 
 
-def brief(spec: str) -> str:
+def brief(spec: str, budgets: Sequence[str] = BUDGETS) -> str:
     """A canonical spec without what follows from the rest, budgets kept; the tables have it whole.
 
     Example:
         >>> brief("fgsm:eps=8/255,loss=dice")
         'fgsm:eps=8/255'
+        >>> brief("gn:std=8/255@l2~0.02=fgsm:eps=8/255,loss=dice")
+        'gn@l2=fgsm:eps=8/255'
     """
     from .loading import load_attack
-    from .specs import Spec, UsageError, canonical
+    from .matching import TOLERANCE, split_spec
+    from .specs import Spec, UsageError, canonical, format_value
 
+    matched = split_spec(spec)
+    if matched is not None:
+        usual = matched.tolerance == format_value(TOLERANCE)
+        within = "" if usual else f"~{matched.tolerance}"
+        # The budget of the attack is only where the search starts.
+        return f"{brief(matched.attack, ())}@{matched.on}{within}={brief(matched.reference)}"
     parsed = Spec.parse(spec)
     kept = dict(parsed.parameters)
     try:
         for key in parsed.parameters:
             rest = {k: v for k, v in kept.items() if k != key}
-            if key not in BUDGETS and load_attack(canonical(parsed.name, rest)).spec == spec:
+            if key not in budgets and load_attack(canonical(parsed.name, rest)).spec == spec:
                 kept = rest
     except UsageError:
         # An attack of somebody's own, called by another name than it imports by.

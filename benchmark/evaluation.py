@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pandas as pd
 from torch import nn
 
-from robustvox.attacks import Attack
+from robustvox.attacks import ATTACKS, Attack
 from robustvox.datasets import CaseError, Dataset, Volume
 from robustvox.models import SlidingWindow
 from robustvox.models.checkpoint import state_sha256
@@ -19,6 +19,7 @@ from robustvox.models.checkpoint import state_sha256
 from . import tables
 from .harness import Plan, execute
 from .loading import NamedAttack, NamedModel, attack_spec
+from .matching import match_all
 from .protocols import PROTOCOLS
 from .records import RecordStore, load_records
 
@@ -36,6 +37,8 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
     store: Path | None = None,
+    match: Attack | None = None,
+    match_on: str = "l2",
 ) -> pd.DataFrame:
     """Attack every model with every attack and return the table of results.
 
@@ -52,16 +55,23 @@ def evaluate(
         seed: of all noise.
         device: where networks run.
         store: folder that keeps records, so that an interrupted call continues; default none is kept.
+        match: a reference attack; all other attacks are scaled, per case, to its distortion, see
+            :class:`~robustvox.benchmark.matching.Matched`.
+        match_on: the distortion that is equated, ``"l2"`` or ``"ssim"``.
 
     Returns:
         One row per surrogate, target and attack, columns as in ``results/<dataset>/white_box.csv``. Cases that
         failed are counted in ``failed``.
 
     Raises:
-        ValueError: no model, attack or case, or a missing ``roi_size`` or ``num_classes``.
+        ValueError: no model, attack or case, a missing ``roi_size`` or ``num_classes``, or an attack that
+            cannot be matched.
     """
     dataset: Dataset = data if isinstance(data, Dataset) else _bare(tuple(data), num_classes, roi_size)
     chosen = PROTOCOLS[protocol]
+    chosen_attacks = _named(attacks)
+    if match is not None:
+        chosen_attacks = match_all(chosen_attacks, _reference(match, attacks), match_on)
     named = []
     for name, model in models.items():
         window = roi_size if roi_size is not None else dataset.roi_size
@@ -76,7 +86,7 @@ def evaluate(
         cases=tuple(cases if cases is not None else dataset.splits["validation"]),
         surrogates=named,
         targets=named,
-        attacks=[NamedAttack(attack_spec(name, attack), attack) for name, attack in attacks.items()],
+        attacks=chosen_attacks,
         protocol=chosen,
         seed=seed,
         device=device,
@@ -91,6 +101,18 @@ def evaluate(
                 pass
         records = load_records(root)
     return pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
+
+
+def _named(attacks: Mapping[str, Attack]) -> list[NamedAttack]:
+    return [NamedAttack(attack_spec(name, attack), attack) for name, attack in attacks.items()]
+
+
+def _reference(match: Attack, attacks: Mapping[str, Attack]) -> NamedAttack:
+    """The reference under the name it has among the attacks, or else in the registry."""
+    kind = type(match)
+    known = [name for name, attack in attacks.items() if attack == match]
+    known += [name for name, registered in ATTACKS.items() if registered is kind]
+    return _named({(known or [f"{kind.__module__}:{kind.__qualname__}"])[0]: match})[0]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from robustvox.datasets import Dataset, DatasetError, Volume
 
 from .distortion import measure
 from .loading import NamedAttack, NamedModel
+from .matching import matches, noise_spec
 from .metering import Meter, Stopwatch
 from .metrics import LabelSurfaces, score
 from .protocols import Protocol
@@ -224,12 +225,13 @@ def _craft(
     """The adversarial volume, what it cost, and what looked wrong while it was made."""
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(plan.device)
     generator = torch.Generator().manual_seed(
-        derive_seed(plan.seed, plan.dataset.name, volume.id, attack.spec)
+        derive_seed(plan.seed, plan.dataset.name, volume.id, noise_spec(attack.spec))
     )
     meter = Meter(surrogate.predictor)
-    with Stopwatch(plan.device) as watch:
+    with matches() as found, Stopwatch(plan.device) as watch:
         adversarial = attack.attack(meter, clean, labels, generator=generator)
     flags = {"unchanged"} if torch.equal(adversarial, clean) else set()
+    flags |= {"unmatched" for match in found if not match.matched}
     cost = {"forwards": meter.forwards, "backwards": meter.backwards, "seconds": watch.seconds}
     return adversarial, cost, flags
 

@@ -54,6 +54,11 @@ def load_attack(text: str) -> NamedAttack:
     """
     from robustvox.attacks import ATTACKS
 
+    from .matching import load_matched, split_spec
+
+    matched = split_spec(text)
+    if matched is not None:
+        return load_matched(matched)
     package, _, rest = text.partition(":")
     if normalize(package) == "torchattacks":
         return _torchattack(rest)

@@ -14,7 +14,8 @@ from robustvox.datasets import Dataset
 from . import tables
 from .console import make_console, progress, results_table
 from .harness import Event, Job, Plan, describe_plan, execute
-from .loading import NamedModel, load_attack, load_dataset, load_model
+from .loading import NamedAttack, NamedModel, load_attack, load_dataset, load_model
+from .matching import MEASURES, match_all
 from .pool import submitter
 from .protocols import PROTOCOLS, Protocol
 from .provenance import describe
@@ -48,6 +49,8 @@ class RunRequest:
     workers: int = 0
     scheduler: str | None = None
     recompute: bool = False
+    match: str | None = None
+    match_on: str | None = None
     out: Path = Path("results")
 
 
@@ -80,7 +83,7 @@ def build_plan(request: RunRequest) -> Plan:
     """
     if not request.models or not request.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
-    attacks = [load_attack(text) for text in request.attacks]
+    attacks = load_attacks(request)
     protocol = PROTOCOLS[match(request.protocol, PROTOCOLS, "protocol")]
     dataset = load_dataset(request.dataset, request.data_root)
     device = choose_device(request.device)
@@ -101,6 +104,17 @@ def build_plan(request: RunRequest) -> Plan:
         white_box=not (request.targets or request.transfer),
     )
     return replace(plan, save=_saver(request, plan)) if request.save_adversarial else plan
+
+
+def load_attacks(request: RunRequest) -> list[NamedAttack]:
+    """The attacks in the order given, matched to a reference where ``--match`` names one."""
+    attacks = [load_attack(text) for text in request.attacks]
+    if request.match is None:
+        if request.match_on is not None:
+            raise UsageError("expected --match ATTACK with --match-on, got none; add --match pgd:eps=8/255")
+        return attacks
+    measure = match(request.match_on or "l2", MEASURES, "--match-on")
+    return match_all(attacks, load_attack(request.match), measure)
 
 
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
