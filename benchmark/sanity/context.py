@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustvox.attacks import Attack, StepInfo
+from robustvox.attacks.base import frozen
 from robustvox.datasets import Volume
 
 from ..harness import derive_seed, predict
@@ -58,12 +59,12 @@ class Scored:
     @property
     def dice(self) -> float:
         """Foreground mean, NaN without any foreground in reference and prediction."""
-        return float(self.classes["dice"].mean())
+        return mean(self.classes["dice"].tolist())
 
     @property
     def hd95(self) -> float:
         """Foreground mean in mm."""
-        return float(self.classes["hd95_mm"].mean())
+        return mean(self.classes["hd95_mm"].tolist())
 
 
 class Context:
@@ -182,8 +183,10 @@ class Context:
 
     def score(self, case: Case, images: Tensor) -> DataFrame:
         """A row per foreground class."""
+        with frozen(self.model.predictor):
+            prediction = predict(self.model, images)
         return score(
-            predict(self.model, images),
+            prediction,
             case.volume.label,
             num_classes=self.num_classes,
             spacing_mm=case.volume.spacing_mm,
@@ -219,7 +222,7 @@ class Context:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Mean over the cases that have any foreground; NaN when none has."""
+    """Mean of what is known (a class absent in both, a case without foreground is not); NaN when nothing is."""
     known = [value for value in values if value == value]
     return sum(known) / len(known) if known else float("nan")
 

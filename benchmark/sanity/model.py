@@ -52,7 +52,7 @@ def _gradient(context: Context, case: Case, images: Tensor, loss: str) -> tuple[
     with torch.enable_grad(), frozen(context.model.predictor):
         images = images.clone().requires_grad_()
         logits = context.model.predictor(images)
-        value = LOSSES[loss](logits, case.labels).sum()
+        value = LOSSES[loss](logits, case.labels, None).sum()
         known = value.requires_grad and torch.autograd.grad(value, images, allow_unused=True)[0]
     probability = torch.softmax(logits.detach(), 1).gather(1, case.labels)
     gradient = known if isinstance(known, Tensor) else torch.zeros_like(images)

@@ -162,10 +162,10 @@ def test_nan_never_passes(volumes, strong, controls):
     assert "pass" not in {r.status for r in results}
 
 
-def test_the_model_is_left_as_it_was(volumes, controls):
-    model = controls.Nearest()
+def test_the_model_is_evaluated_in_eval_mode_and_left_as_it_was(outcome, volumes, controls):
+    model = nn.Sequential(nn.Dropout(0.5), controls.Nearest())
     model.train()
+    assert outcome("C1", model).status == outcome("C9", model).status == "pass"
     run_checks(model, VAFA(block_size=8, steps=1), volumes(1), num_classes=3, only="C7,C9,C16,C22")
     assert model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert isinstance(model, nn.Module)
