@@ -23,7 +23,7 @@ from . import checks
 from .base import Attack
 from .interop_export import as_torchattacks as as_torchattacks
 from .interop_export import package
-from .task import BestIterate, Task
+from .task import Task
 
 #: Their attacks that are right on folded volumes, by the norm of their ball ("" for none). Read and tried, 3.5.1.
 SUPPORTED: dict[str, str] = {
@@ -85,8 +85,7 @@ class TorchAttack(Attack):
             default. Intensities in [0, 1]; the radius of PGDL2 is the Euclidean norm of the whole volume.
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
-    Returns: when called, the adversarial images. With `on_step`, two extra forwards report the cross entropy
-        and metric of the clean volume (step 0) and of the result (step 1); inner points are not reported.
+    Returns: when called, the adversarial images. Their loops show no points: `on_step` is not called.
     Raises:
         ImportError: without torchattacks.
         ValueError: if the attack is unknown or refused, a parameter is unknown or out of range; when called with
@@ -143,14 +142,7 @@ class TorchAttack(Attack):
         return dict(self.parameters)["eps"] if SUPPORTED[self.name] == "linf" else None
 
     def perturb(self, task: Task) -> Tensor:
-        result = torch.cat([self._run(_sample(task, i)) for i in range(len(task.images))])
-        if task.on_step is not None:
-            observed, objective = BestIterate(task, 1), task.objective("ce")
-            with torch.no_grad():
-                for step, images in enumerate((task.images, result)):
-                    logits = task.logits(images)
-                    observed.offer(images, logits, objective(logits, step))
-        return result
+        return torch.cat([self._run(_sample(task, i)) for i in range(len(task.images))])
 
     def _run(self, task: Task) -> Tensor:
         """Their result for a task of one sample."""

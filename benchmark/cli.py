@@ -115,6 +115,52 @@ def run(
 
 
 @app.command()
+def check(
+    model: Models,
+    attack: Attacks,
+    dataset: DatasetName = "phantom",
+    data_root: DataRoot = None,
+    split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "validation",
+    cases: Annotated[str, typer.Option("--cases", metavar="N|ID,...|all", help="How many, or which.")] = "2",
+    protocol: Annotated[str, typer.Option("--protocol", help="Named protocol.")] = "robustvox-1",
+    only: Annotated[str, typer.Option("--only", metavar="C2,...", help="Ids or names of checks.")] = "",
+    queries: Annotated[
+        int, typer.Option("--queries", help="Forwards of the gradient-free probe C8.", min=1)
+    ] = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
+    ] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Allow random weights.")] = False,
+    out: Out = Path("results"),
+) -> int:
+    """Check whether the numbers of attacks on models can be believed: C1 to C22, pass, warn or fail.
+
+    Warnings and failures become flags of the tables (`C8:fail`), except C17 and C21, which inform. Not computed:
+    C19 (per-case reporting), a property of the records, and the transfer half of C5, a comparison of two tables.
+    """
+    from .running import RunRequest
+    from .sanity.command import CheckRequest, check_benchmark
+
+    run = RunRequest(
+        models=tuple(model),
+        attacks=tuple(attack),
+        dataset=dataset,
+        data_root=data_root,
+        split=split,
+        cases=cases,
+        protocol=protocol,
+        seed=seed,
+        device=device,
+        checkpoints=tuple(checkpoint or ()),
+        untrained=untrained,
+        out=out,
+    )
+    return check_benchmark(CheckRequest(run=run, only=only, queries=queries))
+
+
+@app.command()
 def train(
     model: Annotated[
         str, typer.Option("--model", metavar="NAME[:k=v,...]", help="Architecture; small by default.")

@@ -22,7 +22,7 @@ from robustvox.datasets import Dataset, DatasetError, Volume
 from .distortion import measure
 from .loading import NamedAttack, NamedModel
 from .matching import matches, noise_spec
-from .metering import Meter, Stopwatch
+from .metering import Meter, StepWatch, Stopwatch
 from .metrics import LabelSurfaces, score
 from .protocols import Protocol
 from .records import RecordStore, Unit
@@ -227,10 +227,10 @@ def _craft(
     generator = torch.Generator().manual_seed(
         derive_seed(plan.seed, plan.dataset.name, volume.id, noise_spec(attack.spec))
     )
-    meter = Meter(surrogate.predictor)
+    meter, steps = Meter(surrogate.predictor), StepWatch()
     with matches() as found, Stopwatch(plan.device) as watch:
-        adversarial = attack.attack(meter, clean, labels, generator=generator)
-    flags = {"unchanged"} if torch.equal(adversarial, clean) else set()
+        adversarial = attack.attack(meter, clean, labels, generator=generator, on_step=steps)
+    flags = steps.flags() | ({"unchanged"} if torch.equal(adversarial, clean) else set())
     flags |= {"unmatched" for match in found if not match.matched}
     cost = {"forwards": meter.forwards, "backwards": meter.backwards, "seconds": watch.seconds}
     return adversarial, cost, flags

@@ -1,4 +1,4 @@
-"""What an attack cost: forward and backward passes through the whole-volume predictor, and seconds."""
+"""What an attack cost, forward and backward passes and seconds, and what looked wrong on its way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 
 import torch
 from torch import Tensor, nn
+
+from robustvox.attacks import StepInfo
 
 
 class Meter(nn.Module):
@@ -37,6 +39,30 @@ class Meter(nn.Module):
 
     def _count(self, _gradient: Tensor) -> None:
         self.backwards += 1
+
+
+class StepWatch:
+    """Observes the steps of one attack on one volume, without any pass or wait of its own.
+
+    Two flags, which one case suffices to put on a row: ``no-progress`` when no step beat the start (no gradient,
+    a wrong sign, too large a step), ``nonfinite-loss`` when a loss was NaN or infinite somewhere. That the last
+    point is the best one is no flag: twenty steps of PGD end so on most volumes, see check C6.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._progress: Tensor | bool = False
+        self._finite: Tensor | bool = True
+
+    def __call__(self, info: StepInfo) -> None:
+        self._steps = max(self._steps, info.steps)
+        self._progress = (info.best_step > 0).any() | self._progress
+        self._finite = torch.isfinite(info.loss).all() & self._finite
+
+    def flags(self) -> set[str]:
+        """What to say about the attack; nothing for one that showed no steps."""
+        flags = set() if bool(self._finite) else {"nonfinite-loss"}
+        return flags if self._steps == 0 or bool(self._progress) else flags | {"no-progress"}
 
 
 class Stopwatch:

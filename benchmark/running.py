@@ -20,6 +20,7 @@ from .pool import submitter
 from .protocols import PROTOCOLS, Protocol
 from .provenance import describe
 from .records import Records, RecordStore, load_records
+from .sanity.store import load_flags
 from .saving import UNITS, save_adversarial
 from .specs import UsageError, match, normalize
 
@@ -205,10 +206,10 @@ def _describe(plan: Plan, job: Job) -> str:
 def _report(console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> None:
     folder = request.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
-    records = _only(load_records(folder / "records"), keys)
+    records, checks = _only(load_records(folder / "records"), keys), load_flags(folder / "checks")
     for title, table in (
-        (f"{plan.dataset.name}, {plan.protocol.name}, white-box", tables.white_box(records)),
-        (f"{plan.dataset.name}, {plan.protocol.name}, transfer", tables.transfer(records)),
+        (f"{plan.dataset.name}, {plan.protocol.name}, white-box", tables.white_box(records, checks)),
+        (f"{plan.dataset.name}, {plan.protocol.name}, transfer", tables.transfer(records, checks)),
     ):
         if len(table):
             console.print(results_table(table, title))

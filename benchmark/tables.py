@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .records import Records, load_records
+from .sanity.store import KEYS as CHECK_KEYS
+from .sanity.store import load_flags
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,11 +49,12 @@ _RESAMPLES, _SEED = 10_000, 20_240_607
 _FILES = tuple(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex"))
 
 
-def white_box(records: Records) -> DataFrame:
+def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
     """Rows where the attacked checkpoint is the scored one.
 
     Args:
         records: what :func:`robustvox.benchmark.records.load_records` read.
+        checks: what :func:`robustvox.benchmark.sanity.store.load_flags` read; None for no flags of checks.
 
     Returns:
         One row per dataset, protocol, model and attack, sorted, columns :data:`COLUMNS`: Dice, NSD and SSIM
@@ -63,13 +66,13 @@ def white_box(records: Records) -> DataFrame:
         >>> white_box(load_records(Path("no/such/folder"))).columns[:3].tolist()
         ['dataset', 'protocol', 'surrogate']
     """
-    table, same = _table(records)
+    table, same = _table(records, checks)
     return table[same].reset_index(drop=True)
 
 
-def transfer(records: Records) -> DataFrame:
+def transfer(records: Records, checks: DataFrame | None = None) -> DataFrame:
     """Rows where another checkpoint was attacked than the one scored; otherwise as :func:`white_box`."""
-    table, same = _table(records)
+    table, same = _table(records, checks)
     return table[~same].reset_index(drop=True)
 
 
@@ -83,11 +86,11 @@ def render(results: Path) -> dict[Path, str]:
         Text of ``white_box.csv|md|tex`` per dataset, and of ``transfer.csv|md|tex`` where such rows exist.
 
     Raises:
-        RecordsError: if records are damaged.
+        RecordsError: if records or outcomes of checks are damaged.
     """
     files = {}
     for folder in sorted(path.parent for path in Path(results).glob("*/records") if path.is_dir()):
-        table, same = _table(load_records(folder / "records"))
+        table, same = _table(load_records(folder / "records"), load_flags(folder / "checks"))
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
                 files[folder / f"{name}.csv"] = _csv(part)
@@ -132,7 +135,7 @@ def check(results: Path) -> list[str]:
     return problems
 
 
-def _table(records: Frame) -> tuple[Frame, Frame]:
+def _table(records: Frame, checks: Frame = None) -> tuple[Frame, Frame]:
     """All rows, and which of them are white-box."""
     cases = _per_case(records)
     attacked = cases[cases["attack"] != "none"]
@@ -149,7 +152,7 @@ def _table(records: Frame) -> tuple[Frame, Frame]:
     rows["dice_adv_low"], rows["dice_adv_high"] = _intervals(attacked["dice_adv"], groups.ngroup(), rows)
     incomplete = ~groups["clean"].all().astype(bool)
     rows.loc[incomplete, unharmed] = np.nan
-    rows["flags"] = _flags(records, rows.index[incomplete])
+    rows["flags"] = _flags(records, rows.index[incomplete], checks)
     failures = records.failures[records.failures["attack"] != "none"]
     rows = rows.join(failures.groupby(_KEYS)["case"].nunique().rename("failed"), how="outer").reset_index()
     rows[list(_COUNTS)] = rows[list(_COUNTS)].fillna(0).astype("int64")
@@ -207,11 +210,15 @@ def _intervals(values: Frame, group: Frame, rows: Frame) -> tuple[np.ndarray, np
     return np.minimum(low, mean), np.maximum(high, mean)
 
 
-def _flags(records: Frame, incomplete: Frame) -> Frame:
+def _flags(records: Frame, incomplete: Frame, checks: Frame) -> Frame:
     """Sorted union of the flags of each group, joined by semicolons."""
     from pandas import concat
 
     flags = records.costs[[*_KEYS, "flags"]].explode("flags").dropna(subset="flags")
+    if checks is not None and len(checks):
+        # Checks know the surrogate and the attack, whatever the target.
+        found = records.costs[_KEYS].drop_duplicates().merge(checks, on=list(CHECK_KEYS))
+        flags = concat([flags, found[[*_KEYS, "flags"]]])
     flags = concat([flags, incomplete.to_frame(index=False).assign(flags=CLEAN_INCOMPLETE)])
     flags = flags.drop_duplicates().sort_values([*_KEYS, "flags"])
     return flags.groupby(_KEYS)["flags"].agg(";".join)
