@@ -1,0 +1,38 @@
+"""What the hand-written pages say of the code is true of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from robustvox.attacks.interop import SUPPORTED
+from robustvox.benchmark.cli import app
+from robustvox.benchmark.sanity.registry import CHECKS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")))
+def test_every_command_on_a_page_exists(page):
+    commands = get_command(app).commands
+    options = {option for command in commands.values() for one in command.params for option in one.opts}
+    for line in re.findall(r"python -m benchmark[^`\n|]*", (DOCS / page).read_text()):
+        words = shlex.split(line.replace("\\", "").split("#")[0])[3:]
+        assert words, line
+        assert words[0] in commands or words[0].startswith("--"), line
+        assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def test_the_page_of_sanity_checks_names_every_check():
+    text = (DOCS / "sanity_checks.md").read_text()
+    assert re.findall(r"^\| (C\d+) \|", text, re.M) == list(CHECKS)
+
+
+def test_the_page_of_torchattacks_names_what_runs():
+    text = (DOCS / "torchattacks.md").read_text()
+    (names,) = re.findall(r"right on volumes: ([^.]*)\.", text)
+    assert {name.strip() for name in names.split(",")} == set(SUPPORTED)
