@@ -24,7 +24,9 @@ def show(console: Console | None = None) -> None:
     """Print every name the command line knows."""
     console = console or make_console()
     console.print(_table("models (--model)", {name: text for name, text in MODELS.items()}))
-    console.print(_table("attacks (--attack)", {name: entry[-1] for name, entry in ATTACKS.items()}))
+    attacks = {name: entry[-1] for name, entry in ATTACKS.items()}
+    attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
+    console.print(_table("attacks (--attack)", attacks))
     console.print(_table("datasets (--dataset)", DATASETS))
     protocols = {p.name: f"overlap {p.overlap}, {p.mode} window" for p in PROTOCOLS.values()}
     console.print(_table("protocols (--protocol)", protocols))

@@ -12,7 +12,7 @@ from rich.markup import escape
 from robustvox.datasets import Dataset
 
 from . import tables
-from .console import make_console, progress, results_table
+from .console import brief, make_console, progress, results_table
 from .harness import Event, Job, Plan, describe_plan, execute
 from .loading import NamedAttack, NamedModel, load_attack, load_dataset, load_model
 from .matching import MEASURES, match_all
@@ -195,11 +195,7 @@ def _saver(request: RunRequest, plan: Plan):
 
 
 def _describe(plan: Plan, job: Job) -> str:
-    what = (
-        f"{job.attack.spec.split(':')[0]} on {job.surrogate.name}"
-        if job.attack and job.surrogate
-        else "clean"
-    )
+    what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
     return escape(f"{plan.dataset.name} {job.case} {what}")
 
 

@@ -74,7 +74,7 @@ def _check_one(
     checks: tuple[Check, ...],
 ) -> list[Result]:
     work = {check.id: check.runs + check.per_query * request.queries for check in checks}
-    title = f"{model.name}, {attack.spec.split(':')[0]}"
+    title = f"{model.name}, {brief(attack.spec)}"
     with progress(escape(title), 1) as bar:
         pace = _Pace(bar, escape(title), work, len(volumes))
         context = Context(
