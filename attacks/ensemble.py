@@ -28,8 +28,8 @@ class Ensemble(LinfAttack):
 
     whole: perturbations are never mixed voxel by voxel. Which losses and which starts win differs from volume
     to volume and from model to model; the minimum says more than any one of them. It has no
-    parameter but the budget; a changed list of members would be a new attack with a new name. 511 forwards and
-    500 backwards; `on_step` sees the clean volume and one point per member.
+    parameter but the budget; a changed list of members would be a new attack with a new name. 510 forwards and
+    500 backwards; `on_step` sees one point per member.
 
     Source: the idea of Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020, arXiv 2003.01690, and of its segmentation form SEA, Croce et
@@ -78,25 +78,21 @@ def worst_case(members: Sequence[Attack], task: Task) -> Tensor:
     """Run every member from the same seeds and keep, per sample, the result with the lowest metric.
 
     Whole results are compared, each evaluated as it would be returned: no voxel of one perturbation is ever
-    combined with voxels of another. `task.on_step` sees the clean volume as step 0 and then one point per member.
+    combined with voxels of another. `task.on_step` sees one point per member, from step 1 on.
 
     Args:
         members: attacks that fit the task.
         task: the batch under attack.
 
     Returns:
-        (B, C, *spatial), per sample exactly what one of the members returns for it, or the clean volume where
-        no member does harm.
+        (B, C, *spatial), per sample exactly what one of the members returns for it.
     """
-    best = BestIterate(task, len(members))
-    _value(task.images, task, best)
+    best = BestIterate(task, len(members), first=1)
+    objective = task.objective("dice")
     for member in members:
         # A new task starts its random streams afresh: the member draws what it would draw on its own.
-        _value(member.perturb(replace(task, on_step=None)).detach(), task, best)
+        images = member.perturb(replace(task, on_step=None)).detach()
+        with torch.no_grad():
+            logits = task.logits(images)
+            best.offer(images, logits, objective(logits, 0))
     return best.images
-
-
-@torch.no_grad()
-def _value(images: Tensor, task: Task, best: BestIterate) -> None:
-    logits = task.logits(images)
-    best.offer(images, logits, task.objective("dice")(logits, 0))

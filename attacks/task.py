@@ -160,14 +160,15 @@ class BestIterate:
     Args:
         task: the batch under attack.
         steps: index of the last point that will be offered.
+        first: index of the first point; 1 where the clean volume, point 0, is not evaluated.
         observed: False keeps `task.on_step` uncalled, for a tracker beside the one that is.
     """
 
-    def __init__(self, task: Task, steps: int, *, observed: bool = True) -> None:
+    def __init__(self, task: Task, steps: int, *, first: int = 0, observed: bool = True) -> None:
         self._task = task
         self._on_step = task.on_step if observed else None
         self._steps = steps
-        self._step = 0
+        self._step = first
         batch, device = task.images.shape[0], task.images.device
         self._metric = torch.full((batch,), torch.inf, device=device)
         self._loss = torch.full((batch,), -torch.inf, device=device, dtype=task.images.dtype)

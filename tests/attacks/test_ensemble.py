@@ -44,9 +44,9 @@ def test_result_is_one_member_and_the_worst(seed, make_case, small, quick_ensemb
         dice = torch.stack([naive_dice(model(x).argmax(1), labels, 3) for x in alone])
         left = naive_dice(model(adversarial).argmax(1), labels, 3)
     assert torch.equal(left, dice.min(0).values)
-    assert [(info.step, info.steps) for info in seen] == [(index, 4) for index in range(5)]
+    assert [(info.step, info.steps) for info in seen] == [(index, 4) for index in range(1, 5)]
     for sample in range(3):
-        winner = int(seen[-1].best_step[sample]) - 1  # step 0 is the clean volume
+        winner = int(seen[-1].best_step[sample]) - 1  # step 0 would be the clean volume
         assert dice[winner, sample] == left[sample]
         assert torch.equal(adversarial[sample], alone[winner][sample])
 
@@ -59,17 +59,6 @@ def test_different_samples_may_have_different_members(make_case, quick_ensemble)
         quick_ensemble(model, images, labels, on_step=seen.append)
         winners |= {tuple(seen[-1].best_step.tolist())}
     assert any(len(set(winner)) > 1 for winner in winners)
-
-
-def test_members_that_do_no_harm_leave_the_volume_alone(make_case):
-    class Harmless(Ensemble):
-        def members(self):
-            return (PGD(steps=1, alpha=8 / 255, eps=0.0),)
-
-    model, images, labels = make_case()
-    seen = []
-    assert torch.equal(Harmless()(model, images, labels, on_step=seen.append), images)
-    assert (seen[-1].best_step == 0).all()
 
 
 def test_targets_reach_the_members(make_case, quick_ensemble):
