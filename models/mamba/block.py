@@ -95,7 +95,13 @@ class Mamba(nn.Module):
 
 
 def scan_direction(
-    x: Tensor, gate: Tensor, conv1d: nn.Module, x_proj: nn.Module, dt_proj: nn.Linear, A_log: Tensor, D: Tensor
+    x: Tensor,
+    gate: Tensor,
+    conv1d: nn.Module,
+    x_proj: nn.Module,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    D: Tensor,
 ) -> Tensor:
     """Causal convolution, selective scan and gate of one reading direction, (B,L,E) to (B,L,E).
 

@@ -168,11 +168,11 @@ class LMaUNet(ResidualUNet):
 SIZES: dict[str, dict[str, Any]] = {
     "paper": {},
     "small": {
-        "features": (6, 12, 32, 64),
+        "features": (8, 16, 32, 64),
         **ISOTROPIC,
         "blocks": 1,
         "decoder_blocks": 1,
-        "d_state": 4,
+        "d_state": 2,
         "expand": 1,
     },
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -85,7 +86,7 @@ class _Encoder(nn.Module):
         stem = nn.Sequential(nn.Conv3d(in_channels, dims[0], 7, stride=2, padding=3))
         later = (
             nn.Sequential(nn.InstanceNorm3d(narrow), nn.Conv3d(narrow, wide, 2, stride=2))
-            for narrow, wide in zip(dims[:-1], dims[1:], strict=True)
+            for narrow, wide in pairwise(dims)
         )
         self.downsample_layers = nn.ModuleList([stem, *later])
         self.gscs = nn.ModuleList(GatedConvolution(width) for width in dims)

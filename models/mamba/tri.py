@@ -90,5 +90,11 @@ class TriMamba(Mamba):
         return self.out_proj(y + interleave(across, tokens.shape[1] // slices))
 
     def _direction(self, suffix: str, x: Tensor, gate: Tensor) -> Tensor:
-        parts = (f"conv1d_{suffix}", f"x_proj_{suffix}", f"dt_proj_{suffix}", f"A_{suffix}_log", f"D_{suffix}")
+        parts = (
+            f"conv1d_{suffix}",
+            f"x_proj_{suffix}",
+            f"dt_proj_{suffix}",
+            f"A_{suffix}_log",
+            f"D_{suffix}",
+        )
         return scan_direction(x, gate, *(getattr(self, part) for part in parts))
