@@ -65,6 +65,7 @@ class VolumeNetwork(nn.Module):
         divisors: what each axis must be a multiple of, in the network's own order of the axes.
         axes: which axis of the image the network sees first, second and third. Token order, slices and an
             anisotropic plan follow it; the logits come back in the order of the image.
+        single_voxel: whether the coarsest level may be a single voxel, see :func:`check_roi`.
 
     Attributes:
         divisors: the same in the order of the axes of the image.
@@ -74,7 +75,12 @@ class VolumeNetwork(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, divisors: Sequence[int], axes: Sequence[int] = (0, 1, 2), **checks: bool
+        self,
+        in_channels: int,
+        divisors: Sequence[int],
+        axes: Sequence[int] = (0, 1, 2),
+        *,
+        single_voxel: bool = True,
     ) -> None:
         super().__init__()
         self.axes = tuple(axes)
@@ -83,11 +89,11 @@ class VolumeNetwork(nn.Module):
         self.in_channels = in_channels
         self._inverse = tuple(self.axes.index(axis) for axis in range(3))
         self.divisors = tuple(tuple(divisors)[position] for position in self._inverse)
-        self._checks = checks
+        self._single_voxel = single_voxel
 
     def check(self, size: Sequence[int], name: str | None = None) -> None:
         """Refuse a window the network cannot take, with the nearest ones it can."""
-        check_roi(name or type(self).__name__, size, self.divisors, **self._checks)
+        check_roi(name or type(self).__name__, size, self.divisors, single_voxel=self._single_voxel)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits of images, both in the network's own order of the axes."""
