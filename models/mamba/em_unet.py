@@ -19,7 +19,7 @@ GROUPS = 8
 class ScaledLayer(TokenLayer):
     """W LayerNorm(Mamba(LayerNorm(x)) + s x) + b, one LayerNorm twice, s a learned number."""
 
-    def __init__(self, inputs: int, outputs: int, **mamba: int) -> None:
+    def __init__(self, inputs: int, outputs: int, **mamba: Any) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(inputs)
         self.mamba = Mamba(inputs, **mamba)
@@ -36,7 +36,7 @@ class ScaledLayer(TokenLayer):
 class ResidualMamba(nn.Module):
     """x + twice (group normalization, ReLU, Mamba layer)."""
 
-    def __init__(self, channels: int, **mamba: int) -> None:
+    def __init__(self, channels: int, **mamba: Any) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(GROUPS, channels)
         self.conv1 = ScaledLayer(channels, channels, **mamba)
@@ -51,7 +51,7 @@ class ResidualMamba(nn.Module):
 class _MambaSegResNet(SegResNet):
     """MONAI's SegResNet with the encoder exchanged; its decoder is EM-UNet's."""
 
-    def __init__(self, mamba: dict[str, int], **arguments: Any) -> None:
+    def __init__(self, mamba: dict[str, Any], **arguments: Any) -> None:
         self._mamba = mamba
         super().__init__(spatial_dims=3, **arguments)
 
@@ -109,7 +109,7 @@ class EMUNet(VolumeNetwork):
         blocks_down: Sequence[int] = (1, 2, 2, 4),
         blocks_up: Sequence[int] = (1, 1, 1),
         axes: Sequence[int] = (0, 1, 2),
-        **mamba: int,
+        **mamba: Any,
     ) -> None:
         if init_filters < GROUPS or init_filters % GROUPS:
             raise ValueError(

@@ -50,7 +50,7 @@ def scatter_lattices(parts: Tensor, window: Sequence[int]) -> Tensor:
 class _BiMambaLayer(TokenLayer):
     """W (m_forward(n) + flip m_backward(flip n)), n = LayerNorm(tokens): two Mambas, one projection."""
 
-    def __init__(self, channels: int, **mamba: int) -> None:
+    def __init__(self, channels: int, **mamba: Any) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.mamba_forw = Mamba(channels, **mamba, project=False)
@@ -71,7 +71,7 @@ class PixelLayer(_BiMambaLayer):
     A sequence is the voxels of one position inside all the windows (a lattice), as in the source.
     """
 
-    def __init__(self, channels: int, window: Sequence[int], **mamba: int) -> None:
+    def __init__(self, channels: int, window: Sequence[int], **mamba: Any) -> None:
         super().__init__(channels, **mamba)
         self.window = tuple(window)
 
@@ -84,7 +84,7 @@ class PixelLayer(_BiMambaLayer):
 class WindowLayer(_BiMambaLayer):
     """x + both directions over the means of windows, repeated over each window; over voxels if none divide."""
 
-    def __init__(self, channels: int, window: int, **mamba: int) -> None:
+    def __init__(self, channels: int, window: int, **mamba: Any) -> None:
         super().__init__(channels, **mamba)
         self.window = window
 
@@ -99,7 +99,7 @@ class _LargeWindowEncoder(Encoder):
     """The encoder with a pixel-level and a window-level layer after every stage."""
 
     def __init__(
-        self, in_channels: int, plan: Plan, pixel_window: Sequence[int], mamba: dict[str, int]
+        self, in_channels: int, plan: Plan, pixel_window: Sequence[int], mamba: dict[str, Any]
     ) -> None:
         super().__init__(in_channels, plan)
         pairs = list(zip(plan.features, scales(len(plan.features)), strict=True))
@@ -156,7 +156,7 @@ class LMaUNet(ResidualUNet):
         plan: Plan | None = None,
         axes: Sequence[int] = (0, 1, 2),
         pixel_window: Sequence[int] = PIXEL_WINDOW,
-        **mamba: int,
+        **mamba: Any,
     ) -> None:
         plan = plan or Plan()
         if len(pixel_window) != 3 or min(pixel_window) < 1:

@@ -20,7 +20,7 @@ class FlipLayer(nn.Module):
     reversed, and with both; each result is reversed back.
     """
 
-    def __init__(self, channels: int, **mamba: int) -> None:
+    def __init__(self, channels: int, **mamba: Any) -> None:
         super().__init__()
         self.nin = nn.Conv3d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm3d(channels)
@@ -67,7 +67,7 @@ class Block(nn.Module):
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def _level(inputs: int, outputs: int, blocks: int, mamba: dict[str, int]) -> nn.Sequential:
+def _level(inputs: int, outputs: int, blocks: int, mamba: dict[str, Any]) -> nn.Sequential:
     """A strided block, then blocks that all share one Mamba layer."""
     shared = FlipLayer(outputs, **mamba)
     rest = (Block(outputs, outputs, 1, shared) for _ in range(blocks - 1))
@@ -149,7 +149,7 @@ class NNMamba(VolumeNetwork):
         reduction: int = 16,
         last_relu: bool = True,
         axes: Sequence[int] = (0, 1, 2),
-        **mamba: int,
+        **mamba: Any,
     ) -> None:
         if blocks < 1 or reduction < 1 or channels < reduction:
             raise ValueError(

@@ -69,6 +69,12 @@ class Plan:
         return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(3))
 
 
+def triple(sides: Sequence[int]) -> tuple[int, int, int]:
+    """Three sides of a kernel or stride as the tuple torch wants; a checkpoint's header has lists."""
+    x, y, z = sides
+    return x, y, z
+
+
 class ConvNorm(nn.Module):
     """Convolution and affine instance normalization, then leaky ReLU where ``act``."""
 
@@ -83,8 +89,8 @@ class ConvNorm(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        padding = tuple(side // 2 for side in kernel)
-        self.conv = nn.Conv3d(inputs, outputs, tuple(kernel), tuple(stride), padding, bias=bias)
+        padding = triple([side // 2 for side in kernel])
+        self.conv = nn.Conv3d(inputs, outputs, triple(kernel), triple(stride), padding, bias=bias)
         self.norm = nn.InstanceNorm3d(outputs, affine=True)
         self.act = nn.LeakyReLU(SLOPE, inplace=True) if act else nn.Identity()
 
@@ -101,7 +107,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = ConvNorm(outputs, outputs, kernel, act=False)
         shortcut: list[nn.Module] = []
         if max(stride) > 1:
-            shortcut.append(nn.AvgPool3d(tuple(stride)))
+            shortcut.append(nn.AvgPool3d(triple(stride)))
         if inputs != outputs:
             shortcut.append(ConvNorm(inputs, outputs, (1, 1, 1), bias=False, act=False))
         self.skip = nn.Sequential(*shortcut)
@@ -179,7 +185,7 @@ class Decoder(nn.Module):
             for i in levels
         )
         self.transpconvs = nn.ModuleList(
-            nn.ConvTranspose3d(width[i], width[i - 1], tuple(plan.strides[i]), tuple(plan.strides[i]))
+            nn.ConvTranspose3d(width[i], width[i - 1], triple(plan.strides[i]), triple(plan.strides[i]))
             for i in levels
         )
         self.seg_layers = nn.ModuleList(nn.Conv3d(width[i - 1], num_classes, 1) for i in levels)

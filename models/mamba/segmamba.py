@@ -41,7 +41,7 @@ class GatedConvolution(nn.Module):
 class TriLayer(TokenLayer):
     """x + TriMamba(LayerNorm(x)); a slice is a plane of the first axis unless their number is given."""
 
-    def __init__(self, channels: int, slices: int | None, **mamba: int) -> None:
+    def __init__(self, channels: int, slices: int | None, **mamba: Any) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.mamba = TriMamba(channels, **mamba)
@@ -55,7 +55,7 @@ class TriLayer(TokenLayer):
 class ForwardLayer(TokenLayer):
     """Mamba(LayerNorm(x)), one direction, no residual: the layer of the benchmark's repository."""
 
-    def __init__(self, channels: int, **mamba: int) -> None:
+    def __init__(self, channels: int, **mamba: Any) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, **mamba)
@@ -153,7 +153,7 @@ class SegMamba(VolumeNetwork):
         variant: Literal["published", "bmvc"] = "published",
         num_slices: Sequence[int] | None = None,
         axes: Sequence[int] = (0, 1, 2),
-        **mamba: int,
+        **mamba: Any,
     ) -> None:
         if variant not in ("published", "bmvc"):
             raise ValueError(f'expected variant "published" or "bmvc", got {variant!r}; pick one of them')

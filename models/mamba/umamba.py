@@ -15,7 +15,7 @@ from .volume import TokenLayer, mix_tokens, to_tokens, to_volume
 class MambaLayer(TokenLayer):
     """Mamba(LayerNorm(x)) over all voxels in row-major order; no residual around it."""
 
-    def __init__(self, channels: int, **mamba: int) -> None:
+    def __init__(self, channels: int, **mamba: Any) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, **mamba)
@@ -28,7 +28,7 @@ class MambaLayer(TokenLayer):
 class _MambaEncoder(Encoder):
     """The encoder with a Mamba layer after every stage."""
 
-    def __init__(self, in_channels: int, plan: Plan, mamba: dict[str, int]) -> None:
+    def __init__(self, in_channels: int, plan: Plan, mamba: dict[str, Any]) -> None:
         super().__init__(in_channels, plan)
         self.mamba_layers = nn.ModuleList(MambaLayer(width, **mamba) for width in plan.features)
 
@@ -76,7 +76,7 @@ class UMambaBot(ResidualUNet):
         num_classes: int,
         plan: Plan | None = None,
         axes: Sequence[int] = (0, 1, 2),
-        **mamba: int,
+        **mamba: Any,
     ) -> None:
         plan = plan or Plan()
         super().__init__(
@@ -129,7 +129,7 @@ class UMambaEnc(ResidualUNet):
         num_classes: int,
         plan: Plan | None = None,
         axes: Sequence[int] = (0, 1, 2),
-        **mamba: int,
+        **mamba: Any,
     ) -> None:
         plan = plan or Plan()
         encoder = _MambaEncoder(in_channels, plan, mamba)
