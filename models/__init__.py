@@ -43,6 +43,12 @@ CATALOG: dict[str, str] = {
     "segresnet": "SegResNet, residual encoder with group norm",
     "unetr": "UNETR, vision transformer encoder",
     "swin_unetr": "Swin-UNETR, shifted-window transformer encoder",
+    "umamba_bot": "U-Mamba, residual UNet with Mamba at the bottleneck",
+    "umamba_enc": "U-Mamba, Mamba after every encoder stage",
+    "segmamba": "SegMamba, tri-directional Mamba encoder",
+    "nnmamba": "nnMamba, residual network with Mamba read in four orders",
+    "lma_unet": "LMa-UNet, bidirectional Mamba over voxels and windows",
+    "em_unet": "EM-UNet (LightM-UNet), SegResNet with a Mamba encoder",
     "mamba_unet": "U-shaped network with pure-PyTorch Mamba layers (ours)",
 }
 
@@ -60,6 +66,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "segresnet": _lazy(".architectures", "segresnet"),
     "unetr": _lazy(".architectures", "unetr"),
     "swin_unetr": _lazy(".architectures", "swin_unetr"),
+    "umamba_bot": _lazy(".mamba.umamba", "umamba_bot"),
+    "umamba_enc": _lazy(".mamba.umamba", "umamba_enc"),
+    "segmamba": _lazy(".mamba.segmamba", "build"),
+    "nnmamba": _lazy(".mamba.nnmamba", "build"),
+    "lma_unet": _lazy(".mamba.lma_unet", "build"),
+    "em_unet": _lazy(".mamba.em_unet", "build"),
     "mamba_unet": _lazy(".mamba.unet", "build"),
 }
 

@@ -7,27 +7,15 @@ arXiv 2406.08486. MONAI does the work; here are the two sizes of each, and what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from .roi import check_roi
+
 SIZES = ("paper", "small")
-
-
-def check_roi(name: str, roi_size: Sequence[int], divisor: int, minimum: int = 1) -> None:
-    """Refuse a window the architecture cannot take, before the first forward.
-
-    Raises:
-        ValueError: names the sides that do not fit and the nearest sizes that do.
-    """
-    if all(side % divisor == 0 and side >= minimum for side in roi_size):
-        return
-    nearest = tuple(max(-(-side // divisor) * divisor, minimum) for side in roi_size)
-    least = f" of at least {minimum}" if minimum > 1 else ""
-    raise ValueError(
-        f"{name} expected a roi_size of multiples of {divisor}{least}, got {tuple(roi_size)}; use {nearest} instead"
-    )
 
 
 def unet(
@@ -39,7 +27,9 @@ def unet(
     channels = {"paper": (16, 32, 64, 128, 256), "small": (16, 32, 64, 96)}[size]
     arguments: dict[str, Any] = {"channels": channels, "num_res_units": 2, **overrides}
     arguments.setdefault("strides", (2,) * (len(arguments["channels"]) - 1))
-    check_roi("unet", roi_size, 2 ** len(arguments["strides"]))
+    # Instance norm at the coarsest level needs more than one voxel.
+    divisor = math.prod(arguments["strides"])
+    check_roi("unet", roi_size, divisor, single_voxel=False, ranks=(2, 3))
     return UNet(spatial_dims=len(roi_size), in_channels=in_channels, out_channels=num_classes, **arguments)
 
 
@@ -54,7 +44,7 @@ def segresnet(
         "small": {"init_filters": 8, "blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 1)},
     }
     arguments = {**sizes[size], **overrides}
-    check_roi("segresnet", roi_size, 2 ** (len(arguments["blocks_down"]) - 1))
+    check_roi("segresnet", roi_size, 2 ** (len(arguments["blocks_down"]) - 1), ranks=(2, 3))
     return SegResNet(
         spatial_dims=len(roi_size), in_channels=in_channels, out_channels=num_classes, **arguments
     )
@@ -82,7 +72,7 @@ def unetr(
             "proj_type": "perceptron",
         },
     }
-    check_roi("unetr", roi_size, 16)
+    check_roi("unetr", roi_size, 16, ranks=(2, 3))
     arguments = {**sizes[size], **overrides}
     return UNETR(
         in_channels=in_channels,
@@ -98,7 +88,7 @@ def swin_unetr(
 ) -> nn.Module:
     """Swin-UNETR: as published in ``paper`` size; ``small`` is narrow and stops at stride 16 (see class below)."""
     if size == "small":
-        check_roi("swin_unetr", roi_size, 16, minimum=32)
+        check_roi("swin_unetr", roi_size, 16, minimum=32, ranks=(2, 3))
         arguments = {
             "feature_size": 12,
             "depths": (2, 2, 2, 1),
@@ -110,7 +100,7 @@ def swin_unetr(
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     # Stride 32 leaves one voxel at a side of 32, on which instance norm is undefined.
-    check_roi("swin_unetr", roi_size, 32, minimum=64)
+    check_roi("swin_unetr", roi_size, 32, minimum=64, ranks=(2, 3))
     arguments = {"feature_size": 48, "use_checkpoint": True, **overrides}
     return SwinUNETR(
         in_channels=in_channels, out_channels=num_classes, spatial_dims=len(roi_size), **arguments

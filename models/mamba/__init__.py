@@ -2,6 +2,7 @@
 
 from .block import Mamba
 from .scan import selective_scan
+from .tri import TriMamba
 from .unet import MambaUNet
 
-__all__ = ["Mamba", "MambaUNet", "selective_scan"]
+__all__ = ["Mamba", "MambaUNet", "TriMamba", "selective_scan"]

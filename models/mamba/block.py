@@ -30,9 +30,10 @@ class Mamba(nn.Module):
         d_conv: number of taps of the causal depthwise convolution.
         expand: ratio of the inner width E to d.
         dt_rank: rank R of the projection that gives the steps, or "auto" for ceil(d / 16).
+        project: end in the projection from E back to d; False leaves it to whoever joins several layers.
 
     Shape:
-        Input and output: (B,L,d).
+        Input and output: (B,L,d); output (B,L,E) without the projection.
 
     Raises:
         ValueError: if a size is not positive, or the input's last axis is not d.
@@ -51,6 +52,7 @@ class Mamba(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        project: bool = True,
     ) -> None:
         super().__init__()
         rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
@@ -67,7 +69,7 @@ class Mamba(nn.Module):
         self.dt_proj = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.out_proj = nn.Linear(inner, d_model, bias=False) if project else nn.Identity()
         with torch.no_grad():
             nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
             low, high = math.log(DT_MIN), math.log(DT_MAX)
@@ -77,21 +79,40 @@ class Mamba(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B,L,d) to (B,L,d)."""
+        x, gate = self._enter(tokens)
+        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        return self.out_proj(y)
+
+    def _enter(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Sequence and gate, (B,L,E) each."""
         if tokens.ndim != 3 or tokens.shape[-1] != self.d_model:
             raise ValueError(
                 f"expected tokens of shape (B,L,{self.d_model}), got {tuple(tokens.shape)}; "
                 "flatten the spatial axes and put the channels last"
             )
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
-        u = F.silu(self._causal_conv(x))
-        rank, state = self.dt_rank, self.d_state
-        low_rank, B, C = self.x_proj(u).split((rank, state, state), dim=-1)
-        # The bias is added after the cast, so that half precision does not round the small initial steps.
-        wide = torch.promote_types(self.dt_proj.bias.dtype, torch.float32)
-        delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).to(wide) + self.dt_proj.bias.to(wide))
-        y = selective_scan(u, delta, -torch.exp(self.A_log.to(wide)), B, C, self.D)
-        return self.out_proj(y * F.silu(gate))
+        return x, gate
 
-    def _causal_conv(self, x: Tensor) -> Tensor:
-        """Depthwise convolution of (B,L,E) over the current token and the d_conv - 1 before it."""
-        return self.conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+
+def scan_direction(
+    x: Tensor,
+    gate: Tensor,
+    conv1d: nn.Module,
+    x_proj: nn.Module,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    D: Tensor,
+) -> Tensor:
+    """Causal convolution, selective scan and gate of one reading direction, (B,L,E) to (B,L,E).
+
+    The arguments after the gate are one set of the parameters of :class:`Mamba`.
+    """
+    # Depthwise, over the current token and the d_conv - 1 before it.
+    u = F.silu(conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+    rank, state = dt_proj.in_features, A_log.shape[1]
+    low_rank, B, C = x_proj(u).split((rank, state, state), dim=-1)
+    # The bias is added after the cast, so that half precision does not round the small initial steps.
+    wide = torch.promote_types(dt_proj.bias.dtype, torch.float32)
+    delta = F.softplus(F.linear(low_rank, dt_proj.weight).to(wide) + dt_proj.bias.to(wide))
+    y = selective_scan(u, delta, -torch.exp(A_log.to(wide)), B, C, D)
+    return y * F.silu(gate)

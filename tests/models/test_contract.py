@@ -36,11 +36,12 @@ def test_maps_a_window_to_logits_and_back_to_input_gradients(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_equals_its_items(name):
-    network = small(name)
-    images = torch.rand(2, 1, *ROI)
+    """In float64: norms of nearly constant tokens amplify the rounding of float32 to 1e-3 in a few voxels."""
+    network = small(name).double()
+    images = torch.rand(2, 1, *ROI, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(
-            network(images), torch.cat([network(i[None]) for i in images]), atol=1e-4, rtol=1e-4
+            network(images), torch.cat([network(i[None]) for i in images]), atol=1e-8, rtol=1e-6
         )
 
 
