@@ -29,6 +29,8 @@ __all__ = [
     "ALIASES",
     "CATALOG",
     "DATASETS",
+    "REGISTERED",
+    "TASK_NAMES",
     "CaseError",
     "ChannelWindows",
     "Dataset",

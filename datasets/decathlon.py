@@ -141,12 +141,16 @@ def task_folder(data_root: Path | None, task: Task) -> Path:
 def download(name: str, data_root: Path) -> Path:
     """Fetch a task with MONAI's ``DecathlonDataset``, which checks the archive's MD5, and return its folder.
 
+    A task that is already there is left as it is.
+
     Raises:
         DatasetError: no network, a broken archive or no room.
     """
     from monai.apps.datasets import DecathlonDataset
 
     task = TASKS[name]
+    if (data_root / task.folder / "dataset.json").is_file():
+        return data_root / task.folder
     try:
         data_root.mkdir(parents=True, exist_ok=True)
         DecathlonDataset(str(data_root), task.folder, "training", download=True, cache_num=0, num_workers=0)
