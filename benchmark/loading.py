@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustvox.datasets import ALIASES as DATASET_ALIASES
 from robustvox.datasets import CATALOG as DATASET_CATALOG
 from robustvox.datasets import Dataset, DatasetError, open_dataset
 from robustvox.models import CATALOG as MODEL_CATALOG
@@ -105,10 +106,11 @@ def _torchattack_name(attack: TorchAttack) -> str:
 def load_dataset(name: str, data_root: str | Path | None) -> Dataset:
     """Open a dataset by name, plug-in or path; a wrong name or folder is a :class:`UsageError`."""
     try:
-        if Path(name).is_dir() and name not in DATASET_CATALOG:
+        known = {**DATASET_CATALOG, **DATASET_ALIASES}
+        if name not in known and (Path(name).is_dir() or name.lower().endswith(".csv")):
             return open_dataset(name)
         try:
-            return open_dataset(match(name, DATASET_CATALOG, "dataset"), data_root)
+            return open_dataset(match(name, known, "dataset"), data_root)
         except UsageError:
             plugin = _plugin(name, "robustvox.datasets")
             if plugin is None:

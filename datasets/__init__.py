@@ -1,7 +1,8 @@
 """Datasets: named splits of volumes with class names, intensity window and spacing.
 
 ``DATASETS`` maps a name to a builder ``(data_root) -> Dataset``; a path to any folder with an MSD
-``dataset.json`` needs no entry. The module imports nothing heavy, so listing it is instant.
+``dataset.json`` or in nnU-Net's raw layout, or to a CSV of image and label paths, needs no entry. The module
+imports nothing heavy, so listing it is instant.
 
 Example:
     >>> from robustvox.datasets import open_dataset
@@ -13,19 +14,25 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import CaseError, Dataset, DatasetError, IntensityWindow, Volume
+from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume
 
 if TYPE_CHECKING:
+    from .folder import CaseFolder
     from .msd import MSDFolder
     from .phantom import Phantom
 
 __all__ = [
+    "ALIASES",
     "CATALOG",
     "DATASETS",
+    "REGISTERED",
+    "TASK_NAMES",
     "CaseError",
+    "ChannelWindows",
     "Dataset",
     "DatasetError",
     "IntensityWindow",
@@ -40,52 +47,95 @@ def _phantom(_data_root: Path | None = None) -> Phantom:
     return Phantom()
 
 
-def _hippocampus(data_root: Path | None = None) -> MSDFolder:
-    from .msd import MSDFolder
+def _task(name: str, data_root: Path | None = None) -> CaseFolder | MSDFolder:
+    from .decathlon import open_task
 
-    root = _task_folder(data_root, "Task04_Hippocampus")
-    # Every volume of the task fits one window of this size but for a few, and it suits all strides of 16.
-    return MSDFolder(root=root, name="hippocampus", roi_size=(48, 64, 48), nsd_tolerance_mm=1.0)
+    return open_task(name, data_root)
 
+
+def _registered(name: str, data_root: Path | None = None, *, as_published: bool = False) -> CaseFolder:
+    from .published import PUBLISHED
+
+    return PUBLISHED[name]().open(data_root, as_published=as_published)
+
+
+TASK_NAMES = (
+    "brain_tumour", "heart", "liver", "hippocampus", "prostate", "lung", "pancreas", "hepatic_vessel", "spleen",
+    "colon",
+)  # fmt: skip
+"""The tasks of the Medical Segmentation Decathlon in their order, 1 to 10."""
+
+REGISTERED = ("btcv", "acdc", "hecktor", "flare22")
+"""Datasets of arXiv 2406.08486; their files need a registration."""
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "phantom": _phantom,
-    "hippocampus": _hippocampus,
+    **{name: partial(_task, name) for name in TASK_NAMES},
+    **{name: partial(_registered, name) for name in REGISTERED},
 }
 
 CATALOG: dict[str, str] = {
     "phantom": "procedural abdominal CT, seven organs, embedded (the default)",
     "hippocampus": "MSD Task04, T1 MRI, anterior and posterior hippocampus (--data-root)",
+    "brain_tumour": "MSD Task01, MRI of 4 channels, edema and tumor (--data-root)",
+    "heart": "MSD Task02, MRI, left atrium (--data-root)",
+    "liver": "MSD Task03, CT, liver and tumor (--data-root)",
+    "prostate": "MSD Task05, MRI of 2 channels, two zones (--data-root)",
+    "lung": "MSD Task06, CT, tumor (--data-root)",
+    "pancreas": "MSD Task07, CT, pancreas and tumor (--data-root)",
+    "hepatic_vessel": "MSD Task08, CT, vessels and tumor (--data-root)",
+    "spleen": "MSD Task09, CT, spleen (--data-root)",
+    "colon": "MSD Task10, CT, tumor (--data-root)",
+    "btcv": "abdominal CT, 13 organs, 18/12 split (--data-root, registration)",
+    "acdc": "cardiac cine MRI, 3 structures, 140/20 frames (--data-root, registration)",
+    "hecktor": "head and neck CT, 2 tumor classes, 444/79 split (--data-root, registration)",
+    "flare22": "abdominal CT, 13 organs, 50/50 split (--data-root, registration)",
 }
 
+ALIASES: dict[str, str] = {
+    **{f"msd_task{number:02d}": name for number, name in enumerate(TASK_NAMES, start=1)},
+    "brain_tumor": "brain_tumour",
+    "synapse": "btcv",
+    "abdomen": "flare22",
+}
+"""Other names of the same datasets; records carry the name they stand for."""
 
-def open_dataset(name: str | Path, data_root: str | Path | None = None) -> Dataset:
-    """Open a dataset by registry name, or any folder that holds an MSD ``dataset.json``.
+
+def open_dataset(
+    name: str | Path, data_root: str | Path | None = None, *, as_published: bool = False
+) -> Dataset:
+    """Open a dataset by registry name, a folder (MSD or nnU-Net raw layout), or a CSV of image and label paths.
 
     Args:
-        name: a key of ``DATASETS``, or a path.
+        name: a key of ``DATASETS`` or ``ALIASES``, or a path.
         data_root: folder that holds the datasets' folders; the phantom needs none.
+        as_published: prepare volumes as arXiv 2406.08486 did, faults included (CT window on MRI, padding before
+            windowing); only for the datasets it used.
 
     Raises:
-        DatasetError: unknown name, missing folder or malformed ``dataset.json``.
+        DatasetError: unknown name, missing folder, malformed list, or ``as_published`` where nothing is.
     """
     root = Path(data_root) if data_root is not None else None
-    if str(name) in DATASETS:
-        return DATASETS[str(name)](root)
+    key = ALIASES.get(str(name), str(name))
+    if as_published:
+        if key not in REGISTERED:
+            raise DatasetError(f"expected one of {', '.join(REGISTERED)} with as_published, found {name!r}")
+        return _registered(key, root, as_published=True)
+    if key in DATASETS:
+        return DATASETS[key](root)
     path = Path(name)
     if path.is_dir():
+        from .listed import is_nnunet, open_nnunet
         from .msd import MSDFolder
 
+        if is_nnunet(path):
+            return open_nnunet(path)
         return MSDFolder(root=path, name=path.resolve().name.lower())
-    raise DatasetError(f"expected one of {', '.join(DATASETS)} or a folder with dataset.json, found {name!r}")
+    if path.suffix.lower() == ".csv" and path.is_file():
+        from .listed import open_csv
 
-
-def _task_folder(data_root: Path | None, folder: str) -> Path:
-    if data_root is None:
-        raise DatasetError(
-            f"expected a folder with {folder}, found none; give --data-root DIR or set ROBUSTVOX_DATA"
-        )
-    for candidate in (data_root / folder, data_root):
-        if (candidate / "dataset.json").is_file():
-            return candidate
-    raise DatasetError(f"expected {folder}/dataset.json below {data_root}, found none; correct --data-root")
+        return open_csv(path)
+    raise DatasetError(
+        f"expected one of {', '.join(DATASETS)}, a folder with dataset.json or a CSV of image and label paths, "
+        f"found {name!r}"
+    )

@@ -61,6 +61,39 @@ class IntensityWindow:
         return eps * (self.high - self.low)
 
 
+@dataclass(frozen=True)
+class ChannelWindows:
+    """One :class:`IntensityWindow` per channel, for images whose channels share no scale (MRI sequences).
+
+    Args:
+        windows: one per channel, in channel order.
+
+    Example:
+        >>> windows = ChannelWindows((IntensityWindow(0.0, 100.0), IntensityWindow(0.0, 4000.0)))
+        >>> windows.apply(np.full((2, 1, 1, 1), 50.0)).ravel().tolist()
+        [0.5, 0.012500000186264515]
+    """
+
+    windows: tuple[IntensityWindow, ...]
+
+    @property
+    def unit(self) -> str:
+        """Name of the original unit, the same for all channels."""
+        return self.windows[0].unit
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Original intensities ``(C, *spatial)`` to float32 in [0, 1]."""
+        return np.stack([w.apply(c) for w, c in zip(self.windows, image, strict=True)])
+
+    def invert(self, image: np.ndarray) -> np.ndarray:
+        """Values in [0, 1], ``(C, *spatial)``, back to original intensities, float32."""
+        return np.stack([w.invert(c) for w, c in zip(self.windows, image, strict=True)])
+
+    def physical(self, eps: float) -> tuple[float, ...]:
+        """What a change of ``eps`` on the unit interval means in ``unit``, per channel."""
+        return tuple(w.physical(eps) for w in self.windows)
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One case as the harness sees it.
@@ -76,7 +109,7 @@ class Volume:
     label: np.ndarray
     spacing_mm: tuple[float, ...]
     affine: np.ndarray
-    window: IntensityWindow
+    window: IntensityWindow | ChannelWindows
 
 
 @runtime_checkable

@@ -10,16 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .base import CaseError, DatasetError, IntensityWindow, Volume
-from .nifti import check_affine, check_image, check_label, inside, read_array
+from .nifti import CaseFiles, RawCase, read_case
+from .prepare import PERCENTILES, percentile_windows
 
 CT_WINDOW = IntensityWindow(-175.0, 250.0, "HU")
 """Soft-tissue window of the published benchmark (arXiv 2406.08486)."""
-
-PERCENTILES = (0.5, 99.5)
-"""MRI has no absolute scale: each volume and channel is mapped by its own percentiles."""
 
 
 def split_ids(ids: Sequence[str], validation: float | int, seed: int) -> dict[str, tuple[str, ...]]:
@@ -81,15 +77,19 @@ class MSDFolder:
     validation: float = 0.2
     split_seed: int = 0
     _meta: dict[str, Any] = field(init=False, repr=False, compare=False)
-    _files: dict[str, tuple[str, str]] = field(init=False, repr=False, compare=False)
+    _files: dict[str, CaseFiles] = field(init=False, repr=False, compare=False)
     _splits: Mapping[str, Sequence[str]] = field(init=False, repr=False, compare=False)
+    _twice: set[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        meta = _read_meta(Path(self.root))
-        ids = [_case_id(entry["image"]) for entry in meta["training"]]
-        files = {case: (e["image"], e["label"]) for case, e in zip(ids, meta["training"], strict=True)}
+        meta = read_meta(Path(self.root))
+        ids = [case_id(entry["image"]) for entry in meta["training"]]
+        files = {
+            case: CaseFiles((e["image"],), e["label"]) for case, e in zip(ids, meta["training"], strict=True)
+        }
         object.__setattr__(self, "_meta", meta)
-        object.__setattr__(self, "_splits", split_ids(ids, self.validation, self.split_seed))
+        object.__setattr__(self, "_splits", split_ids(list(files), self.validation, self.split_seed))
+        object.__setattr__(self, "_twice", {case for case in files if ids.count(case) > 1})
         object.__setattr__(self, "_files", files)
 
     @property
@@ -120,6 +120,12 @@ class MSDFolder:
 
     def load(self, case_id: str) -> Volume:
         """Read, check and normalise one case; raises :class:`CaseError` naming what is wrong with it."""
+        raw = self.read(case_id)
+        window = CT_WINDOW if self._is_ct else percentile_windows(raw.image, case_id)
+        return Volume(case_id, window.apply(raw.image), raw.label, raw.spacing_mm, raw.affine, window)
+
+    def read(self, case_id: str) -> RawCase:
+        """Read and check one case as stored; raises :class:`CaseError` naming what is wrong with it."""
         if case_id not in self._files:
             raise CaseError(
                 case_id,
@@ -127,41 +133,33 @@ class MSDFolder:
                 "no such id",
                 f"known ids start with {next(iter(self._files))}",
             )
-        image_name, label_name = self._files[case_id]
-        image_path = inside(Path(self.root), image_name, case_id)
-        label_path = inside(Path(self.root), label_name, case_id)
-        raw, affine, spacing = read_array(image_path, case_id)
-        image = check_image(raw, self.in_channels, case_id)
-        label_raw, label_affine, _ = read_array(label_path, case_id)
-        label = check_label(label_raw, image.shape[1:], len(self.class_names), case_id)
-        check_affine(affine, label_affine, case_id)
-        window = CT_WINDOW if self._is_ct else percentile_window(image, case_id)
-        scaled = window.apply(image) if image.shape[0] == 1 or self._is_ct else _per_channel(image, case_id)
-        return Volume(case_id, scaled, label, spacing, affine, window)
-
-
-def percentile_window(image: np.ndarray, case_id: str) -> IntensityWindow:
-    """The window that maps the 0.5 and 99.5 percentile of a volume to 0 and 1."""
-    low, high = (float(v) for v in np.percentile(image, PERCENTILES))
-    if not high > low:
-        raise CaseError(
-            case_id,
-            "an image with contrast",
-            f"percentiles {low:.6g} and {high:.6g}",
-            "drop the empty volume",
+        if case_id in self._twice:
+            raise CaseError(
+                case_id,
+                "one entry per case in dataset.json",
+                "more than one",
+                "remove the copies or rename the files",
+            )
+        return read_case(
+            Path(self.root),
+            self._files[case_id],
+            channels=self.in_channels,
+            num_classes=len(self.class_names),
+            case_id=case_id,
         )
-    return IntensityWindow(low, high)
+
+    def paths(self, case_id: str) -> CaseFiles:
+        """Where the files of one case are listed, relative to ``root``."""
+        return self._files[case_id]
 
 
-def _per_channel(image: np.ndarray, case_id: str) -> np.ndarray:
-    return np.concatenate([percentile_window(c, case_id).apply(c)[None] for c in image])
-
-
-def _case_id(image_name: str) -> str:
+def case_id(image_name: str) -> str:
+    """The file's name without folder and ``.nii`` or ``.nii.gz``."""
     return re.sub(r"\.nii(\.gz)?$", "", image_name.rsplit("/", 1)[-1])
 
 
-def _read_meta(root: Path) -> dict[str, Any]:
+def read_meta(root: Path) -> dict[str, Any]:
+    """The checked ``dataset.json`` of an MSD folder; raises :class:`DatasetError`."""
     path = root / "dataset.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
@@ -179,7 +177,7 @@ def _read_meta(root: Path) -> dict[str, Any]:
             f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {labels}; repair it'
         )
     complete = isinstance(training, list) and all(
-        isinstance(e, dict) and {"image", "label"} <= set(e) for e in training
+        isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("image", "label")) for e in training
     )
     if not complete or not training:
         raise DatasetError(

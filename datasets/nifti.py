@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,78 @@ MAX_VOXELS = 2**31
 """Headers that claim more than this are refused before a byte of the data is read."""
 
 
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where one case lies, relative to the dataset's folder: one file per channel (or one with all), and a label."""
+
+    images: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True, eq=False)
+class RawCase:
+    """One checked case on the grid as stored.
+
+    Shape:
+        image: ``(C, *spatial)`` float32, original intensities.
+        label: ``(*spatial)`` int16 class ids.
+        affine: ``(4, 4)`` voxel to world, millimetres.
+    """
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+    spacing_mm: tuple[float, ...]
+
+
+def read_case(root: Path, files: CaseFiles, *, channels: int, num_classes: int, case_id: str) -> RawCase:
+    """Read and check one case.
+
+    Raises:
+        CaseError: missing or unreadable files, or image and label that do not fit each other or the dataset.
+    """
+    paths = [inside(root, name, case_id) for name in (*files.images, files.label)]
+    raw, affine, spacing = read_array(paths[0], case_id)
+    if len(files.images) == 1:
+        image = check_image(raw, channels, case_id)
+    else:
+        image = _stack(raw, affine, paths[1:-1], channels, case_id)
+    label_raw, label_affine, _ = read_array(paths[-1], case_id)
+    label = check_label(label_raw, image.shape[1:], num_classes, case_id)
+    check_affine(affine, label_affine, case_id)
+    return RawCase(case_id, image, label, affine, spacing)
+
+
+def _stack(
+    first: np.ndarray, affine: np.ndarray, others: Sequence[Path], channels: int, case_id: str
+) -> np.ndarray:
+    """Channels that lie in a file each, which must share one grid."""
+    if len(others) + 1 != channels:
+        raise CaseError(
+            case_id, f"{channels} channel files", str(len(others) + 1), "complete the files of the case"
+        )
+    images = [check_image(first, 1, case_id)]
+    for path in others:
+        raw, other_affine, _ = read_array(path, case_id)
+        images.append(check_image(raw, 1, case_id))
+        if images[-1].shape != images[0].shape:
+            raise CaseError(
+                case_id,
+                f"channels of one shape {images[0].shape[1:]}",
+                f"{images[-1].shape[1:]} in {path.name}",
+                "resample the channels onto one grid",
+            )
+        check_affine(affine, other_affine, case_id, what=f"all channels ({path.name})")
+    return np.concatenate(images)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def inside(root: Path, relative: str, case_id: str) -> Path:
     """Resolve ``relative`` below ``root``; a path that leaves it is refused.
 
@@ -25,7 +100,10 @@ def inside(root: Path, relative: str, case_id: str) -> Path:
         CaseError: if the resolved path (links followed) is outside ``root`` or does not exist.
     """
     root = root.resolve()
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+    except (OSError, ValueError) as error:
+        raise CaseError(case_id, "a file name", f"{relative!r}: {error}", "correct the path") from error
     if not path.is_relative_to(root):
         raise CaseError(
             case_id, f"a file inside {root.name}/", repr(relative), "list only paths below the dataset folder"
@@ -35,7 +113,7 @@ def inside(root: Path, relative: str, case_id: str) -> Path:
             case_id,
             f"the file {relative}",
             "nothing there",
-            "complete the download or drop the case from dataset.json",
+            "complete the download or drop the case from the list",
         )
     return path
 
@@ -46,6 +124,8 @@ def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[
     Raises:
         CaseError: for unreadable, truncated, oversized, or degenerate files; nothing is guessed.
     """
+    if path.stat().st_size == 0:
+        raise CaseError(case_id, "a complete NIfTI file", f"{path.name} of 0 bytes", "download it again")
     try:
         image: Any = nib.load(path)
         shape, zooms = image.shape, image.header.get_zooms()[:3]
@@ -57,6 +137,7 @@ def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[
     except (
         OSError,
         EOFError,
+        MemoryError,
         ValueError,
         zlib.error,
         ImageFileError,
@@ -77,6 +158,13 @@ def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[
         )
     if image.affine is None or not np.isfinite(image.affine).all():
         raise CaseError(case_id, "a finite affine", f"{image.affine} in {path.name}", "repair the header")
+    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
+        raise CaseError(
+            case_id,
+            "an affine that spans three dimensions",
+            f"{image.affine[:3, :3].tolist()} in {path.name}",
+            "repair the header",
+        )
     return array, np.asarray(image.affine, dtype=np.float64), tuple(float(z) for z in zooms)
 
 
@@ -93,6 +181,8 @@ def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
             f"shape {array.shape}",
             "split or convert the file",
         )
+    if 0 in array.shape:
+        raise CaseError(case_id, "an image with voxels", f"shape {array.shape}", "convert the file again")
     array = array.astype(np.float32)
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
@@ -125,18 +215,20 @@ def check_label(array: np.ndarray, spatial: tuple[int, ...], num_classes: int, c
             case_id,
             f"labels in 0..{num_classes - 1}",
             f"{low}..{high}",
-            "add the class to dataset.json or correct the label",
+            "correct the label or the list of classes",
         )
     return rounded.astype(np.int16)
 
 
-def check_affine(image: np.ndarray, label: np.ndarray, case_id: str) -> None:
-    """Image and label must lie on the same grid in world space, to a thousandth of a millimetre."""
+def check_affine(
+    image: np.ndarray, label: np.ndarray, case_id: str, *, what: str = "image and label"
+) -> None:
+    """Two files must lie on the same grid in world space, to a thousandth of a millimetre."""
     difference = float(np.abs(image - label).max())
     if difference > 1e-3:
         raise CaseError(
             case_id,
-            "one affine for image and label",
+            f"one affine for {what}",
             f"a difference of {difference:.3g} mm",
-            "resample the label onto the image",
+            "resample one onto the other",
         )
