@@ -154,8 +154,16 @@ def download(name: str, data_root: Path) -> Path:
     try:
         data_root.mkdir(parents=True, exist_ok=True)
         DecathlonDataset(str(data_root), task.folder, "training", download=True, cache_num=0, num_workers=0)
-    except (OSError, RuntimeError, ValueError) as error:
+    # MONAI raises the bare class when there is no network.
+    except Exception as error:
         raise DatasetError(
-            f"expected to download {task.folder}, found {error}; download it by hand from medicaldecathlon.com"
+            f"expected to download {task.folder}, found {_short(error)}; "
+            "download it by hand from medicaldecathlon.com"
         ) from error
     return task_folder(data_root, task)
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error that quotes another at length."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200]

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from .base import CaseError
@@ -128,7 +129,7 @@ def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[
         raise CaseError(case_id, "a complete NIfTI file", f"{path.name} of 0 bytes", "download it again")
     try:
         image: Any = nib.load(path)
-        shape, zooms = image.shape, image.header.get_zooms()[:3]
+        shape, zooms = image.shape, _stored_zooms(image, path)
         if math.prod(shape) > MAX_VOXELS:
             raise CaseError(
                 case_id, f"at most {MAX_VOXELS} voxels", f"a header claiming {shape}", f"replace {path.name}"
@@ -168,6 +169,15 @@ def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[
     return array, np.asarray(image.affine, dtype=np.float64), tuple(float(z) for z in zooms)
 
 
+def _stored_zooms(image: Any, path: Path) -> tuple[float, ...]:
+    """Voxel sides as the file has them: nibabel quietly turns 0 into 1 when it loads."""
+    if not isinstance(image, nib.Nifti1Image):
+        return image.header.get_zooms()[:3]
+    with ImageOpener(str(path)) as stream:
+        header = type(image.header).from_fileobj(stream, check=False)
+    return tuple(float(z) for z in header["pixdim"][1 : 1 + min(len(image.shape), 3)])
+
+
 def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
     """Bring an image array to ``(C, *spatial)`` float32, or say why it cannot be used."""
     if array.ndim == 4 and array.shape[-1] == channels:
@@ -183,7 +193,8 @@ def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
         )
     if 0 in array.shape:
         raise CaseError(case_id, "an image with voxels", f"shape {array.shape}", "convert the file again")
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         raise CaseError(
