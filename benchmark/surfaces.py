@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PERCENTILE = 95.0
 _REACH = 6  # voxels per axis that the neighbourhood search may look ahead before the tree takes over
-_CELLS = (8.0, 4.0, 2.0)  # sides of the cells that share a measured point, in mean voxel sizes
+_CELLS = (16.0, 6.0, 2.5)  # sides of the cells that share a measured point, in mean voxel sizes
 _SLACK = 1e-9  # share by which a bound is widened, so that rounding cannot make it wrong
 
 
@@ -78,8 +78,8 @@ class LabelSurfaces:
         return self._points[class_id]
 
     def coordinates(self, flat_indices: np.ndarray) -> np.ndarray:
-        """Flat indices ``(n,)`` to voxel coordinates ``(n, rank)``."""
-        return np.stack(np.unravel_index(flat_indices, self.padded.shape), axis=-1)
+        """Flat indices ``(n,)`` to voxel coordinates ``(rank, n)``."""
+        return np.stack(np.unravel_index(flat_indices, self.padded.shape))
 
     def tree(self, class_id: int) -> tuple[np.ndarray, KDTree]:
         """Voxel coordinates of one class's surface and a search tree over them in mm, built on first use."""
@@ -89,7 +89,7 @@ class LabelSurfaces:
             voxels = self.coordinates(self.points(class_id))
             self._trees[class_id] = (
                 voxels,
-                KDTree(voxels * self.spacing_mm, leafsize=32, balanced_tree=False),
+                KDTree(voxels.T * self.spacing_mm, leafsize=32, balanced_tree=False),
             )
         return self._trees[class_id]
 
@@ -181,22 +181,23 @@ class _Directed:
 
         A percentile that is not above ``beaten`` may stay inexact, but not above ``beaten`` either.
         """
-        size = float(np.exp(np.mean(np.log(self.origin.spacing_mm))))
-        for cell in (*(side * size for side in _CELLS), 0.0):
+        spacing = self.origin.spacing_mm[:, None]
+        size = float(np.exp(np.mean(np.log(spacing))))
+        # Twice down to single points: what lies below ``beaten`` only matters if the percentile is above.
+        for cell in (*(side * size for side in _CELLS), 0.0, 0.0):
             unsettled = self._unsettled(beaten)
             if not len(unsettled):
                 return
             voxels = self.origin.coordinates(self.points[unsettled])
             if not cell:
-                self.upper[unsettled] = self._measure(voxels)[0]
-                return
-            chosen, member = _one_per_cell(voxels, cell / self.origin.spacing_mm)
+                self.upper[unsettled] = self.lower[unsettled] = self._measure(voxels)[0]
+                continue
+            chosen, member = _one_per_cell(voxels, cell / spacing)
             if len(chosen) > 0.5 * len(unsettled):
                 continue
-            spacing = self.origin.spacing_mm
-            distance, nearest = self._measure(voxels[chosen])
-            moved = _length(voxels - voxels[chosen][member], spacing)
-            reached = _length(voxels - nearest[member], spacing)
+            distance, nearest = self._measure(voxels[:, chosen])
+            moved = _length(voxels - voxels[:, chosen][:, member], spacing)
+            reached = _length(voxels - nearest[:, member], spacing)
             known = (distance[member] - moved) - _SLACK * (distance[member] + moved)
             self.lower[unsettled] = np.maximum(self.lower[unsettled], known)
             self.upper[unsettled] = np.minimum(self.upper[unsettled], reached)
@@ -205,28 +206,36 @@ class _Directed:
 
     def _unsettled(self, beaten: float) -> np.ndarray:
         """Points whose exact distance could still change the percentile or the count."""
-        open_ = self.lower < self.upper
-        near = self.limit * (1 - 1e-6), self.limit * (1 + 1e-6)
-        wanted = (self.lower <= near[1]) & (self.upper > near[0])
+        inexact = self.lower < self.upper
+        wanted = (self.lower <= self.limit * (1 + 1e-6)) & (self.upper > self.limit * (1 - 1e-6))
         next_rank = min(self.rank + 1, len(self.points) - 1)
         highest = np.partition(self.upper, next_rank)[next_rank]
         if highest > beaten:
             lowest = np.partition(self.lower, self.rank)[self.rank]
-            wanted |= (self.upper > lowest) & (self.lower < highest)
-        return np.flatnonzero(open_ & wanted)
+            around = inexact & (self.upper > lowest) & (self.lower < highest)
+            above = around & (self.upper > beaten)
+            wanted |= above if above.any() else around
+        return np.flatnonzero(inexact & wanted)
 
     def _measure(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Exact distances of voxels ``(n, rank)`` in mm and the surface voxels they lead to."""
+        """Exact distances of voxels ``(rank, n)`` in mm and the surface voxels they lead to."""
         surface, tree = self.target.tree(self.class_id)
-        nearest = surface[tree.query(voxels * self.origin.spacing_mm)[1]]
-        return _length(voxels - nearest, self.origin.spacing_mm), nearest
+        spacing = self.origin.spacing_mm[:, None]
+        nearest = surface[:, tree.query((voxels * spacing).T)[1]]
+        return _length(voxels - nearest, spacing), nearest
 
 
 def _one_per_cell(voxels: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of one voxel per occupied cell, and for every voxel the position of its cell's in that list."""
-    cells = (voxels / side).astype(np.int64)
-    keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0) + 1))
-    return np.unique(keys, return_index=True, return_inverse=True)[1:]
+    """Index of the most central voxel of every occupied cell, and each voxel's position in that list."""
+    position = voxels * (1.0 / side)
+    cells = position.astype(np.int64)
+    off_center = np.square(position - cells - 0.5).sum(axis=0) / len(voxels)  # below 1
+    keys = np.ravel_multi_index(tuple(cells), tuple(cells.max(axis=1) + 1))
+    order = np.argsort(keys + off_center)
+    first = np.diff(keys[order], prepend=-1) != 0
+    member = np.empty(len(keys), np.int64)
+    member[order] = np.cumsum(first) - 1
+    return order[first], member
 
 
 @lru_cache(maxsize=32)
@@ -239,18 +248,18 @@ def _neighbourhood(
     radius = min(2.4 * float(np.exp(np.mean(np.log(spacing)))), _REACH * float(spacing.min()))
     reach = [int(radius / size) for size in spacing]
     grid = np.meshgrid(*(np.arange(-size, size + 1) for size in reach), indexing="ij")
-    offsets = np.stack([axis.reshape(-1) for axis in grid], axis=-1)
-    lengths = _length(offsets, spacing)
+    offsets = np.stack([axis.reshape(-1) for axis in grid])
+    lengths = _length(offsets, spacing[:, None])
     strides = np.cumprod([1, *shape[:0:-1]])[::-1]
     return tuple(
-        (tuple(int(step) for step in offsets[lengths == length] @ strides), float(length))
+        (tuple(int(step) for step in strides @ offsets[:, lengths == length]), float(length))
         for length in np.unique(lengths[lengths <= radius])
     )
 
 
 def _length(offsets: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """Voxel offsets ``(n, rank)`` to mm; the only place where distances are rounded."""
-    return np.sqrt(np.square(offsets * spacing_mm).sum(axis=-1))
+    """Voxel offsets ``(rank, n)`` to mm; the only place where distances are rounded."""
+    return np.sqrt(np.square(offsets * spacing_mm).sum(axis=0))
 
 
 def _surface_mask(labels: np.ndarray) -> np.ndarray:
