@@ -17,7 +17,9 @@ Definitions, equal to MONAI's where MONAI defines a value:
 * Surface: voxels of the mask with at least one face neighbour outside the mask. Beyond the volume counts
   as background (as in MONAI, which pads before it erodes), so a mask cut by the border has a surface there.
 * HD95: the larger of the two directed 95th percentiles (linear interpolation) of the distances from every
-  surface voxel to the nearest surface voxel of the other mask, in millimetres.
+  surface voxel to the nearest surface voxel of the other mask, in millimetres. The package
+  ``surface-distance`` weighs surface elements between the voxels by area instead: it differs by up to 0.6 mm
+  at 1 mm spacing, 0.3 mm on average.
 * NSD: the share of both surfaces that lies within the tolerance of the other surface.
 """
 
