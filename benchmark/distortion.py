@@ -2,6 +2,9 @@
 
 An attack's nominal budget says little (frequency attacks have no L-inf bound at all), so every record carries
 the distance that was measured. Everything is accumulated in float64.
+
+LPIPS is not among them: it needs the weights of a network trained on photographs, which would have to be
+downloaded, and the published column is one minus it over slices, whose values have no unit in a volume.
 """
 
 from __future__ import annotations

@@ -17,89 +17,27 @@ Definitions, equal to MONAI's where MONAI defines a value:
 * Surface: voxels of the mask with at least one face neighbour outside the mask. Beyond the volume counts
   as background (as in MONAI, which pads before it erodes), so a mask cut by the border has a surface there.
 * HD95: the larger of the two directed 95th percentiles (linear interpolation) of the distances from every
-  surface voxel to the nearest surface voxel of the other mask, in millimetres.
+  surface voxel to the nearest surface voxel of the other mask, in millimetres. The package
+  ``surface-distance`` weighs surface elements between the voxels by area instead: it differs by up to 0.6 mm
+  at 1 mm spacing, 0.3 mm on average.
 * NSD: the share of both surfaces that lies within the tolerance of the other surface.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .surfaces import LabelSurfaces, surface_agreement
+
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from scipy.spatial import KDTree
+
+__all__ = ["STATUSES", "LabelSurfaces", "score"]
 
 STATUSES = ("ok", "missing", "hallucinated", "absent")
-_PERCENTILE = 95.0
-_REACH = 6  # voxels per axis that the neighbourhood search may look ahead before a tree takes over
-
-
-class LabelSurfaces:
-    """Everything about one label volume that does not depend on what it is compared with.
-
-    Build it once for a reference and pass it as ``cache`` to :func:`score` when many predictions are scored
-    against that reference. The results are the same bits with and without it. The array must not be
-    modified in between.
-
-    Args:
-        labels: class ids, 0 is background.
-        num_classes: number of classes, background included.
-        spacing_mm: voxel size per axis, in mm.
-
-    Shape:
-        labels: ``(*spatial)`` integer.
-
-    Raises:
-        ValueError: on non-integer or out-of-range labels, or an unusable spacing.
-
-    Example:
-        >>> reference = np.zeros((6, 6, 6), np.uint8)
-        >>> reference[1:4, 1:4, 1:4] = 1
-        >>> cache = LabelSurfaces(reference, num_classes=2, spacing_mm=(1, 1, 1))
-        >>> score(reference, reference, num_classes=2, spacing_mm=(1, 1, 1), cache=cache).dice.tolist()
-        [1.0]
-    """
-
-    def __init__(self, labels: np.ndarray, *, num_classes: int, spacing_mm: Sequence[float]) -> None:
-        self.source = labels
-        self.num_classes = num_classes
-        self.labels = _check_labels(labels, "labels", num_classes)
-        self.spacing_mm = _check_spacing(spacing_mm, self.labels.ndim)
-        self.sizes = [np.count_nonzero(self.labels == class_id) for class_id in range(num_classes)]
-        # One padded volume serves all classes: the class id on surface voxels, 0 elsewhere. The margin
-        # lets the neighbourhood search add an offset to a flat index without asking where the border is.
-        self.padded = np.pad(_surface_mask(self.labels) * self.labels, _REACH)
-        self.flat = self.padded.reshape(-1)
-        found = np.flatnonzero(self.flat != 0)
-        classes = self.flat[found]
-        order = np.argsort(classes, kind="stable")
-        cuts = np.searchsorted(classes[order], np.arange(1, num_classes))
-        self._points = np.split(found[order], cuts)
-        self._trees: dict[int, tuple[np.ndarray, KDTree]] = {}
-
-    def points(self, class_id: int) -> np.ndarray:
-        """Flat indices into ``padded`` of the surface voxels of one class, ascending."""
-        return self._points[class_id]
-
-    def coordinates(self, flat_indices: np.ndarray) -> np.ndarray:
-        """Flat indices ``(n,)`` to voxel coordinates ``(n, rank)``."""
-        return np.stack(np.unravel_index(flat_indices, self.padded.shape), axis=-1)
-
-    def tree(self, class_id: int) -> tuple[np.ndarray, KDTree]:
-        """Voxel coordinates of one class's surface and a search tree over them in mm, built on first use."""
-        if class_id not in self._trees:
-            from scipy.spatial import KDTree
-
-            voxels = self.coordinates(self.points(class_id))
-            self._trees[class_id] = (
-                voxels,
-                KDTree(voxels * self.spacing_mm, leafsize=32, balanced_tree=False),
-            )
-        return self._trees[class_id]
 
 
 def score(
@@ -182,118 +120,14 @@ def _score_class(
         diagonal = float(np.linalg.norm(np.multiply(reference.labels.shape, reference.spacing_mm)))
         return _ClassScore(class_id, 0.0, diagonal, 0.0, "missing" if sizes[1] else "hallucinated")
     overlap = np.count_nonzero((predicted.labels == class_id) & (reference.labels == class_id))
-    there = _directed(predicted, reference, class_id, tolerance)
-    back = _directed(reference, predicted, class_id, tolerance)
+    surface = surface_agreement(predicted, reference, class_id, tolerance)
     return _ClassScore(
         class_id,
         2.0 * overlap / sum(sizes),
-        max(there.percentile, back.percentile),
-        (there.within + back.within) / (there.total + back.total),
+        surface.hd95_mm,
+        surface.nsd,
         "ok",
     )
-
-
-class _Directed(NamedTuple):
-    percentile: float  # mm
-    within: int  # surface voxels within the tolerance
-    total: int
-
-
-def _directed(origin: LabelSurfaces, target: LabelSurfaces, class_id: int, tolerance: float) -> _Directed:
-    """Distances from one surface to the other, as far as percentile and tolerance need them.
-
-    Offsets are tried in order of length, so the first one that lands on the target is the exact distance.
-    The few farthest points do not enter the 95th percentile and are not measured; when more than those are
-    out of reach, a search tree takes over.
-    """
-    points = origin.points(class_id)
-    total = len(points)
-    # The percentile lies between this many smallest distances' last two.
-    needed = min(total, int(_PERCENTILE / 100.0 * (total - 1)) + 2)
-    distances = np.full(total, np.inf)
-    # In single precision, as MONAI: a distance of exactly the tolerance counts whatever its last bit.
-    limit = np.float32(tolerance)
-    pending, where = np.arange(total), points
-    for step, length in zip(*_neighbourhood(tuple(origin.spacing_mm), origin.padded.shape), strict=True):
-        if not len(pending) or (np.float32(length) > limit and total - len(pending) >= needed):
-            break
-        hit = target.flat.take(where + step) == class_id
-        if hit.any():
-            distances[pending[hit]] = length
-            pending, where = pending[~hit], where[~hit]
-    else:
-        voxels, tree = target.tree(class_id)
-        start = origin.coordinates(where)
-        nearest = tree.query(start * origin.spacing_mm)[1]
-        distances[pending] = _length(start - voxels[nearest], origin.spacing_mm)
-    within = int(np.count_nonzero(distances.astype(np.float32) <= limit))
-    return _Directed(float(np.percentile(distances, _PERCENTILE)), within, total)
-
-
-@lru_cache(maxsize=32)
-def _neighbourhood(spacing_mm: tuple[float, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Flat-index offsets and their lengths in mm, nearest first, complete up to the last length."""
-    spacing = np.asarray(spacing_mm)
-    # About 60 offsets: beyond that a tree query costs less. Never farther than the margin on the finest axis.
-    radius = min(2.4 * float(np.exp(np.mean(np.log(spacing)))), _REACH * float(spacing.min()))
-    reach = [int(radius / size) for size in spacing]
-    grid = np.meshgrid(*(np.arange(-size, size + 1) for size in reach), indexing="ij")
-    offsets = np.stack([axis.reshape(-1) for axis in grid], axis=-1)
-    lengths = _length(offsets, spacing)
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] <= radius]
-    strides = np.cumprod([1, *shape[:0:-1]])[::-1]
-    return (offsets[order] @ strides).astype(np.intp), lengths[order]
-
-
-def _length(offsets: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """Voxel offsets ``(n, rank)`` to mm; the only place where distances are rounded."""
-    return np.sqrt(np.square(offsets * spacing_mm).sum(axis=-1))
-
-
-def _surface_mask(labels: np.ndarray) -> np.ndarray:
-    """Voxels with a face neighbour of another class, or at the border: every class's surface in one pass."""
-    surface = np.zeros(labels.shape, bool)
-    for axis in range(labels.ndim):
-        along = np.moveaxis(labels, axis, 0)
-        edge = np.moveaxis(surface, axis, 0)
-        differs = along[1:] != along[:-1]
-        edge[1:] |= differs
-        edge[:-1] |= differs
-        edge[0] = True
-        edge[-1] = True
-    return surface
-
-
-def _check_labels(volume: np.ndarray, name: str, num_classes: int) -> np.ndarray:
-    if not isinstance(num_classes, int | np.integer) or num_classes < 2:
-        raise ValueError(f"num_classes: expected an integer >= 2, background included, got {num_classes!r}")
-    labels = np.asarray(volume)
-    if labels.dtype.kind not in "biu":
-        raise ValueError(
-            f"{name}: expected integer class ids, got dtype {labels.dtype}; "
-            "take the argmax over the class axis"
-        )
-    if labels.ndim == 0 or labels.size == 0:
-        raise ValueError(f"{name}: expected a volume (*spatial) with voxels, got shape {labels.shape}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"{name}: expected class ids in 0..{num_classes - 1}, got {low}..{high}; "
-            "remap the labels or raise num_classes"
-        )
-    # The narrowest type: comparing bytes is several times faster than comparing int64.
-    return np.ascontiguousarray(labels, dtype=np.min_scalar_type(num_classes - 1))
-
-
-def _check_spacing(spacing_mm: Sequence[float], rank: int) -> np.ndarray:
-    spacing = np.atleast_1d(np.asarray(spacing_mm, dtype=np.float64))
-    if spacing.shape != (rank,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
-        raise ValueError(
-            f"spacing_mm: expected {rank} positive numbers of mm, one per axis, got {spacing_mm!r}; "
-            "use the voxel size from the image header"
-        )
-    return spacing
 
 
 def _check_cache(cache: LabelSurfaces, reference: np.ndarray, num_classes: int, spacing: np.ndarray) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from .records import Records, load_records
 from .sanity.store import KEYS as CHECK_KEYS
 from .sanity.store import load_flags
+from .statistics import bootstrap_intervals
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,7 +46,6 @@ _KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "targ
 _TARGET_CASE = ["dataset", "protocol", "target", "target_sha256", "case"]
 _METRICS = ["dice", "hd95_mm", "nsd"]
 _COSTS = ["l2", "psnr", "ssim", "forwards", "backwards", "seconds"]
-_RESAMPLES, _SEED = 10_000, 20_240_607
 _FILES = tuple(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex"))
 
 
@@ -192,19 +192,8 @@ def _intervals(values: Frame, group: Frame, rows: Frame) -> tuple[np.ndarray, np
     value, group_of = values.to_numpy()[valid], group.to_numpy()[valid]
     sizes = np.bincount(group_of, minlength=len(rows)) if len(rows) else np.empty(0, int)
     for size in np.unique(sizes[sizes > 0]):
-        # RandomState, because its stream is frozen for good; that of default_rng may change with numpy.
-        drawn = np.random.RandomState(_SEED).randint(0, size, (_RESAMPLES, size))
-        counts = np.stack([(drawn == case).sum(axis=1) for case in range(size)]).astype(np.float64)
         chosen = np.flatnonzero(sizes == size)
-        table = value[sizes[group_of] == size].reshape(-1, size)
-        for start in range(0, len(chosen), 64):
-            block = table[start : start + 64]
-            total = np.zeros((len(block), _RESAMPLES))
-            for case in range(size):
-                total += block[:, case, None] * counts[case]
-            bounds = np.percentile(total / size, [2.5, 97.5], axis=1)
-            rows_here = chosen[start : start + 64]
-            low[rows_here], high[rows_here] = bounds
+        low[chosen], high[chosen] = bootstrap_intervals(value[sizes[group_of] == size].reshape(-1, size))
     mean = rows["dice_adv"].to_numpy()
     # With equal values the resampled mean may differ from the mean in the last bit.
     return np.minimum(low, mean), np.maximum(high, mean)

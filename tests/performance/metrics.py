@@ -62,6 +62,8 @@ def main() -> None:
     predictions = {
         "near (clean)": organs(0.7, 0.1, 1),
         "shifted 4 voxels": organs(4.0, 0.2, 2),
+        "shifted 10 voxels": organs(10.0, 0.2, 2),
+        "shifted 20 voxels": organs(20.0, 0.2, 2),
         "half erased": half_erased,
         "speckled 1%": speckle(organs(1.0, 0.2, 3), 0.01),
         "speckled 10%": speckle(organs(1.0, 0.2, 3), 0.10),
