@@ -6,11 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.main import get_command
 
 from robustvox.attacks.interop import SUPPORTED
 from robustvox.benchmark.cli import app
+from robustvox.benchmark.loading import load_attack
 from robustvox.benchmark.sanity.registry import CHECKS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -36,3 +38,19 @@ def test_the_page_of_torchattacks_names_what_runs():
     text = (DOCS / "torchattacks.md").read_text()
     (names,) = re.findall(r"right on volumes: ([^.]*)\.", text)
     assert {name.strip() for name in names.split(",")} == set(SUPPORTED)
+
+
+def test_the_table_of_matched_budgets_follows_from_the_results():
+    table = pd.read_csv(DOCS.parent / "results" / "hippocampus" / "white_box.csv", keep_default_na=False)
+    table = table[table["surrogate"] == "unet"].set_index("attack")
+    lines = re.findall(r"^\| `(.+?)` \| (.*) \|$", (DOCS / "matched_budgets.md").read_text(), re.M)
+    assert len(lines) == 5
+    for spec, cells in lines:
+        row = table.loc[load_attack(spec).spec]
+        expected = (
+            f"{row['dice_adv']:.2f} ({row['dice_adv_low']:.2f}-{row['dice_adv_high']:.2f})",
+            f"{row['l2']:.2f}",
+            f"{row['ssim']:.3f}",
+            f"{255 * row['linf']:.0f}/255",
+        )
+        assert cells.split(" | ") == list(expected), spec
