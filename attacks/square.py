@@ -133,7 +133,8 @@ def box_sides(spatial: Sequence[int], share: float) -> list[int]:
     sides = [0] * len(spatial)
     shortest_first = sorted(range(len(spatial)), key=lambda axis: spatial[axis])
     for done, axis in enumerate(shortest_first):
-        cube = voxels ** (1 / (len(spatial) - done))
+        # Nine digits are enough, and equal axes get equal sides also where rounding could go either way.
+        cube = round(voxels ** (1 / (len(spatial) - done)), 9)
         sides[axis] = min(max(round(cube), 1), spatial[axis])
         voxels /= min(cube, spatial[axis])
     return sides

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from robustvox.attacks import ATTACKS, FGSM, GN, Uniform
+from robustvox.attacks import FGSM, GN, Square, Uniform
 
 from .base import FAIL, PASS, WARN, Finding, check, grade
 from .context import Case, Context, is_noise, lacks, mean, no_eps, no_gradient, no_radius
@@ -142,16 +142,11 @@ def convergence(context: Context) -> Finding:
     "gradient-free",
     "no query attack does better",
     "cases that Square breaks further: fail when by > 0.002 Dice on any",
-    needs=(
-        no_gradient,
-        no_radius,
-        lambda _: "" if "square" in ATTACKS else "there is no attack `square`",
-    ),
+    needs=(no_gradient, no_radius),
     per_query=1 / 45,
 )
 def gradient_free(context: Context) -> Finding:
-    square = ATTACKS["square"](eps=context.attack.radius, queries=context.queries)  # type: ignore[call-arg]
-    probe = context.other("square", square)
+    probe = context.other("square", Square(eps=context.attack.radius or 0.0, queries=context.queries))
     gaps = [context.run(case).dice - context.run(case, probe).dice for case in context.cases]
     worse = sum(gap > _TOLERANCE for gap in gaps)
     detail = f"of {len(gaps)} cases; mean Dice {context.mean():.3f}, Square {context.mean(probe):.3f}"

@@ -7,40 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from robustvox.attacks import ATTACKS, BIM, FGSM, GN, PGD, VAFA, Attack, Uniform
-from robustvox.attacks.base import LossAttack, ball
+from robustvox.attacks import BIM, FGSM, GN, PGD, VAFA, Attack, Square, Uniform
 from robustvox.benchmark.sanity import run_checks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slabs(LossAttack):
-    """Gradient-free: keeps random slabs on an edge of the ball that raise the loss."""
-
-    eps: float = 8 / 255
-    queries: int = 100
-
-    @property
-    def radius(self) -> float:
-        return self.eps
-
-    @torch.no_grad()
-    def perturb(self, task):
-        low, high = ball(task.images, self.eps)
-        best, top = task.images, torch.tensor(-torch.inf)
-        for _ in range(self.queries):
-            start, side, up = (int(torch.randint(n, (), generator=task.streams[0])) for n in (8, 4, 2))
-            tried = best.clone()
-            box = (..., slice(start, start + side + 1), slice(None), slice(None))
-            tried[box] = (high if up else low)[box]
-            loss = task.objective(self.loss)(task.logits(tried), 0)
-            if loss > top:
-                best, top = tried, loss
-        return best
-
-
-@pytest.fixture(autouse=True)
-def _probe(monkeypatch):
-    monkeypatch.setitem(ATTACKS, "square", Slabs)
 
 
 def test_an_attack_that_works_passes_everything(volumes, strong, controls):
@@ -99,7 +67,7 @@ def test_what_does_not_apply_is_skipped_with_its_reason(outcome):
     assert outcome("C3", attack=VAFA(block_size=8, steps=1)).detail == "has no eps"
     assert outcome("C4", attack=FGSM()).detail == "is the single step"
     assert outcome("C5", attack=GN()).detail == "a noise control, no attack"
-    assert outcome("C8", attack=Slabs(eps=0.1)).detail == "follows no gradient"
+    assert outcome("C8", attack=Square(eps=0.1)).detail == "follows no gradient"
     assert outcome("C14", attack=FGSM()).detail == "has no alpha"
 
 
@@ -123,11 +91,6 @@ def test_too_few_steps_have_not_converged(outcome):
     result = outcome("C6", attack=attack)
     assert result.status == "fail"
     assert result.number > 0.05
-
-
-def test_the_probe_is_skipped_where_there_is_none(outcome, monkeypatch):
-    monkeypatch.delitem(ATTACKS, "square")
-    assert outcome("C8").detail == "there is no attack `square`"
 
 
 def test_a_step_size_that_matters_is_reported_with_the_best(outcome):
