@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from robustvox.attacks import ATTACKS
 from robustvox.benchmark.cli import app
 from robustvox.benchmark.loading import load_attack
 
@@ -71,3 +72,19 @@ def test_the_table_follows_from_the_results():
             (found,) = mine[mine["attack"] == load_attack(COLUMNS[name]).spec].to_dict("records")
             expected = f"{found['dice_adv']:.2f} ({found['dice_adv_low']:.2f}-{found['dice_adv_high']:.2f})"
             assert cell == expected, (row[0], name)
+
+
+def test_the_table_of_attacks_follows_from_the_results():
+    table = pd.read_csv(REPOSITORY / "results" / "hippocampus" / "white_box.csv", keep_default_na=False)
+    table = table[table["surrogate"] == "unet"].set_index("attack")
+    rows = re.findall(r"^\| `(\S+)` \| (\d.*) \|$", README.partition("| attack on `unet`")[2], re.M)
+    assert {spec.split(":")[0] for spec, _ in rows} == set(ATTACKS) - {"gn", "bim", "square"}
+    for spec, cells in rows:
+        row = table.loc[load_attack(spec).spec]
+        expected = (
+            f"{row['dice_adv']:.2f} ({row['dice_adv_low']:.2f}-{row['dice_adv_high']:.2f})",
+            f"{row['hd95_adv_mm']:.1f}",
+            f"{row['l2']:.1f}",
+            f"{255 * row['linf']:.0f}/255",
+        )
+        assert cells.split(" | ") == list(expected), spec
