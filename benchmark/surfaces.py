@@ -230,7 +230,7 @@ def _one_per_cell(voxels: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.
     position = voxels * (1.0 / side)
     cells = position.astype(np.int64)
     off_center = np.square(position - cells - 0.5).sum(axis=0) / len(voxels)  # below 1
-    keys = np.ravel_multi_index(tuple(cells), tuple(cells.max(axis=1) + 1))
+    keys = np.asarray(np.ravel_multi_index(tuple(cells), tuple(cells.max(axis=1) + 1)))
     order = np.argsort(keys + off_center)
     first = np.diff(keys[order], prepend=-1) != 0
     member = np.empty(len(keys), np.int64)

@@ -234,10 +234,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _count_channels(root: Path, files: Mapping[str, CaseFiles]) -> int:
     """Channels of the first case that can be read; a case of another number is refused when loaded."""
     for case, entry in files.items():
-        if len(entry.images) > 1:
-            return len(entry.images)
+        first, *further = entry.images
+        if further:
+            return 1 + len(further)
         try:
-            array, _, _ = read_array(inside(root, entry.images[0], case), case)
+            array, _, _ = read_array(inside(root, first, case), case)
         except CaseError:
             continue
         return int(array.shape[-1]) if array.ndim == 4 else 1

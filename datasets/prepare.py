@@ -92,10 +92,11 @@ class Preparation:
         Raises:
             CaseError: an image without contrast, or nothing left after cropping.
         """
+        import torch
         from monai.data.meta_tensor import MetaTensor
 
         pair = [
-            MetaTensor(array.astype(np.float32), affine=raw.affine.copy())
+            MetaTensor(array.astype(np.float32), affine=torch.from_numpy(raw.affine.copy()))
             for array in (raw.image, raw.label[None])
         ]
         window: IntensityWindow | ChannelWindows | None = None
