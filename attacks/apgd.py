@@ -12,7 +12,7 @@ from torch import Tensor
 from . import checks
 from .base import LossAttack, ball
 from .sign_gradient import SignGradient
-from .task import BestIterate, Objective, Task, input_gradient
+from .task import BestIterate, Objective, Task, choose, input_gradient
 
 _MOMENTUM = 0.75  # weight of the new step against the previous displacement
 _RISE_SHARE = 0.75  # a window in which the loss rose less often than this oscillates
@@ -169,8 +169,8 @@ class StepSizes:
         """Take in one evaluated point; the point and gradient from which to step on."""
         higher = loss > self._highest
         self._highest = torch.where(higher, loss, self._highest)
-        self._images = torch.where(_like(higher, images), images, self._images)
-        self._gradient = torch.where(_like(higher, images), gradient, self._gradient)
+        self._images = choose(higher, images, self._images)
+        self._gradient = choose(higher, gradient, self._gradient)
         self._rises = self._rises + (loss > self._previous)
         self._previous = loss
         if not self._due or step < self._due[0]:
@@ -181,9 +181,8 @@ class StepSizes:
         halve = (self._rises <= _RISE_SHARE * window) | stuck
         self._halved, self._at_checkpoint = halve, self._highest
         self._rises = torch.zeros_like(self._rises)
-        back = _like(halve, images)
-        self.eta = torch.where(back, self.eta / 2, self.eta)
-        return torch.where(back, self._images, images), torch.where(back, self._gradient, gradient)
+        self.eta = choose(halve, self.eta / 2, self.eta)
+        return choose(halve, self._images, images), choose(halve, self._gradient, gradient)
 
 
 def checkpoints(steps: int) -> Iterator[int]:
@@ -202,7 +201,3 @@ def checkpoints(steps: int) -> Iterator[int]:
     while (at := at + window) < steps:
         yield at
         window = max(window - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
-
-
-def _like(flags: Tensor, images: Tensor) -> Tensor:
-    return flags.view(-1, *[1] * (images.ndim - 1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import checks
 from .base import LossAttack, ball
 from .sign_gradient import Bounds, SignGradient
-from .task import BestIterate, Objective, Task
+from .task import BestIterate, Objective, Task, choose
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries
 
@@ -87,7 +87,7 @@ class Square(LossAttack, SignGradient):
             best.offer(candidate, logits, loss)
             higher = loss > highest  # never true for NaN
             highest = torch.where(higher, loss, highest)
-            images = torch.where(higher.view(-1, *[1] * (images.ndim - 1)), candidate, images)
+            images = choose(higher, candidate, images)
         return best.images
 
 

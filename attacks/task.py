@@ -184,13 +184,18 @@ class BestIterate:
         metric = self._task.metric(logits)
         better = (metric < self._metric) | ((metric == self._metric) & (loss > self._loss))
         better &= torch.isfinite(loss) & keep
-        self.images = torch.where(better.view(-1, *[1] * (images.ndim - 1)), images, self.images)
+        self.images = choose(better, images, self.images)
         self._metric = torch.where(better, metric, self._metric)
         self._loss = torch.where(better, loss, self._loss)
         self._best_step = torch.where(better, self._step, self._best_step)
         if self._on_step is not None:
             self._on_step(StepInfo(self._step, self._steps, loss, metric, self._best_step))
         self._step += 1
+
+
+def choose(samples: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """Per sample `images` where `samples` (B,) is True, else `others`; any number of axes after the first."""
+    return torch.where(samples.view(-1, *[1] * (images.ndim - 1)), images, others)
 
 
 def input_gradient(loss: Tensor, variable: Tensor) -> Tensor:

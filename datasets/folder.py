@@ -98,10 +98,9 @@ class CaseFolder:
     def load(self, case_id: str) -> Volume:
         """Read, check and prepare one case; raises :class:`CaseError` naming what is wrong with it."""
         raw = self.read(case_id)
-        train = self.train_preparation is not None and case_id in self.splits["train"]
-        prepare = self.train_preparation if train else self.preparation
-        assert prepare is not None
-        return prepare(raw)
+        if self.train_preparation is not None and case_id in self.splits["train"]:
+            return self.train_preparation(raw)
+        return self.preparation(raw)
 
 
 def _overlaps(splits: Mapping[str, Sequence[str]]) -> dict[str, CaseError]:

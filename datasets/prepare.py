@@ -113,7 +113,10 @@ class Preparation:
                 pair = self._crop(pair, raw.id)
             else:
                 pair = self._pad(pair)
-        assert window is not None
+        if window is None:  # what __post_init__ refuses
+            raise ValueError(
+                f"expected a window step, since volumes are in [0, 1], got {self.order}; add one"
+            )
         affine = pair[0].affine.numpy().astype(np.float64)
         spacing = tuple(round(float(s), 6) for s in np.linalg.norm(affine[:3, :3], axis=0))
         image = np.ascontiguousarray(np.clip(pair[0].numpy(), 0.0, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,21 +44,21 @@ def mix_tokens(mix: Callable[[Tensor], Tensor], x: Tensor, width: int, dtype: to
         return mix(x)
 
 
-class TokenLayer(nn.Module):
+class TokenLayer(nn.Module, ABC):
     """A layer over the voxels of a volume. Subclasses write ``mix`` and set ``width``; see :func:`mix_tokens`."""
 
     width: int
 
+    @abstractmethod
     def mix(self, x: Tensor) -> Tensor:
         """(B,C,X,Y,Z) to (B,C',X',Y',Z')."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,X,Y,Z) to (B,C',X',Y',Z')."""
         return mix_tokens(self.mix, x, self.width, next(self.parameters()).dtype)
 
 
-class VolumeNetwork(nn.Module):
+class VolumeNetwork(nn.Module, ABC):
     """Base of the networks: checks the input, applies the order of the axes, calls ``logits``.
 
     Args:
@@ -95,9 +96,9 @@ class VolumeNetwork(nn.Module):
         """Refuse a window the network cannot take, with the nearest ones it can."""
         check_roi(name or type(self).__name__, size, self.divisors, single_voxel=self._single_voxel)
 
+    @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """Logits of images, both in the network's own order of the axes."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B,K,X,Y,Z) of images (B,C,X,Y,Z)."""

@@ -127,12 +127,11 @@ def test_a_finished_sample_does_not_touch_the_others(any_key, make_case, quick, 
 # --- as closely as the network agrees with itself -----------------------------------------------
 
 
-def test_batch_equals_its_items_as_closely_as_the_network(any_key, make_case, quick, naive_dice):
+def test_batch_equals_its_items_as_closely_as_the_network(any_key, make_case, quick):
     """At every visited point the convolutions may give a batch other last bits than its items.
 
-    Where they give none, the results are equal. Where they do, a voxel with a gradient near zero may step the
-    other way and another of two nearly equal iterates may win, so only what the attack achieved compares: the
-    Dice of every sample within a few voxels of 500, the L2 norm within a twentieth.
+    Where they give none, the results are equal. Where they do, which is the rule, a voxel with a gradient near
+    zero may step the other way: at most one in a hundred. None did in any attack of the registry on 8 nets.
     """
     case = make_case((8, 9, 7), batch=4)
     visited = [case.images]
@@ -148,11 +147,8 @@ def test_batch_equals_its_items_as_closely_as_the_network(any_key, make_case, qu
     if disagreement(case.model, visited) == 0:
         assert torch.equal(together, alone)
         return
-    with torch.no_grad():
-        dice = [naive_dice(case.model(x).argmax(1), case.labels, 3) for x in (together, alone)]
-    norms = [(x - case.images).flatten(1).norm(dim=1) for x in (together, alone)]
-    torch.testing.assert_close(dice[0], dice[1], atol=0.02, rtol=0)
-    torch.testing.assert_close(norms[0], norms[1], atol=0, rtol=0.05)
+    moved_otherwise = (together - alone).abs() > 1e-5
+    assert moved_otherwise.float().mean() <= 0.01
 
 
 def test_disagreement_is_seen(make_case):

@@ -135,8 +135,9 @@ def test_near_surface_distance(seed: int) -> None:
     reference, prediction = radius < 9, np.roll(radius + 20 * noise < 10, seed, axis=0)
     table = score(prediction, reference, num_classes=2, spacing_mm=(1, 1, 1), nsd_tolerance_mm=2.0)
     found = library.compute_surface_distances(reference, prediction, (1, 1, 1))
-    # Its surface elements lie between the voxels and weigh by area; ours are voxels that count alike: half a
-    # voxel's diagonal.
+    # Another definition (see the module): its elements lie between the voxels and weigh by area. The limits only
+    # catch a gross error, such as a wrong unit or a forgotten spacing; on random organs HD95 was seen to differ by
+    # 0.59 mm and NSD by 0.13.
     half_diagonal = 3**0.5 / 2
     assert table.hd95_mm[0] == pytest.approx(library.compute_robust_hausdorff(found, 95), abs=half_diagonal)
     assert table.nsd[0] == pytest.approx(library.compute_surface_dice_at_tolerance(found, 2.0), abs=0.2)
