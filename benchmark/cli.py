@@ -35,6 +35,13 @@ DataRoot = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of records and tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Split = Annotated[str, typer.Option("--split", help="Split of the dataset.")]
+Cases = Annotated[str, typer.Option("--cases", metavar="N|ID,...|all", help="How many, or which.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="Named protocol.")]
+Checkpoints = Annotated[
+    list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
+]
+Untrained = Annotated[bool, typer.Option("--untrained", help="Allow random weights; flagged in the table.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all noise.")]
 
 
@@ -50,17 +57,13 @@ def run(
     ] = False,
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
-    split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "validation",
-    cases: Annotated[str, typer.Option("--cases", metavar="N|ID,...|all", help="How many, or which.")] = "4",
-    protocol: Annotated[str, typer.Option("--protocol", help="Named protocol.")] = "robustvox-1",
+    split: Split = "validation",
+    cases: Cases = "4",
+    protocol: ProtocolName = "robustvox-1",
     seed: Seed = 0,
     device: Device = "auto",
-    checkpoint: Annotated[
-        list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
-    ] = None,
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="Allow random weights; flagged in the table.")
-    ] = False,
+    checkpoint: Checkpoints = None,
+    untrained: Untrained = False,
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Write adversarial NIfTI files.")
     ] = False,
@@ -120,19 +123,17 @@ def check(
     attack: Attacks,
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
-    split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "validation",
-    cases: Annotated[str, typer.Option("--cases", metavar="N|ID,...|all", help="How many, or which.")] = "2",
-    protocol: Annotated[str, typer.Option("--protocol", help="Named protocol.")] = "robustvox-1",
+    split: Split = "validation",
+    cases: Cases = "2",
+    protocol: ProtocolName = "robustvox-1",
     only: Annotated[str, typer.Option("--only", metavar="C2,...", help="Ids or names of checks.")] = "",
     queries: Annotated[
         int, typer.Option("--queries", help="Forwards of the gradient-free probe C8.", min=1)
     ] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
-    checkpoint: Annotated[
-        list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
-    ] = None,
-    untrained: Annotated[bool, typer.Option("--untrained", help="Allow random weights.")] = False,
+    checkpoint: Checkpoints = None,
+    untrained: Untrained = False,
     out: Out = Path("results"),
 ) -> int:
     """Check whether the numbers of attacks on models can be believed: C1 to C22, pass, warn or fail.
