@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustvox.datasets import Dataset, Volume
-from robustvox.models import ModelCard, SlidingWindow, build_model, save_checkpoint
+from robustvox.models import SOURCES, ModelCard, SlidingWindow, build_model, save_checkpoint
+from robustvox.models.complexity import measure
 
 from .loading import NamedAttack
 from .provenance import version
 from .specs import Spec
+from .statistics import bootstrap_intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,9 @@ def train(
     averaged = _optimize(network, volumes, roi_size, recipe, seed, device, attack, on_step)
     window = SlidingWindow(averaged, roi_size, overlap=0.5, sw_batch_size=4)
     card = ModelCard(
+        **validation(window, dataset, device),
+        **cost(averaged, dataset),
+        source=SOURCES[model.name],
         architecture=model.name,
         arguments=arguments,
         in_channels=dataset.in_channels,
@@ -121,22 +127,35 @@ def train(
         },
         data=dict(dataset.provenance),
         seed=seed,
-        validation_dice=validation_dice(window, dataset, device),
         code_version=version(),
     )
     save_checkpoint(path, averaged, card)
     return card
 
 
-def validation_dice(predictor: nn.Module, dataset: Dataset, device: str | torch.device = "cpu") -> float:
-    """Mean foreground Dice over the ``validation`` split, organs missing or invented counting as zero."""
+def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What a card says of the ``validation`` split: mean foreground Dice with interval, and the number of cases.
+
+    Organs missing or invented count as zero.
+    """
     scores = []
     for case in dataset.splits["validation"]:
         volume = dataset.load(case)
         with torch.inference_mode():
             logits = predictor(torch.from_numpy(volume.image)[None].to(device))
         scores.append(_mean_dice(logits.argmax(1)[0].cpu().numpy(), volume.label, len(dataset.class_names)))
-    return float(np.mean(scores))
+    low, high = bootstrap_intervals(np.array([scores]))
+    return {
+        "validation_dice": float(np.mean(scores)),
+        "validation_interval": (float(low[0]), float(high[0])),
+        "validation_cases": len(scores),
+    }
+
+
+def cost(network: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """What a card says of the cost of a network on windows of the dataset."""
+    complexity = measure(network, dataset.in_channels, dataset.roi_size)
+    return {"parameters": complexity.parameters, "flops": complexity.flops}
 
 
 def _mean_dice(prediction: np.ndarray, reference: np.ndarray, num_classes: int) -> float:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CATALOG",
     "MODELS",
+    "SOURCES",
     "Checkpoint",
     "CheckpointError",
     "ModelCard",
@@ -51,6 +52,21 @@ CATALOG: dict[str, str] = {
     "em_unet": "EM-UNet (LightM-UNet), SegResNet with a Mamba encoder",
     "mamba_unet": "U-shaped network with pure-PyTorch Mamba layers (ours)",
 }
+
+SOURCES: dict[str, str] = {
+    "unet": "Kerfoot et al., STACOM 2018",
+    "segresnet": "Myronenko, arXiv:1810.11654",
+    "unetr": "Hatamizadeh et al., arXiv:2103.10504",
+    "swin_unetr": "Hatamizadeh et al., arXiv:2201.01266",
+    "umamba_bot": "Ma et al., arXiv:2401.04722",
+    "umamba_enc": "Ma et al., arXiv:2401.04722",
+    "segmamba": "Xing et al., arXiv:2401.13560",
+    "nnmamba": "Gong et al., arXiv:2402.03526",
+    "lma_unet": "Wang et al., arXiv:2403.07332",
+    "em_unet": "Liao et al., arXiv:2403.05246",
+    "mamba_unet": "robustvox; Mamba layer of Gu and Dao, arXiv:2312.00752",
+}
+"""Paper of every architecture."""
 
 
 def _lazy(module: str, function: str) -> Callable[..., nn.Module]:

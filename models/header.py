@@ -33,6 +33,11 @@ class ModelCard:
         seed: seed of the training run.
         validation_dice: mean foreground Dice on the validation split, in [0, 1].
         code_version: version of robustvox that trained it.
+        validation_interval: 95% bootstrap interval of it over the cases.
+        validation_cases: how many cases that was.
+        parameters: number of trainable values.
+        flops: operations of one forward on one window, see :mod:`robustvox.models.complexity`.
+        source: paper of the architecture.
     """
 
     architecture: str
@@ -47,6 +52,11 @@ class ModelCard:
     seed: int = 0
     validation_dice: float | None = None
     code_version: str = "unknown"
+    validation_interval: tuple[float, float] | None = None
+    validation_cases: int | None = None
+    parameters: int | None = None
+    flops: int | None = None
+    source: str = "unknown"
 
     @property
     def num_classes(self) -> int:
@@ -75,6 +85,9 @@ def read_card(path: str | Path) -> ModelCard:
         fields = json.loads(metadata["card"])
         fields["class_names"] = tuple(fields["class_names"])
         fields["roi_size"] = tuple(fields["roi_size"])
+        if fields.get("validation_interval") is not None:
+            low, high = fields["validation_interval"]
+            fields["validation_interval"] = (float(low), float(high))
         return ModelCard(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

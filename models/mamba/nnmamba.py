@@ -187,7 +187,8 @@ def _double(x: Tensor) -> Tensor:
 
 SIZES: dict[str, dict[str, Any]] = {
     "paper": {},
-    "small": {"channels": 10, "blocks": 2, "reduction": 4, "d_state": 8},
+    # With the published last ReLU the small network stays at a Dice of 0.48 under the recipe of the zoo.
+    "small": {"channels": 10, "blocks": 2, "reduction": 4, "d_state": 8, "last_relu": False},
 }
 
 

@@ -316,6 +316,8 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         [1.0, 1.5, 1.75]
     """
     _check(u, delta, A, B, C, D)
+    if u.is_meta:
+        return torch.empty_like(u)
     inputs = (u, delta, A, B, C, D)
     wide = torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
     return _SelectiveScan.apply(*(x.to(wide).contiguous() for x in inputs)).to(u.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,9 @@ def mix_tokens(mix: Callable[[Tensor], Tensor], x: Tensor, width: int, dtype: to
         width: channels of the layer's widest activation.
         dtype: of the layer's weights.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    # The meta device, on which operations are counted, knows no autocast.
+    known = torch.amp.is_autocast_available(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
         x = x.to(dtype)
         if torch.is_grad_enabled() and x.numel() // x.shape[1] * width > RECOMPUTE_ELEMENTS:
             return checkpoint(mix, x, use_reentrant=False, preserve_rng_state=False)
