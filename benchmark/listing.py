@@ -13,6 +13,7 @@ from robustvox.attacks import CATALOG as ATTACKS
 from robustvox.datasets import CATALOG as DATASETS
 from robustvox.models import CATALOG as MODELS
 from robustvox.models import CheckpointError, read_card
+from robustvox.models.complexity import facts
 
 from .console import make_console
 from .protocols import PROTOCOLS
@@ -23,7 +24,7 @@ ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 def show(console: Console | None = None) -> None:
     """Print every name the command line knows."""
     console = console or make_console()
-    console.print(_table("models (--model)", {name: text for name, text in MODELS.items()}))
+    console.print(_models())
     attacks = {name: entry[-1] for name, entry in ATTACKS.items()}
     attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
     console.print(_table("attacks (--attack)", attacks))
@@ -43,19 +44,39 @@ def _table(title: str, rows: dict[str, str]) -> Table:
     return table
 
 
-def _zoo() -> Table:
-    table = Table(title="zoo", title_justify="left", box=None, padding=(0, 2))
-    for column in ("dataset", "model", "validation Dice", "window", "steps"):
-        table.add_column(column)
+def _models() -> Table:
+    """Every architecture with its cost in both sizes and its checkpoints in the zoo."""
+    table = Table(title="models (--model)", title_justify="left", box=None, padding=(0, 2))
+    table.add_column("name")
+    for size in ("small", "paper"):
+        roi_size = next(iter(facts().values()))[size]["roi_size"]
+        table.add_column(f"{size}: weights, GFLOPs\nat {'x'.join(map(str, roi_size))}", justify="right")
+    table.add_column("scan")
+    table.add_column("zoo: clean Dice (95% interval)")
+    table.add_column("what it is")
+    zoo = _zoo()
+    for name, text in MODELS.items():
+        costs = facts()[name]
+        cells = [
+            f"{costs[size]['parameters'] / 1e6:.2f} M, {costs[size]['flops'] / 1e9:.1f}"
+            for size in ("small", "paper")
+        ]
+        scan = "PyTorch" if costs["small"]["scan_flops"] else "none"
+        table.add_row(f"[bold]{name}[/bold]", *cells, scan, "\n".join(zoo.get(name, ["none"])), escape(text))
+    return table
+
+
+def _zoo() -> dict[str, list[str]]:
+    """Architecture to one line per checkpoint; a damaged one says so."""
+    found: dict[str, list[str]] = {}
     for path in sorted(ZOO.glob("*/*.safetensors")):
         try:
             card = read_card(path)
         except CheckpointError as error:
-            table.add_row(
-                escape(path.parent.name), escape(path.stem), f"[red]{escape(str(error))}[/red]", "", ""
-            )
+            found.setdefault(path.stem, []).append(f"[red]{escape(str(error))}[/red]")
             continue
         dice = "unknown" if card.validation_dice is None else f"{card.validation_dice:.3f}"
-        window = "x".join(map(str, card.roi_size))
-        table.add_row(card.dataset, card.architecture, dice, window, str(card.recipe.get("steps", "")))
-    return table
+        if card.validation_interval is not None:
+            dice += " ({:.2f}-{:.2f})".format(*card.validation_interval)
+        found.setdefault(card.architecture, []).append(f"{escape(card.dataset)} {dice}")
+    return found

@@ -1,0 +1,45 @@
+"""Pages of the models follow from docstrings, facts and checkpoint headers."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from robustvox.models import MODELS, read_card
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def builder(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("build_models")
+
+
+def test_the_committed_pages_follow_from_the_code(builder):
+    committed = {path.name: path.read_text() for path in builder.FOLDER.glob("*.md")}
+    wanted = builder.pages()
+    assert committed.keys() == wanted.keys() == {"index.md", *(f"{name}.md" for name in MODELS)}
+    for name, text in wanted.items():
+        assert committed[name] == text, f"{name} differs; run `{builder.COMMAND}`"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("models/zoo/*/*.safetensors")), ids=lambda p: "/".join(p.parts[-2:])
+)
+def test_the_card_of_a_zoo_checkpoint_is_complete(path):
+    card = read_card(path)
+    assert card.validation_dice is not None
+    assert card.validation_interval is not None
+    low, high = card.validation_interval
+    assert low < card.validation_dice < high
+    assert high - low < 0.1
+    assert (card.validation_cases or 0) >= 12
+    assert (card.parameters or 0) > 100_000
+    assert (card.flops or 0) > 10**8
+    assert card.source != "unknown"
+    assert {"steps", "optimizer", "loss", "batch_size", "lr"} <= set(card.recipe)
+    assert card.data["source"]
+    assert card.validation_dice >= 0.78
