@@ -1,0 +1,72 @@
+"""Every checkpoint of the zoo: it loads, gradients reach its input, and attacking a batch attacks its items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustvox.attacks import BIM
+from robustvox.benchmark.metrics import score
+from robustvox.datasets import open_dataset
+from robustvox.models import SlidingWindow, load_checkpoint
+
+ZOO = Path(__file__).resolve().parents[2] / "models" / "zoo"
+CHECKPOINTS = sorted(ZOO.glob("*/*.safetensors"))
+NAMES = [f"{path.parent.name}/{path.stem}" for path in CHECKPOINTS]
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=NAMES)
+def test_gradients_of_a_trained_network_reach_its_input(path):
+    loaded = load_checkpoint(path)
+    images = torch.rand(1, loaded.card.in_channels, *loaded.card.roi_size, requires_grad=True)
+    logits = loaded.network(images)
+    assert logits.shape == (1, loaded.card.num_classes, *loaded.card.roi_size)
+    (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum() - logits[:, 0].sum(), images)
+    assert torch.isfinite(gradient).all()
+    assert (gradient != 0).float().mean() > 0.9
+
+
+def window(image: torch.Tensor, roi_size: tuple[int, ...]) -> torch.Tensor:
+    """Center of the volume in a window, zeros around it where the volume is smaller."""
+    for axis, size in enumerate(roi_size, start=image.ndim - len(roi_size)):
+        extra = max(size - image.shape[axis], 0)
+        pad = [0, 0] * (image.ndim - 1 - axis) + [extra // 2, extra - extra // 2]
+        image = torch.nn.functional.pad(image, pad)
+        image = image.narrow(axis, (image.shape[axis] - size) // 2, size)
+    return image
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "path", [p for p in CHECKPOINTS if p.parent.name == "hippocampus"], ids=lambda p: p.stem
+)
+def test_dice_under_attack_is_the_same_in_batches_of_one_and_of_four(path, data_root):
+    dataset = open_dataset("hippocampus", data_root)
+    loaded = load_checkpoint(path)
+    predictor = SlidingWindow(loaded.network, loaded.card.roi_size, sw_batch_size=4)
+    volumes = [dataset.load(case) for case in dataset.splits["validation"][:4]]
+    roi_size = loaded.card.roi_size
+    images = torch.stack([window(torch.from_numpy(v.image), roi_size) for v in volumes])
+    labels = torch.stack([window(torch.from_numpy(v.label)[None].long(), roi_size) for v in volumes])
+    attack = BIM(eps=8 / 255, steps=5).bind(predictor)
+    batch = attack(images, labels)
+    single = torch.cat([attack(images[i : i + 1], labels[i : i + 1]) for i in range(4)])
+
+    def dice(adversarial: torch.Tensor, clean: bool = False) -> torch.Tensor:
+        with torch.no_grad():
+            predictions = [
+                predictor(x[None]).argmax(1)[0].numpy() for x in (images if clean else adversarial)
+            ]
+        tables = [
+            score(p, y[0].numpy(), num_classes=loaded.card.num_classes, spacing_mm=(1.0, 1.0, 1.0))
+            for p, y in zip(predictions, labels, strict=True)
+        ]
+        return torch.tensor([table["dice"].mean() for table in tables])
+
+    together, apart = dice(batch), dice(single)
+    print(path.stem, (together - apart).abs().max().item(), together.mean().item())  # noqa: T201
+    assert (together - apart).abs().max() < 1e-3
+    assert (dice(batch, clean=True) - together > 0.02).all()
