@@ -150,7 +150,7 @@ def _card_table(path: Path, card: ModelCard) -> list[str]:
         "trained with": f"robustvox {card.code_version}",
         "meant for": "measuring attacks in the benchmark; not for clinical use",
     }
-    return ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
+    return ["| card | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
 
 
 def _window(roi_size: Any) -> str:
