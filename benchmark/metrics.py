@@ -96,11 +96,7 @@ def score(
         cache = LabelSurfaces(reference, num_classes=num_classes, spacing_mm=spacing_mm)
     else:
         _check_cache(cache, reference, num_classes, predicted.spacing_mm)
-    rows = [
-        _score_class(predicted, cache, class_id, float(nsd_tolerance_mm))
-        for class_id in range(1, num_classes)
-    ]
-    return DataFrame(rows)
+    return DataFrame(_score_classes(predicted, cache, float(nsd_tolerance_mm)))
 
 
 class _ClassScore(NamedTuple):
@@ -111,24 +107,26 @@ class _ClassScore(NamedTuple):
     status: str
 
 
-def _score_class(
-    predicted: LabelSurfaces, reference: LabelSurfaces, class_id: int, tolerance: float
-) -> _ClassScore:
-    sizes = predicted.sizes[class_id], reference.sizes[class_id]
-    if not any(sizes):
-        return _ClassScore(class_id, np.nan, np.nan, np.nan, "absent")
-    if not all(sizes):
-        diagonal = float(np.linalg.norm(np.multiply(reference.labels.shape, reference.spacing_mm)))
-        return _ClassScore(class_id, 0.0, diagonal, 0.0, "missing" if sizes[1] else "hallucinated")
-    overlap = np.count_nonzero((predicted.labels == class_id) & (reference.labels == class_id))
-    surface = surface_agreement(predicted, reference, class_id, tolerance)
-    return _ClassScore(
-        class_id,
-        2.0 * overlap / sum(sizes),
-        surface.hd95_mm,
-        surface.nsd,
-        "ok",
-    )
+def _score_classes(
+    predicted: LabelSurfaces, reference: LabelSurfaces, tolerance: float
+) -> list[_ClassScore]:
+    overlaps = predicted.overlaps(reference)
+    total = predicted.sizes + reference.sizes
+    in_both = [c for c in range(1, predicted.num_classes) if predicted.sizes[c] and reference.sizes[c]]
+    surfaces = surface_agreement(predicted, reference, in_both, tolerance)
+    measured = {
+        c: _ClassScore(c, 2.0 * float(overlaps[c]) / float(total[c]), float(hd95), float(nsd), "ok")
+        for c, hd95, nsd in zip(in_both, *surfaces, strict=True)
+    }
+    diagonal = float(np.linalg.norm(np.multiply(reference.labels.shape, reference.spacing_mm)))
+
+    def unmeasured(class_id: int) -> _ClassScore:
+        if not total[class_id]:
+            return _ClassScore(class_id, np.nan, np.nan, np.nan, "absent")
+        status = "missing" if reference.sizes[class_id] else "hallucinated"
+        return _ClassScore(class_id, 0.0, diagonal, 0.0, status)
+
+    return [measured.get(c) or unmeasured(c) for c in range(1, predicted.num_classes)]
 
 
 def _check_cache(cache: LabelSurfaces, reference: np.ndarray, num_classes: int, spacing: np.ndarray) -> None:
