@@ -33,7 +33,16 @@ class Comparison(NamedTuple):
 def bootstrap_intervals(
     table: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """95% percentile bootstrap intervals of the mean, per row.
+    """95% bootstrap intervals of the mean, per row: expanded percentiles of the resampled means.
+
+    The plain percentile interval is too short for few cases: a resample's variance lacks the factor n/(n-1), and
+    it takes normal for Student's quantiles. So instead of 2.5% the tail is Phi(-sqrt(n/(n-1)) t), with t the 97.5%
+    quantile of Student's distribution with n - 1 degrees of freedom: 1.1% for 12 cases, 2.0% for 40. The bounds
+    are resampled means, so they never leave the range of the cases. Below about 8 cases they approach that whole
+    range and cover less than 95% all the same.
+
+    Source: T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4), 2015,
+    section 4.3. Coverage: ``tests/performance/bootstrap_coverage.py``.
 
     All rows share the resampled indices, so rows over the same cases are compared in pairs. Sums avoid matrix
     products, whose last bits depend on the processor.
@@ -51,6 +60,13 @@ def bootstrap_intervals(
         >>> low.tolist(), high.tolist()
         ([0.5], [0.5])
     """
+    return percentile_intervals(table, expanded_tail(table.shape[1]), resamples=resamples, seed=seed)
+
+
+def percentile_intervals(
+    table: np.ndarray, tail: float, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles ``tail`` and ``1 - tail`` of the resampled means; see :func:`bootstrap_intervals`."""
     rows, size = table.shape
     low, high = np.empty((2, rows))
     # RandomState, because its stream is frozen for good; that of default_rng may change with numpy.
@@ -61,8 +77,24 @@ def bootstrap_intervals(
         total = np.zeros((len(block), resamples))
         for case in range(size):
             total += block[:, case, None] * counts[case]
-        low[start : start + 64], high[start : start + 64] = np.percentile(total / size, [2.5, 97.5], axis=1)
+        bounds = np.quantile(total / size, [tail, 1.0 - tail], axis=1)
+        low[start : start + 64], high[start : start + 64] = bounds
     return low, high
+
+
+def expanded_tail(size: int) -> float:
+    """Share of the resampled means left out on either side for that many cases, so that 95% are covered.
+
+    Example:
+        >>> [round(expanded_tail(size), 4) for size in (4, 12, 40)]
+        [0.0001, 0.0108, 0.0202]
+    """
+    from scipy.stats import norm, t
+
+    if size == 1:
+        return 0.0
+    # Rounded, so that the last bit of another scipy cannot reach a table.
+    return round(float(norm.cdf(-np.sqrt(size / (size - 1)) * t.ppf(0.975, size - 1))), 9)
 
 
 def compare(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, permutation_test, wilcoxon
+from scipy.stats import false_discovery_control, permutation_test, t, wilcoxon
 
 from robustvox.benchmark.records import Records
 from robustvox.benchmark.statistics import bootstrap_intervals, compare, holm
@@ -56,6 +56,25 @@ def test_interval_depends_on_the_seed_only() -> None:
     assert (first != other).any()
     alone = np.stack(bootstrap_intervals(table[1:2], seed=1))
     np.testing.assert_array_equal(first[:, 1:2], alone)
+
+
+@pytest.mark.parametrize("size", [12, 40])
+def test_interval_is_as_wide_as_students_where_that_is_exact(size: int) -> None:
+    scores = np.random.default_rng(1).normal(0.7, 0.05, (300, size))
+    low, high = bootstrap_intervals(scores)
+    half = t.ppf(0.975, size - 1) * scores.std(axis=1, ddof=1) / np.sqrt(size)
+    assert np.mean((high - low) / (2 * half)) == pytest.approx(1.0, abs=0.03)
+    assert np.mean((low <= 0.7) & (0.7 <= high)) == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 12])
+def test_interval_stays_within_the_cases(size: int) -> None:
+    scores = np.random.default_rng(2).beta(18, 2, (20, size))
+    low, high = bootstrap_intervals(scores)
+    assert (low >= scores.min(axis=1) - 1e-12).all()
+    assert (high <= scores.max(axis=1) + 1e-12).all()
+    if size <= 2:
+        np.testing.assert_allclose((low, high), (scores.min(axis=1), scores.max(axis=1)))
 
 
 def test_pairs_with_nan_are_left_out_and_bad_pairs_refused() -> None:

@@ -7,12 +7,17 @@ import io
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from robustvox.benchmark.records import Records, RecordStore, Unit, load_records
 from robustvox.benchmark.tables import COLUMNS, check, render, transfer, white_box, write
@@ -125,11 +130,40 @@ def test_interval_is_the_bootstrap_of_the_cases(tmp_path: Path) -> None:
     ]
     table = white_box(store_all(tmp_path, actions))
     means = np.random.default_rng(5).choice(dice, (100_000, len(dice))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    tail = norm.cdf(-((7 / 6) ** 0.5) * student.ppf(0.975, 6))
+    low, high = np.quantile(means, [tail, 1 - tail])
     assert table.dice_adv_low.tolist() == pytest.approx([low] * 2, abs=0.01)
     assert table.dice_adv_high.tolist() == pytest.approx([high] * 2, abs=0.01)
     # Paired: the same cases drawn in both rows.
     assert table.dice_adv_low[0] == table.dice_adv_low[1]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_losing_or_inventing_an_organ_never_improves_a_table(tmp_path: Path, data: st.DataObject) -> None:
+    organ = st.one_of(
+        st.tuples(st.floats(0.01, 1), st.floats(0, 30), st.floats(0, 1), st.just("ok")),
+        st.just((NAN, NAN, NAN, "absent")),
+    )
+    cases = data.draw(st.lists(st.tuples(organ, organ, organ), min_size=1, max_size=4))
+    assume(all(any(status == "ok" for *_, status in case) for case in cases))
+    case = data.draw(st.integers(0, len(cases) - 1))
+    index = data.draw(st.integers(0, 2))
+    # The volume's diagonal is what score gives; no surface distance exceeds it.
+    fate = "hallucinated" if cases[case][index][-1] == "absent" else "missing"
+    worse = [list(one) for one in cases]
+    worse[case][index] = (0.0, 30.0, 0.0, fate)
+    rows = []
+    for name, volumes in (("before", cases), ("after", worse)):
+        actions = [scored(make_unit(f"c{i}", "pgd"), volume) for i, volume in enumerate(volumes)]
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        rows += white_box(store_all(folder / name, actions)).to_dict("records")
+    before, after = rows
+    for column in ("dice_adv", "dice_adv_low", "dice_adv_high", "nsd_adv"):
+        assert after[column] <= before[column] + 1e-12, column
+    assert after["hd95_adv_mm"] >= before["hd95_adv_mm"] - 1e-9
+    assert (after["missing"] + after["hallucinated"]) == 1
+    assert after["n_cases"] == before["n_cases"]
 
 
 def test_transfer_and_one_name_with_two_checkpoints(tmp_path: Path) -> None:
