@@ -107,9 +107,7 @@ class _ClassScore(NamedTuple):
     status: str
 
 
-def _score_classes(
-    predicted: LabelSurfaces, reference: LabelSurfaces, tolerance: float
-) -> list[_ClassScore]:
+def _score_classes(predicted: LabelSurfaces, reference: LabelSurfaces, tolerance: float) -> list[_ClassScore]:
     overlaps = predicted.overlaps(reference)
     total = predicted.sizes + reference.sizes
     in_both = [c for c in range(1, predicted.num_classes) if predicted.sizes[c] and reference.sizes[c]]

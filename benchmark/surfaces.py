@@ -270,9 +270,7 @@ class _Directed:
         return unsettled
 
 
-def _one_per_cell(
-    voxels: np.ndarray, group: np.ndarray, side: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _one_per_cell(voxels: np.ndarray, group: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Index of a voxel, central if there is one, of every occupied cell, and each voxel's position in that list."""
     position = voxels * (1.0 / side)
     cells = position.astype(np.int32)

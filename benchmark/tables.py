@@ -137,7 +137,7 @@ def check(results: Path) -> list[str]:
 
 def _table(records: Frame, checks: Frame = None) -> tuple[Frame, Frame]:
     """All rows, and which of them are white-box."""
-    cases = _per_case(records)
+    cases = per_case(records)
     attacked = cases[cases["attack"] != "none"]
     clean = cases[cases["attack"] == "none"].groupby(_TARGET_CASE, as_index=False)[_METRICS].mean()
     attacked = attacked.merge(clean, "left", _TARGET_CASE, suffixes=("_adv", "_clean"), indicator="clean")
@@ -161,8 +161,11 @@ def _table(records: Frame, checks: Frame = None) -> tuple[Frame, Frame]:
     return _named(rows, records)
 
 
-def _per_case(records: Frame) -> Frame:
-    """One row per case of every group: means over classes (then seeds), and counts of class-cases."""
+def per_case(records: Frame) -> Frame:
+    """One row per case of every dataset, protocol, surrogate, target (by checkpoint) and attack.
+
+    Means over classes, then over seeds, and counts of class-cases.
+    """
     units = records.costs[[*_KEYS, "case", "seed", "unit", "linf", *_COSTS]]
     units = units.sort_values([*_KEYS, "case", "seed"], kind="stable")
     scores = records.scores[["unit", "class_id", *_METRICS, "status"]].merge(

@@ -11,6 +11,7 @@ import typer
 from ..specs import UsageError
 from .check import check
 from .codes import DONE, INTERRUPTED, USAGE
+from .compare import compare
 from .data import data
 from .leaderboard import leaderboard
 from .list_registries import list_registries
@@ -27,7 +28,7 @@ app = typer.Typer(
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
 # In the order of `--help`.
-for command in (run, check, train, leaderboard, data):
+for command in (run, check, compare, train, leaderboard, data):
     app.command()(command)
 app.command("list")(list_registries)
 

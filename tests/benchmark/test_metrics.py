@@ -124,6 +124,27 @@ def test_removing_or_hallucinating_an_organ_never_improves_an_aggregate(case: tu
         assert bad[1] >= bad[0]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), SPACING)
+def test_shrinking_an_organ_to_nothing_is_never_better_than_segmenting_it(seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    reference = np.zeros((12, 11, 10), np.uint8)
+    reference[2:9, 2:8, 2:8] = 1
+    reference[9:11, 8:10, 1:4] = 2
+    prediction = np.where(rng.random(reference.shape) < 0.9, reference, 0)
+    order = rng.permutation(np.flatnonzero(prediction == 1))
+    scores = []
+    for left in (len(order), len(order) // 2, 1, 0):
+        shrunk = prediction.copy()
+        shrunk.reshape(-1)[order[left:]] = 0
+        scores.append(means(score(shrunk, reference, num_classes=3, spacing_mm=(size, 1.0, 1.0))))
+    # Dice falls with every voxel of the reference that goes; gone is the worst in all three.
+    assert all(later[0] < earlier[0] for earlier, later in itertools.pairwise(scores))
+    assert all(
+        gone <= any_other for other in scores for gone, any_other in zip(scores[-1], other, strict=True)
+    )
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(4))
 def test_near_surface_distance(seed: int) -> None:
