@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from robustvox.attacks import Attack
     from robustvox.attacks.interop import TorchAttack
 
+#: Parameters of a network that change how it is computed and none of its weights.
+COMPUTED = ("scan",)
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 
@@ -139,6 +141,10 @@ def load_model(
     from robustvox.models.checkpoint import state_sha256
 
     spec = Spec.parse(text)
+    if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+        raise UsageError(
+            f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
+        )
     flags: tuple[str, ...] = ()
     roi_size: Sequence[int] = dataset.roi_size
     if ":" in spec.name:
@@ -165,7 +171,8 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             "or say --untrained"
         )
     try:
-        loaded = load_checkpoint(path, architecture=name)
+        computed = {k: v for k, v in spec.parameters.items() if k in COMPUTED}
+        loaded = load_checkpoint(path, architecture=name, overrides=computed)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
     card = loaded.card
@@ -175,7 +182,8 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             f"{dataset.name}, found {card.in_channels} and {card.num_classes} (trained on {card.dataset}) in "
             f"{path.name}; give the right --checkpoint"
         )
-    wrong = [k for k, v in spec.parameters.items() if card.arguments.get(k) != v]
+    fixed = {k: v for k, v in spec.parameters.items() if k not in COMPUTED}
+    wrong = [k for k, v in fixed.items() if card.arguments.get(k) != v]
     if wrong:
         raise UsageError(
             f"expected {name} with {', '.join(f'{k}={spec.parameters[k]}' for k in wrong)}, found "

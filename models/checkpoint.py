@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,12 +53,15 @@ def save_checkpoint(
     return file_sha256(path)
 
 
-def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, architecture: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Rebuild the network a checkpoint describes and load every weight strictly.
 
     Args:
         path: a file written by :func:`save_checkpoint`.
         architecture: refuse anything but this architecture.
+        overrides: arguments of the network over those of the card, for what is no weight (``scan``).
 
     Raises:
         CheckpointError: not safetensors, no card, another architecture, missing or extra or misshapen weights.
@@ -81,7 +85,7 @@ def load_checkpoint(path: str | Path, architecture: str | None = None) -> Checkp
             in_channels=card.in_channels,
             num_classes=card.num_classes,
             roi_size=card.roi_size,
-            **card.arguments,
+            **{**card.arguments, **(overrides or {})},
         )
     except ValueError as error:
         raise CheckpointError(f"expected buildable arguments in {path.name}, found: {error}") from error

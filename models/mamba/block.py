@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .kernel import Scan, find_scan
 from .scan import selective_scan
 
 # The range the initial steps are drawn from (log-uniformly), and the floor under them.
@@ -30,13 +31,16 @@ class Mamba(nn.Module):
         d_conv: number of taps of the causal depthwise convolution.
         expand: ratio of the inner width E to d.
         dt_rank: rank R of the projection that gives the steps, or "auto" for ceil(d / 16).
+        scan: "torch" for :func:`selective_scan`, "mamba_ssm" for the CUDA kernel of that package; see
+            :func:`find_scan`.
         project: end in the projection from E back to d; False leaves it to whoever joins several layers.
 
     Shape:
         Input and output: (B,L,d); output (B,L,E) without the projection.
 
     Raises:
-        ValueError: if a size is not positive, or the input's last axis is not d.
+        ValueError: if a size is not positive, the scan is unknown or not installed, or the input's last axis is
+            not d.
 
     Example:
         >>> import torch
@@ -53,8 +57,10 @@ class Mamba(nn.Module):
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
         project: bool = True,
+        scan: str = "torch",
     ) -> None:
         super().__init__()
+        self.scan = find_scan(scan)
         rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         if min(d_model, d_state, d_conv, expand, rank) < 1:
             raise ValueError(
@@ -80,7 +86,7 @@ class Mamba(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B,L,d) to (B,L,d)."""
         x, gate = self._enter(tokens)
-        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, self.scan)
         return self.out_proj(y)
 
     def _enter(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,10 +108,11 @@ def scan_direction(
     dt_proj: nn.Linear,
     A_log: Tensor,
     D: Tensor,
+    scan: Scan = selective_scan,
 ) -> Tensor:
     """Causal convolution, selective scan and gate of one reading direction, (B,L,E) to (B,L,E).
 
-    The arguments after the gate are one set of the parameters of :class:`Mamba`.
+    The arguments after the gate are one set of the parameters of :class:`Mamba`, and the scan that runs.
     """
     # Depthwise, over the current token and the d_conv - 1 before it.
     u = F.silu(conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
@@ -114,5 +121,5 @@ def scan_direction(
     # The bias is added after the cast, so that half precision does not round the small initial steps.
     wide = torch.promote_types(dt_proj.bias.dtype, torch.float32)
     delta = F.softplus(F.linear(low_rank, dt_proj.weight).to(wide) + dt_proj.bias.to(wide))
-    y = selective_scan(u, delta, -torch.exp(A_log.to(wide)), B, C, D)
+    y = scan(u, delta, -torch.exp(A_log.to(wide)), B, C, D)
     return y * F.silu(gate)

@@ -86,7 +86,7 @@ class EMUNet(VolumeNetwork):
         blocks_down: residual blocks per encoder level.
         blocks_up: residual blocks per decoder level, one level less.
         axes: which axis of the image the network sees first, second and third; the tokens follow it.
-        **mamba: `d_state`, `d_conv`, `expand` of the Mamba layers.
+        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
 
     Shape:
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 8.

@@ -134,7 +134,7 @@ class LMaUNet(ResidualUNet):
         plan: widths, kernels and strides; the default is the published one.
         axes: which axis of the image the plan sees first, second and third; tokens and windows follow it.
         pixel_window: shape of the pixel-level windows, before the scale of the stage.
-        **mamba: `d_state`, `d_conv`, `expand` of the Mamba layers.
+        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
 
     Shape:
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
@@ -183,7 +183,7 @@ def build(
 ) -> LMaUNet:
     """LMa-UNet: the published plan in ``paper`` size, four isotropic stages in ``small``.
 
-    Overrides: the fields of :class:`Plan`, ``axes``, ``pixel_window``, ``d_state``, ``d_conv``, ``expand``.
+    Overrides: the fields of :class:`Plan`, ``axes``, ``pixel_window``, ``d_state``, ``d_conv``, ``expand``, ``scan``.
     """
     plan, rest = split_plan(overrides, SIZES[size])
     network = LMaUNet(in_channels, num_classes, plan, **rest)

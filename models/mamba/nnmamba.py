@@ -126,7 +126,7 @@ class NNMamba(VolumeNetwork):
         reduction: ratio of the channels to the inner width of the excitation of the skips.
         last_relu: whether the logits go through the published last ReLU.
         axes: which axis of the image the network sees first, second and third; the tokens follow it.
-        **mamba: `d_state`, `d_conv`, `expand` of the Mamba layers.
+        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
 
     Shape:
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 16, not all 16.

@@ -128,7 +128,7 @@ class SegMamba(VolumeNetwork):
         variant: "published" or "bmvc".
         num_slices: slices per stage for the third direction; None takes the planes of the first axis.
         axes: which axis of the image the network sees first, second and third; tokens and slices follow it.
-        **mamba: `d_state`, `d_conv`, `expand` of the Mamba layers.
+        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
 
     Shape:
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 16, not all 16.

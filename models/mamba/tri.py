@@ -49,7 +49,7 @@ class TriMamba(Mamba):
     direction start from the defaults of a linear layer there), so its weights load by name.
 
     Args:
-        d_model, d_state, d_conv, expand, dt_rank: as for :class:`Mamba`.
+        d_model, d_state, d_conv, expand, dt_rank, scan: as for :class:`Mamba`.
 
     Shape:
         Input and output: (B,L,d), L a multiple of the slices.
@@ -67,8 +67,9 @@ class TriMamba(Mamba):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        scan: str = "torch",
     ) -> None:
-        super().__init__(d_model, d_state, d_conv, expand, dt_rank)
+        super().__init__(d_model, d_state, d_conv, expand, dt_rank, scan=scan)
         inner, rank = expand * d_model, self.dt_rank
         for suffix in ("b", "s"):
             self.register_parameter(
@@ -84,7 +85,7 @@ class TriMamba(Mamba):
     def forward(self, tokens: Tensor, slices: int = 1) -> Tensor:
         """Tokens (B,L,d) of ``slices`` equal slices to (B,L,d)."""
         x, gate = self._enter(tokens)
-        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, self.scan)
         y = y + self._direction("b", x.flip(1), gate.flip(1)).flip(1)
         across = self._direction("s", interleave(x, slices), interleave(gate, slices))
         return self.out_proj(y + interleave(across, tokens.shape[1] // slices))
@@ -97,4 +98,4 @@ class TriMamba(Mamba):
             f"A_{suffix}_log",
             f"D_{suffix}",
         )
-        return scan_direction(x, gate, *(getattr(self, part) for part in parts))
+        return scan_direction(x, gate, *(getattr(self, part) for part in parts), self.scan)

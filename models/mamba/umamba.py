@@ -55,7 +55,7 @@ class UMambaBot(ResidualUNet):
         plan: widths, kernels and strides; the default is the published one.
         axes: which axis of the image the plan sees first, second and third. The default applies the published
             plan to the axes as they come, as the benchmark does.
-        **mamba: `d_state`, `d_conv`, `expand` of the Mamba layer.
+        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layer.
 
     Shape:
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
@@ -108,7 +108,7 @@ class UMambaEnc(ResidualUNet):
         num_classes: number of classes K, background included.
         plan: widths, kernels and strides; the default is the published one.
         axes: which axis of the image the plan sees first, second and third; the tokens follow it.
-        **mamba: `d_state`, `d_conv`, `expand` of the Mamba layers.
+        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
 
     Shape:
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
@@ -161,7 +161,7 @@ def umamba_bot(
 ) -> UMambaBot:
     """U-Mamba-Bot: the published plan in ``paper`` size, four isotropic stages in ``small``.
 
-    Overrides: the fields of :class:`Plan`, ``axes``, ``d_state``, ``d_conv``, ``expand``.
+    Overrides: the fields of :class:`Plan`, ``axes``, ``d_state``, ``d_conv``, ``expand``, ``scan``.
     """
     plan, rest = split_plan(overrides, BOT_SIZES[size])
     network = UMambaBot(in_channels, num_classes, plan, **rest)
@@ -174,7 +174,7 @@ def umamba_enc(
 ) -> UMambaEnc:
     """U-Mamba-Enc: the published plan in ``paper`` size, four isotropic stages in ``small``.
 
-    Overrides: the fields of :class:`Plan`, ``axes``, ``d_state``, ``d_conv``, ``expand``.
+    Overrides: the fields of :class:`Plan`, ``axes``, ``d_state``, ``d_conv``, ``expand``, ``scan``.
     """
     plan, rest = split_plan(overrides, ENC_SIZES[size])
     network = UMambaEnc(in_channels, num_classes, plan, **rest)

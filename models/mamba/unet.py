@@ -36,10 +36,10 @@ class _Residual(nn.Module):
 class _MambaLayer(nn.Module):
     """x + Mamba(LayerNorm(x)) over the voxels in row-major order, read in both directions by one Mamba."""
 
-    def __init__(self, width: int, d_state: int) -> None:
+    def __init__(self, width: int, d_state: int, scan: str) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.mamba = Mamba(width, d_state=d_state)
+        self.mamba = Mamba(width, d_state=d_state, scan=scan)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x.flatten(2).transpose(1, 2))
@@ -84,6 +84,7 @@ class MambaUNet(nn.Module):
         blocks: residual blocks per encoder level.
         mamba_levels: how many of the coarsest levels get a Mamba layer (0 to len(channels) - 1).
         d_state: state size of the Mamba layers.
+        scan: "torch", or "mamba_ssm" for the CUDA kernel of that package.
 
     Attributes:
         divisor: every axis of the input must be a multiple of this, 2 ** (len(channels) - 1).
@@ -109,6 +110,7 @@ class MambaUNet(nn.Module):
         blocks: int = 1,
         mamba_levels: int = 2,
         d_state: int = 16,
+        scan: str = "torch",
     ) -> None:
         super().__init__()
         widths = tuple(channels)
@@ -130,7 +132,7 @@ class MambaUNet(nn.Module):
             stages: list[nn.Module] = [_Residual(widths[level - 1], widths[level], stride=2)]
             stages += [_Residual(widths[level], widths[level]) for _ in range(blocks - 1)]
             if level >= len(widths) - mamba_levels:
-                stages.append(_MambaLayer(widths[level], d_state))
+                stages.append(_MambaLayer(widths[level], d_state, scan))
             self.down.append(nn.Sequential(*stages))
         self.up = nn.ModuleList(_Up(widths[i + 1], widths[i]) for i in reversed(range(len(widths) - 1)))
         self.head = nn.Conv3d(widths[0], num_classes, 1)
@@ -206,9 +208,11 @@ def build(
             f"expected size to be one of {sorted(CONFIGURATIONS)}, got {size!r}; pick one of them"
         )
     known = CONFIGURATIONS[size]
-    unknown = sorted(set(overrides) - set(known))
+    unknown = sorted(set(overrides) - {*known, "scan"})
     if unknown:
-        raise ValueError(f"expected overrides among {sorted(known)}, got {unknown}; remove or rename them")
+        raise ValueError(
+            f"expected overrides among {sorted({*known, 'scan'})}, got {unknown}; remove or rename them"
+        )
     if len(roi_size) != 3:
         raise ValueError(f"expected a roi_size of three axes, got {tuple(roi_size)}; give X, Y and Z")
     network = MambaUNet(in_channels, num_classes, **{**known, **overrides})
