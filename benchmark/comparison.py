@@ -87,8 +87,8 @@ def compare_models(
     shared = a.index.unique("attack").intersection(b.index.unique("attack"))
     rows = []
     for attack in attacks or sorted(set(shared) - {CLEAN}):
-        pairs = a.loc[[attack]].join(b.loc[[attack]], how="inner").dropna() if attack in shared else ()
-        if not len(pairs):
+        pairs: Any = a.join(b, how="inner").dropna().query("attack == @attack")
+        if pairs.empty:
             raise UsageError(
                 f"expected cases recorded for both {name_a} and {name_b} under {attack}, found none; "
                 f"run `python -m benchmark --model ... --attack {attack}` for both on the same cases"

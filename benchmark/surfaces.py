@@ -83,7 +83,7 @@ class LabelSurfaces:
     def overlaps(self, other: LabelSurfaces) -> np.ndarray:
         """Voxels per class id that both volumes give to that class; meaningless for the background."""
         both = other.labels.reshape(-1)[self.inside] == self.inside_classes
-        return np.bincount(self.inside_classes[both], minlength=self.num_classes)
+        return np.asarray(np.bincount(self.inside_classes[both], minlength=self.num_classes))
 
     def nearest(self, voxels: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Surface voxels ``(rank, n)`` nearest to ``voxels (rank, n)`` among those of each one's class."""

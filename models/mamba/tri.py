@@ -98,4 +98,4 @@ class TriMamba(Mamba):
             f"A_{suffix}_log",
             f"D_{suffix}",
         )
-        return scan_direction(x, gate, *(getattr(self, part) for part in parts), self.scan)
+        return scan_direction(x, gate, *(getattr(self, part) for part in parts), scan=self.scan)

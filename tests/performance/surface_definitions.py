@@ -1,6 +1,6 @@
 """HD95 and NSD beside MONAI and the package ``surface-distance`` on 50 random volumes of four organs, 1 mm voxels.
 
-Run ``OMP_NUM_THREADS=1 python tests/performance/surface_distance.py [volumes]`` (about two minutes).
+Run ``OMP_NUM_THREADS=1 python tests/performance/surface_definitions.py [volumes]`` (about two minutes).
 
 MONAI measures between the centers of surface voxels, as we do; surface-distance between the corners of voxels that
 the surface passes, weighted by area. So no definition can agree with both better than they agree with each other. The
