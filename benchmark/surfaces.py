@@ -91,7 +91,8 @@ class LabelSurfaces:
             from scipy.spatial import KDTree
 
             self._tree = KDTree(self._apart(self.voxels, self.classes), leafsize=32, balanced_tree=False)
-        return self.voxels.take(self._tree.query(self._apart(voxels, classes))[1], axis=1)
+        _, nearest = self._tree.query(self._apart(voxels, classes))
+        return self.voxels.take(np.asarray(nearest), axis=1)
 
     def _apart(self, voxels: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Positions ``(n, rank)`` in mm, every class moved so far that no other is ever nearer."""
