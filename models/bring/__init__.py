@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..header import CheckpointError
 from .recognize import FORMATS, recognize
@@ -47,6 +47,14 @@ class BroughtModel:
         if (self.network is None) == (self.predictor is None):
             raise ValueError("expected a network or a predictor, got both or neither; give exactly one")
 
+    def as_predictor(self, overlap: float, mode: str, sw_batch_size: int) -> nn.Module:
+        """The predictor of whole volumes: its own, or a sliding window around the network."""
+        if self.network is None:
+            return cast("nn.Module", self.predictor)
+        from ..sliding_window import SlidingWindow
+
+        return SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode)
+
 
 def open_model(
     path: str | Path,
@@ -69,7 +77,7 @@ def open_model(
         roi_size: window in voxels, used where the format does not say one.
         architecture: key of ``MODELS``, needed for a published checkpoint, which does not name its own.
         arguments: of the format: ``fold`` and ``checkpoint`` of an nnU-Net folder, ``size`` and overrides of a
-            published checkpoint's architecture.
+            published checkpoint's architecture, ``legacy_merging`` of a Swin-UNETR there or in a bundle.
         overlap: of the windows, for formats that predict whole volumes themselves.
         mode: of the windows' weights, likewise.
         sw_batch_size: windows per forward, likewise.
@@ -86,13 +94,12 @@ def open_model(
         chosen = {key: str(value) for key, value in given.items()}
         return _reader("nnunet")(path, **classes, **windows, **chosen)
     if kind == "bundle":
-        _refuse_parameters(path, given, ())
-        return _reader("bundle")(path, **classes, roi_size=tuple(roi_size))
+        _refuse_parameters(path, given, ("legacy_merging",))
+        return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)
     if kind == "published":
-        return _reader("published")(
-            path, **classes, roi_size=tuple(roi_size), architecture=architecture, arguments=given
-        )
-    return _reader("own")(path, **classes, architecture=architecture, arguments=given)
+        return _reader("published")(path, **classes, architecture=architecture, arguments=given)
+    _refuse_parameters(path, given, ())
+    return _reader("own")(path, **classes, architecture=architecture)
 
 
 def _reader(module: str) -> Callable[..., BroughtModel]:

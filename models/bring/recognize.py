@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -14,6 +13,9 @@ FORMATS = {
     "published": "a PyTorch checkpoint (.pt, .pth, .ckpt) of the BMVC'24 or VAFA repositories",
     "safetensors": "a .safetensors checkpoint of robustvox",
 }
+
+TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
+"""How a PyTorch file before version 1.6 begins, after the bytes of pickling."""
 
 _LOOKS = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself",
@@ -61,7 +63,9 @@ def _file(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
     if head[:1] == b"\x80":
-        return "published"
+        if TORCH_MAGIC in head:
+            return "published"
+        raise _unknown(path, "a pickle, which is code; save model.state_dict() with torch.save")
     for start, what in _LOOKS.items():
         if head.lstrip().lower().startswith(start):
             raise _unknown(path, what)
