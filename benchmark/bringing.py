@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PureWindowsPath
@@ -154,11 +155,13 @@ def _accepted(name: str, factory: Callable[..., Any], offered: Mapping[str, Any]
 
 
 def blame(error: BaseException) -> str:
-    """An exception in one line, with the file and line that raised it."""
+    """An exception in one line, with the last place of the user's own code on the way to it."""
     from robustvox.models.bring.foreign import describe
 
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    libraries = tuple(sysconfig.get_path(which) for which in ("stdlib", "purelib", "platlib"))
+    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))] or frames
+    where = f" (at {Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     return describe(error) + where
 
 

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
 """What a forward may raise by itself; control flow (an interrupt, a recomputation's end) passes through."""
 
+SHOWN = 300
+"""Characters of a message that are shown."""
+
 DIVISORS = (2, 4, 8, 16, 32, 64)
 CUBES = (32, 48, 64, 80, 96, 112, 128, 160, 192)
 """Windows that are tried for a network that is tied to one."""
@@ -46,9 +49,10 @@ class Foreign(nn.Module):
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line: its type and the first line of what it says."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    """An exception in one line: its type and the beginning of what it says."""
+    said = " ".join(str(error).split())
+    said = said[:SHOWN] + ("..." if len(said) > SHOWN else "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def check_window(
