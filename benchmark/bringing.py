@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PureWindowsPath
@@ -19,6 +18,13 @@ from .protocols import Protocol
 from .specs import Spec, UsageError, canonical, normalize
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+
+
+LIBRARY = re.compile(
+    r"[\\/](site|dist)-packages[\\/]|^<|"
+    + "|".join(f"^{re.escape(str(folder))}" for folder in (Path(os.__file__).parent, Path(__file__).parent))
+)
+"""Files that are not the user's: of packages, of Python, of this command."""
 
 
 def locate(text: str, names: Iterable[str] = ()) -> tuple[Path, Mapping[str, Any]] | None:
@@ -159,8 +165,7 @@ def blame(error: BaseException) -> str:
     from robustvox.models.bring.foreign import describe
 
     frames = traceback.extract_tb(error.__traceback__)
-    libraries = tuple(sysconfig.get_path(which) for which in ("stdlib", "purelib", "platlib"))
-    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))] or frames
+    own = [frame for frame in frames if not LIBRARY.search(frame.filename)]
     where = f" (at {Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     return describe(error) + where
 

@@ -280,8 +280,9 @@ def _window(config: Configuration, metadata: Mapping[str, Any], axes: int) -> tu
         window = image.get("spatial_shape") if image.get("is_patch_data") else None
     if isinstance(window, int):
         window = [window] * axes
-    whole = isinstance(window, list) and all(isinstance(side, int) and side > 0 for side in window)
-    return tuple(window) if whole and len(window) == axes else None
+    if not isinstance(window, list) or len(window) != axes:
+        return None
+    return tuple(window) if all(isinstance(side, int) and side > 0 for side in window) else None
 
 
 def _weights(path: Path) -> Path:

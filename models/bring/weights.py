@@ -68,23 +68,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"expected weights by name in {path.name}, found {type(content).__name__}; save model.state_dict()"
         )
-    state = next((s for s in (content, *map(content.get, WRAPPERS)) if _is_state(s)), None)
-    if state is None:
+    states = (_as_state(value) for value in (content, *(content.get(key) for key in WRAPPERS)))
+    weights = next((state for state in states if state is not None), None)
+    if weights is None:
         raise CheckpointError(
             f"expected weights by name in {path.name}, alone or under {', '.join(WRAPPERS)}, found the keys "
             f"{', '.join(map(str, list(content)[:5])) or 'none'}; save model.state_dict()"
         )
-    weights = dict(state)
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     return weights
 
 
-def _is_state(content: Any) -> bool:
+def _as_state(content: Any) -> dict[str, Tensor] | None:
+    """``content`` where it is nothing but tensors by name."""
     if not isinstance(content, Mapping) or not content:
-        return False
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+        return None
+    named = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    return dict(content) if named else None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
