@@ -133,15 +133,17 @@ def load_factory(
         raise UsageError(f"expected {name} to return a torch.nn.Module, got {type(model).__name__}")
     model.eval()
     shown = canonical(name, {key: last_part(value) for key, value in parameters.items()})
-    sha256 = state_sha256(model)
-    if isinstance(model, SlidingWindow):
-        return BroughtModel(name=shown, sha256=sha256, roi_size=model.roi_size, predictor=model)
+    own = isinstance(model, SlidingWindow)
+    network, roi_size = (model.network, model.roi_size) if own else (model, tuple(dataset.roi_size))
     try:
-        check_window(model, name, **classes, roi_size=dataset.roi_size)
+        check_window(network, name, **classes, roi_size=roi_size)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    network = Foreign(model, name)
-    return BroughtModel(name=shown, sha256=sha256, roi_size=tuple(dataset.roi_size), network=network)
+    sha256 = state_sha256(network)
+    if own:
+        note = f"its own window {roi_size}, overlap {model.overlap}, {model.mode} weights, not those of the protocol"
+        return BroughtModel(name=shown, sha256=sha256, roi_size=roi_size, predictor=model, notes=(note,))
+    return BroughtModel(name=shown, sha256=sha256, roi_size=roi_size, network=Foreign(network, name))
 
 
 def _accepted(name: str, factory: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,9 @@ DIVISORS = (2, 4, 8, 16, 32, 64)
 CUBES = (32, 48, 64, 80, 96, 112, 128, 160, 192)
 """Windows that are tried for a network that is tied to one."""
 
+CHANNELS = range(1, 9)
+"""Image channels that are tried for a network that takes no window at all."""
+
 
 class Foreign(nn.Module):
     """A network under a name; what goes wrong inside says so in one line, with the window it went wrong on.
@@ -71,8 +74,8 @@ def check_window(
         roi_size: window in voxels.
 
     Raises:
-        ValueError: a window the network fails on although it takes others, with the nearest of those; or another
-            number of logit channels.
+        ValueError: a window the network fails on although it takes others, with the nearest of those; another
+            number of image channels or of logit channels.
 
     Example:
         >>> from torch import nn
@@ -94,6 +97,12 @@ def check_window(
                 f"{name} expected another roi_size than {roi} ({found}); the nearest that work are "
                 f"{' and '.join(map(str, sorted(nearest)))}"
             )
+        for channels in CHANNELS:
+            if not isinstance(_Probe(probe.network, channels)(roi), str):
+                raise ValueError(
+                    f"expected {name} to take images of {in_channels} channel(s), found that it takes {channels}; build "
+                    "it for the channels of the data"
+                )
         return
     if found != num_classes:
         raise ValueError(

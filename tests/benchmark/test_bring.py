@@ -190,7 +190,9 @@ def test_a_factory_may_return_a_predictor(run, toy, module):
         "    torch.manual_seed(0)\n"
         "    return SlidingWindow(torch.nn.Conv3d(1, num_classes, 1), (8, 8, 8), overlap=0.25)\n",
     )
-    assert run("--model", "mine:net")[0] == 0
+    code, printed, _ = run("--model", "mine:net")
+    assert code == 0
+    assert "mine:net: its own window (8, 8, 8), overlap 0.25" in printed
     assert table(toy)["n_cases"].tolist() == [1]
 
 
@@ -215,6 +217,7 @@ FACTORIES = [
     ("raise RuntimeError('no licence')\n", "found: RuntimeError: no licence (at mine.py:1)"),
     ("def other(): pass\n", "has no attribute 'net'"),
     ("import torch\ndef net():\n    return torch.nn.Conv3d(1, 4, 1)\n", "logits of 3 classes"),
+    ("import torch\ndef net():\n    return torch.nn.Conv3d(4, 3, 1)\n", "found that it takes 4"),
     (
         "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Conv3d(1, 2, 64, 64), "
         "torch.nn.ConvTranspose3d(2, 3, 64, 64))\n",

@@ -69,6 +69,11 @@ def test_another_number_of_classes_is_refused():
         check(Halving(), (8, 8, 8), classes=5)
 
 
+def test_another_number_of_image_channels_is_refused():
+    with pytest.raises(ValueError, match=r"mine:net to take images of 1 channel\(s\), found that it takes 2"):
+        check(nn.Conv3d(2, 3, 1), (8, 8, 8))
+
+
 def test_asking_changes_nothing():
     network = Halving()
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
