@@ -187,7 +187,7 @@ def test_legacy_merging_reads_the_octants_of_monai_1_3():
 def test_swin_unetr_has_the_old_patch_merging_unless_told_otherwise(path):
     network, arguments = tiny("swin_unetr")
     write(path, published_state("swin_unetr", network))
-    image = torch.rand(1, 1, 64, 64, 64)
+    image = torch.rand(1, 1, 32, 32, 32)
     old = open_model(path, **DATA, arguments=arguments)
     new = open_model(path, **DATA, arguments={**arguments, "legacy_merging": False})
     assert sum(isinstance(module, LegacyPatchMerging) for module in old.network.modules()) == 4
