@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
-import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from robustvox.datasets import ALIASES as DATASET_ALIASES
 from robustvox.datasets import CATALOG as DATASET_CATALOG
 from robustvox.datasets import Dataset, DatasetError, open_dataset
 from robustvox.models import CATALOG as MODEL_CATALOG
-from robustvox.models import CheckpointError, SlidingWindow, build_model, load_checkpoint
+from robustvox.models import CheckpointError, build_model, load_checkpoint
+from robustvox.models.bring import BroughtModel, recognize
 
 from .protocols import Protocol
 from .specs import Spec, UsageError, canonical, match, normalize
@@ -47,6 +48,7 @@ class NamedModel:
     sha256: str
     predictor: nn.Module
     flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_attack(text: str) -> NamedAttack:
@@ -133,37 +135,85 @@ def load_model(
     sw_batch_size: int = 4,
     seed: int = 0,
 ) -> NamedModel:
-    """The predictor a spec names: from the zoo, from ``checkpoint``, from a factory, or untrained if asked.
+    """The predictor a spec names: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
 
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
+    from .bringing import last_part, load_factory, load_path, locate
+
+    located = locate(text, MODEL_CATALOG)
+    if located is not None:
+        path, parameters = located
+        if checkpoint is not None:
+            raise UsageError(
+                f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
+                "with its weights"
+            )
+        brought = load_path(path, parameters, dataset, protocol, sw_batch_size=sw_batch_size)
+        shown = {key: last_part(value) for key, value in parameters.items()}
+        brought = replace(brought, name=canonical(brought.name, shown))
+        untrained = False
+    elif (factory := _factory(spec := Spec.parse(text))) is not None:
+        brought = load_factory(spec.name, factory, spec.parameters, dataset, checkpoint)
+        untrained = False
+    else:
+        spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
+        if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+            raise UsageError(
+                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
+            )
+        brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size)
+    flags = ("untrained",) if untrained else ()
+    return NamedModel(brought.name, brought.sha256, predictor.to(device).eval(), flags, brought.notes)
+
+
+def _registered(
+    spec: Spec, dataset: Dataset, protocol: Protocol, checkpoint: Path | None, seed: int | None
+) -> BroughtModel:
+    """An architecture of the registry with random weights of ``seed``, or those of a file."""
     from robustvox.models.checkpoint import state_sha256
 
-    spec = Spec.parse(text)
-    if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
-        raise UsageError(
-            f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
+    from .bringing import load_path
+
+    name = canonical(spec.name, spec.parameters)
+    if seed is not None:
+        network = _untrained(spec, dataset, seed)
+        return BroughtModel(
+            name=name, sha256=state_sha256(network), roi_size=tuple(dataset.roi_size), network=network
         )
-    flags: tuple[str, ...] = ()
-    roi_size: Sequence[int] = dataset.roi_size
+    if checkpoint is not None and _is_foreign(checkpoint):
+        brought = load_path(checkpoint, spec.parameters, dataset, protocol, architecture=spec.name)
+        return replace(brought, name=name)
+    file = checkpoint or ZOO / dataset.name / f"{spec.name}.safetensors"
+    loaded = _load(file, spec.name, dataset, spec)
+    return BroughtModel(
+        name=name, sha256=loaded.sha256, roi_size=loaded.card.roi_size, network=loaded.network
+    )
+
+
+def _factory(spec: Spec) -> Any | None:
+    """The callable behind ``package.module:factory``, or behind the name of an entry point."""
     if ":" in spec.name:
-        name, network = str(spec), _from_factory(spec, dataset)
-        sha256 = state_sha256(network)
-    elif untrained:
-        name = match(spec.name, MODEL_CATALOG, "model")
-        network = _untrained(Spec(name, spec.parameters), dataset, seed)
-        name, sha256, flags = canonical(name, spec.parameters), state_sha256(network), ("untrained",)
-    else:
-        name = match(spec.name, MODEL_CATALOG, "model")
-        loaded = _load(checkpoint or ZOO / dataset.name / f"{name}.safetensors", name, dataset, spec)
-        network, sha256, roi_size = loaded.network, loaded.sha256, loaded.card.roi_size
-        name = canonical(name, spec.parameters)
-    predictor = SlidingWindow(network, roi_size, protocol.overlap, sw_batch_size, protocol.mode)
-    return NamedModel(name, sha256, predictor.to(device).eval(), flags)
+        return _import(spec.name, "model")
+    if normalize(spec.name) in map(normalize, MODEL_CATALOG):
+        return None
+    return _plugin(spec.name, "robustvox.models")
+
+
+def _is_foreign(checkpoint: Path) -> bool:
+    """Whether a file is a PyTorch checkpoint rather than one of ours."""
+    with contextlib.suppress(CheckpointError):
+        return recognize(checkpoint) == "published"
+    return False
 
 
 def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
+    if path.is_dir():
+        raise UsageError(
+            f"expected a file as --checkpoint of {name}, found the folder {path.name}; a folder is given to --model"
+        )
     if not path.is_file():
         raise UsageError(
             f"expected a checkpoint of {name} for {dataset.name} at {path.name}, found none; train one with "
@@ -210,28 +260,6 @@ def _untrained(spec: Spec, dataset: Dataset, seed: int) -> nn.Module:
         raise UsageError(str(error)) from error
 
 
-def _from_factory(spec: Spec, dataset: Dataset) -> nn.Module:
-    from torch import nn
-
-    factory = _import(spec.name, "model")
-    offered = {
-        "in_channels": dataset.in_channels,
-        "num_classes": len(dataset.class_names),
-        "roi_size": tuple(dataset.roi_size),
-    }
-    # A factory takes what it declares of the three, so that a plain function without arguments works too.
-    declared = inspect.signature(factory).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in declared.values())
-    arguments = {k: v for k, v in offered.items() if takes_all or k in declared}
-    try:
-        network = factory(**arguments, **spec.parameters)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{spec.name}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"expected {spec.name} to return a torch.nn.Module, got {type(network).__name__}")
-    return network.eval()
-
-
 def _resolve(name: str, registry: Mapping[str, Any], group: str, what: str) -> tuple[str, Any]:
     try:
         key = match(name, registry, what)
@@ -254,9 +282,12 @@ def _import(path: str, what: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
+        from .bringing import blame
+
+        found = error if isinstance(error, ImportError | AttributeError | ValueError) else blame(error)
         raise UsageError(
-            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {error}"
+            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {found}"
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -43,7 +44,12 @@ def describe(command: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _without_folders(arguments: Sequence[str]) -> list[str]:
     """Arguments with absolute paths cut to their last part: records are published, home folders are not."""
-    return [Path(a).name if Path(a).is_absolute() else a for a in arguments]
+    return [
+        Path(a).name
+        if Path(a).is_absolute()
+        else re.sub(r"(?<=[=:,(])(?:[A-Za-z]:[\\/]|~?/)[^\s,=()]*[\\/]", "", a)
+        for a in arguments
+    ]
 
 
 def _commit() -> str:

@@ -10,8 +10,10 @@ import torch
 from rich.markup import escape
 
 from robustvox.datasets import Dataset
+from robustvox.models import CATALOG as MODEL_CATALOG
 
 from . import tables
+from .bringing import locate
 from .console import brief, make_console, progress, results_table
 from .harness import Event, Job, Plan, describe_plan, execute
 from .loading import NamedAttack, NamedModel, load_attack, load_dataset, load_model
@@ -22,7 +24,7 @@ from .provenance import describe
 from .records import Records, RecordStore, load_records
 from .sanity.store import load_flags
 from .saving import UNITS, save_adversarial
-from .specs import UsageError, match, normalize
+from .specs import Spec, UsageError, match, normalize
 
 DONE, SOME_FAILED = 0, 1
 
@@ -59,6 +61,10 @@ def run_benchmark(request: RunRequest) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed."""
     console = make_console()
     plan = build_plan(request)
+    for line in dict.fromkeys(
+        f"{m.name}: {note}" for m in (*plan.surrogates, *plan.targets) for note in m.notes
+    ):
+        console.print(escape(line), style="dim", soft_wrap=True)
     jobs = sum(1 for _ in plan.jobs())
     entry = describe() | dict(describe_plan(plan))
     events: list[Event] = []
@@ -120,27 +126,41 @@ def load_attacks(request: RunRequest) -> list[NamedAttack]:
 
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
-    if len(request.checkpoints) not in (0, len(request.models)):
+    named = [text for text in request.models if locate(text, MODEL_CATALOG) is None]
+    if len(request.checkpoints) not in (0, len(named)):
         raise UsageError(
-            f"expected one --checkpoint per --model ({len(request.models)}), got {len(request.checkpoints)}; "
-            "repeat it in the order of the models"
+            f"expected one --checkpoint per --model ({len(named)}, a path has its own weights), got "
+            f"{len(request.checkpoints)}; repeat it in the order of the models"
         )
-    files: dict[str, Path] = dict(zip(map(normalize, request.models), request.checkpoints, strict=False))
-    loaded: dict[str, NamedModel] = {}
-    order = [*request.models, *request.targets]
-    for text in order:
-        if normalize(text) not in loaded:
-            loaded[normalize(text)] = load_model(
+    files = iter(request.checkpoints)
+    order = [(text, next(files, None) if text in named else None) for text in request.models]
+    for text in request.targets:
+        # A target that is also attacked is the same network, so it has the same weights.
+        same = {file for other, file in order if _identity(other) == _identity(text)}
+        if len(same) > 1:
+            raise UsageError(
+                f"expected one --checkpoint for the target {text}, got {len(same)}; name the target by its file"
+            )
+        order.append((text, next(iter(same), None)))
+    loaded: dict[tuple[str, Path | None], NamedModel] = {}
+    for text, checkpoint in order:
+        if (_identity(text), checkpoint) not in loaded:
+            loaded[_identity(text), checkpoint] = load_model(
                 text,
                 dataset,
                 protocol,
-                checkpoint=files.get(normalize(text)),
+                checkpoint=checkpoint,
                 untrained=request.untrained,
                 device=device,
                 sw_batch_size=request.sw_batch_size,
                 seed=request.seed,
             )
-    return [loaded[normalize(text)] for text in order]
+    return [loaded[_identity(text), checkpoint] for text, checkpoint in order]
+
+
+def _identity(text: str) -> str:
+    """Equal for two ways to write a registered name; paths and imports are what they are to the letter."""
+    return text if locate(text, MODEL_CATALOG) or ":" in Spec.parse(text).name else normalize(text)
 
 
 def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:

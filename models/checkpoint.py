@@ -96,7 +96,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"expected complete weights in {path.name}, found {error}; copy the file again"
         ) from error
-    _load_strictly(network, tensors, path.name)
+    load_strictly(network, tensors, path.name)
     return Checkpoint(network.eval(), card, file_sha256(path))
 
 
@@ -109,12 +109,25 @@ def state_sha256(network: nn.Module) -> str:
     """Hex sha256 of a network's weights, the identity of one that came without a file."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            # A module's own extra state has no bytes that are the same in every process.
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Give a network exactly the weights it has names for, or none at all.
+
+    Args:
+        network: changed in place; untouched when the weights are refused.
+        tensors: one per name of the network's state, cast to its types.
+        name: of the file, for the message.
+
+    Raises:
+        CheckpointError: missing, extra, misshapen or non-finite weights.
+    """
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     misshapen = [

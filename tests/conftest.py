@@ -61,3 +61,57 @@ def msd_folder(tmp_path: Path):
         return root
 
     return make
+
+
+@pytest.fixture
+def write_bundle(tmp_path: Path):
+    """Factory of MONAI bundle folders in the layout of the model zoo: ``(network, ...) -> folder``."""
+
+    def make(
+        network, definition, *, classes, name="spleen_ct", window=(16, 16, 16), metadata=None, config=None
+    ):
+        folder = tmp_path / name
+        for part in ("configs", "models", "docs"):
+            (folder / part).mkdir(parents=True)
+        image = {"type": "image", "format": "hounsfield", "num_channels": 1, "spatial_shape": list(window),
+                 "value_range": [0, 1], "is_patch_data": True, "channel_def": {"0": "image"}}  # fmt: skip
+        prediction = {"type": "image", "format": "segmentation", "num_channels": len(classes),
+                      "channel_def": {str(i): c for i, c in enumerate(classes)}}  # fmt: skip
+        meta = {
+            "version": "0.5.6",
+            "monai_version": "1.4.0",
+            "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": prediction}},
+            **(metadata or {}),
+        }
+        (folder / "configs" / "metadata.json").write_text(json.dumps(meta))
+        inference = {
+            "imports": ["$import glob", "$import os"],
+            "bundle_root": ".",
+            "output_dir": "$@bundle_root + '/eval'",
+            "datalist": "$list(sorted(glob.glob(@bundle_root + '/imagesTs/*.nii.gz')))",
+            "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+            "network_def": definition,
+            "network": "$@network_def.to(@device)",
+            "preprocessing": {
+                "_target_": "Compose",
+                "transforms": [
+                    {"_target_": "LoadImaged", "keys": "image"},
+                    {"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 2.0], "mode": "bilinear"},
+                    {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -57, "a_max": 164,
+                     "b_min": 0, "b_max": 1, "clip": True},
+                ],
+            },
+            "inferer": {"_target_": "SlidingWindowInferer", "roi_size": list(window), "overlap": 0.5},
+            "postprocessing": {
+                "_target_": "Compose",
+                "transforms": [{"_target_": "Activationsd", "keys": "pred", "softmax": True}],
+            },
+            "evaluator": {"_target_": "SupervisedEvaluator", "network": "@network", "amp": True},
+            "run": ["$@evaluator.run()"],
+            **(config or {}),
+        }  # fmt: skip
+        (folder / "configs" / "inference.json").write_text(json.dumps(inference))
+        torch.save(network.state_dict(), folder / "models" / "model.pt")
+        return folder
+
+    return make

@@ -1,0 +1,115 @@
+"""Bring your own model: what a path holds is recognized by its content, then read without running any of it.
+
+Four formats: a MONAI bundle folder, a trained-model folder of nnU-Net v2, a checkpoint (`.pt`) of the BMVC'24 or VAFA
+repositories, and our own `.safetensors`. A file is never unpickled beyond tensors, a configuration never
+evaluated, and weights load strictly or not at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..header import CheckpointError
+from .recognize import FORMATS, recognize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FORMATS", "BroughtModel", "open_model", "recognize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BroughtModel:
+    """A model somebody brought, ready for a predictor. Exactly one of ``network`` and ``predictor`` is there.
+
+    Args:
+        name: short, for people; never a path.
+        sha256: identity of what was loaded: of the file of the weights, or of configuration and weights.
+        roi_size: window in voxels, one entry per spatial axis.
+        network: maps windows ``(B, C, *roi_size)`` in [0, 1] to logits ``(B, K, *roi_size)``.
+        predictor: maps whole volumes ``(B, C, *spatial)`` to logits ``(B, K, *spatial)``, differentiable; for
+            formats that bring their own pre- and postprocessing.
+        notes: what the user should know about how it was read, one sentence each.
+    """
+
+    name: str
+    sha256: str
+    roi_size: tuple[int, ...]
+    network: nn.Module | None = None
+    predictor: nn.Module | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.predictor is None):
+            raise ValueError("expected a network or a predictor, got both or neither; give exactly one")
+
+    def as_predictor(self, overlap: float, mode: str, sw_batch_size: int) -> nn.Module:
+        """The predictor of whole volumes: its own, or a sliding window around the network."""
+        if self.network is None:
+            return cast("nn.Module", self.predictor)
+        from ..sliding_window import SlidingWindow
+
+        return SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode)
+
+
+def open_model(
+    path: str | Path,
+    *,
+    in_channels: int,
+    num_classes: int,
+    roi_size: Sequence[int],
+    architecture: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    overlap: float = 0.5,
+    mode: str = "gaussian",
+    sw_batch_size: int = 1,
+) -> BroughtModel:
+    """Read the model that a folder or file holds; nothing in it is run.
+
+    Args:
+        path: folder or file in one of ``FORMATS``.
+        in_channels: image channels C of the data; a model for another number is refused.
+        num_classes: logit channels K the data needs, background included; another number is refused.
+        roi_size: window in voxels, used where the format does not say one.
+        architecture: key of ``MODELS``, needed for a published checkpoint, which does not name its own.
+        arguments: of the format: ``fold`` and ``checkpoint`` of an nnU-Net folder, ``size`` and overrides of a
+            published checkpoint's architecture, ``legacy_merging`` of a Swin-UNETR there or in a bundle.
+        overlap: of the windows, for formats that predict whole volumes themselves.
+        mode: of the windows' weights, likewise.
+        sw_batch_size: windows per forward, likewise.
+
+    Raises:
+        CheckpointError: not a known format, or one that cannot be used; one line with expected, found, remedy.
+    """
+    path, given = Path(path), dict(arguments or {})
+    kind = recognize(path)
+    classes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    windows: dict[str, Any] = {"overlap": overlap, "mode": mode, "sw_batch_size": sw_batch_size}
+    if kind == "nnunet":
+        _refuse_parameters(path, given, ("fold", "checkpoint"))
+        chosen = {key: str(value) for key, value in given.items()}
+        return _reader("nnunet")(path, **classes, **windows, **chosen)
+    if kind == "bundle":
+        _refuse_parameters(path, given, ("legacy_merging",))
+        return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)
+    if kind == "published":
+        return _reader("published")(path, **classes, architecture=architecture, arguments=given)
+    _refuse_parameters(path, given, ())
+    return _reader("own")(path, **classes, architecture=architecture)
+
+
+def _reader(module: str) -> Callable[..., BroughtModel]:
+    return importlib.import_module(f".{module}", __name__).load
+
+
+def _refuse_parameters(path: Path, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    extra = [key for key in given if key not in known]
+    if extra:
+        raise CheckpointError(
+            f"expected parameters of {path.name} among {', '.join(known) or 'none'}, got {', '.join(extra)}; "
+            "drop them"
+        )

@@ -1,0 +1,298 @@
+"""MONAI bundles: the network of the configuration and its weights; nothing else of the bundle is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoint import file_sha256
+from ..cpu import with_fast_convolutions
+from ..header import CheckpointError
+from . import BroughtModel
+from .configuration import Configuration, read_json
+from .foreign import Foreign, check_window
+from .weights import load_network, read_state
+
+NETWORKS = (
+    "AttentionUnet",
+    "BasicUNet",
+    "DynUNet",
+    "FlexibleUNet",
+    "HighResNet",
+    "MedNeXt",
+    "MedNeXtB",
+    "MedNeXtL",
+    "MedNeXtM",
+    "MedNeXtS",
+    "SegResNet",
+    "SegResNetDS",
+    "SwinUNETR",
+    "UNETR",
+    "UNet",
+    "VNet",
+)
+"""Classes of `monai.networks.nets` that a bundle may name: they segment, and building one runs only MONAI's code."""
+
+CONFIGURATIONS = tuple(
+    f"{what}.{kind}" for what in ("inference", "train") for kind in ("json", "yaml", "yml")
+)
+DEFINITIONS = ("network_def", "network", "net", "model")
+WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
+
+REMEDY = "bring the model with a factory, --model package.module:factory"
+
+
+def load(
+    path: Path,
+    *,
+    in_channels: int,
+    num_classes: int,
+    roi_size: Sequence[int],
+    legacy_merging: bool | None = None,
+) -> BroughtModel:
+    """The network of a bundle folder, with its weights and its window.
+
+    Args:
+        path: folder with `configs/metadata.json`, a configuration and `models/model.pt`.
+        in_channels: image channels of the data.
+        num_classes: classes of the data.
+        roi_size: window where the bundle names none.
+        legacy_merging: for a SwinUNETR, the patch merging of MONAI before 1.5; default as the bundle's
+            `monai_version` says.
+
+    Raises:
+        CheckpointError: a network that is not one of ``NETWORKS`` or whose arguments would run code, images that are
+            not in [0, 1], overlapping classes, other channels or classes, missing or extra weights.
+    """
+    metadata = read_json(path / "configs" / "metadata.json")
+    config = _configuration(path)
+    notes = _check_metadata(metadata, in_channels, num_classes)
+    target, arguments = _definition(config)
+    _check_postprocessing(config)
+    notes += _modernize(target, arguments, metadata, legacy_merging)
+    window = _window(config, metadata, len(roi_size))
+    if window is None:
+        window = tuple(roi_size)
+        notes.append(f"the bundle names no window; the data's {window} is used")
+    if arguments.get("spatial_dims", len(window)) != len(window):
+        raise CheckpointError(
+            f"expected a network of {len(roi_size)} spatial axes in {config.source}, found "
+            f"spatial_dims {arguments['spatial_dims']}; {REMEDY}"
+        )
+    weights = _weights(path)
+    _check_counts(arguments, config, in_channels, num_classes)
+
+    def build(channels: int, classes: int) -> nn.Module:
+        return _build(target, {**arguments, "in_channels": channels, "out_channels": classes}, config)
+
+    network = load_network(
+        build, read_state(weights), in_channels=in_channels, num_classes=num_classes, name=weights.name
+    )
+    name = path.resolve().name
+    try:
+        check_window(network, name, in_channels=in_channels, num_classes=num_classes, roi_size=window)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    identity = json.dumps([target, arguments, window, file_sha256(weights)], sort_keys=True, default=repr)
+    return BroughtModel(
+        name=name,
+        sha256=hashlib.sha256(identity.encode()).hexdigest(),
+        roi_size=window,
+        network=Foreign(with_fast_convolutions(network), name),
+        notes=tuple(notes + _preprocessing(config)),
+    )
+
+
+def _configuration(path: Path) -> Configuration:
+    for name in CONFIGURATIONS:
+        file = path / "configs" / name
+        if file.is_file():
+            content = read_json(file)
+            if any(key in content for key in DEFINITIONS):
+                return Configuration(content, name)
+    present = sorted(p.name for p in (path / "configs").iterdir())
+    raise CheckpointError(
+        f"expected {' or '.join(CONFIGURATIONS)} with a network ({', '.join(DEFINITIONS)}) in the bundle "
+        f"{path.name}, found {', '.join(present)}; {REMEDY}"
+    )
+
+
+def _definition(config: Configuration) -> tuple[str, dict[str, Any]]:
+    """Class name and arguments of the network."""
+    where = next(key for key in DEFINITIONS if key in config.content)
+    raw = config.content[where]
+    for _ in DEFINITIONS:
+        # `$@network_def.to(@device)` puts the network somewhere; where is decided here.
+        found = (
+            re.fullmatch(r"\$?\s*@(\w+)\s*(?:\.to\(\s*@?\w+\s*\))?", raw) if isinstance(raw, str) else None
+        )
+        if found is None:
+            break
+        where, raw = found[1], config.get(found[1])
+    if not isinstance(raw, Mapping) or "_target_" not in raw:
+        raise config.refusal(str(raw), where, "is not a class with its arguments")
+    target = str(raw["_target_"])
+    name = target.rpartition(".")[2]
+    if name not in NETWORKS or not (target == name or target.startswith("monai.networks.nets.")):
+        raise CheckpointError(
+            f"expected a network of monai.networks.nets among {', '.join(NETWORKS)} in {config.source}, found "
+            f'_target_ "{target}" at {where}, which would be imported and called; nothing was run: {REMEDY}'
+        )
+    for key in ("_requires_", "_mode_", "_disabled_"):
+        if raw.get(key) not in (None, "default", False, "false", []):
+            raise config.refusal(f"{key}: {raw[key]}", where, "is not followed")
+    arguments = {
+        key: config.literal(value, f"{where}::{key}") for key, value in raw.items() if not key.startswith("_")
+    }
+    if arguments.get("pretrained"):
+        raise CheckpointError(
+            f"expected the weights in the bundle, found pretrained: true in {config.source}, which would download; "
+            "set it to false"
+        )
+    return name, arguments
+
+
+def _build(target: str, arguments: Mapping[str, Any], config: Configuration) -> nn.Module:
+    import monai.networks.nets
+
+    try:
+        return getattr(monai.networks.nets, target)(**arguments)
+    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"expected arguments of {target} in {config.source}, found: {first}; correct the bundle"
+        ) from error
+
+
+def _modernize(
+    target: str, arguments: dict[str, Any], metadata: Mapping[str, Any], legacy_merging: bool | None
+) -> list[str]:
+    """Change arguments of older MONAI in place to what the installed one takes; say what matters."""
+    if target == "UNETR" and "pos_embed" in arguments:
+        arguments.setdefault("proj_type", arguments.pop("pos_embed"))
+    if target != "SwinUNETR":
+        if legacy_merging is not None:
+            raise CheckpointError(f"expected legacy_merging with a SwinUNETR only, found {target}; drop it")
+        return []
+    arguments.pop("img_size", None)
+    if arguments.get("downsample", "merging") != "merging":
+        return []
+    version = str(metadata.get("monai_version", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if legacy_merging is None:
+        legacy_merging = numbers is not None and (int(numbers[1]), int(numbers[2])) < (1, 5)
+    if legacy_merging:
+        from .legacy import LegacyPatchMerging
+
+        arguments["downsample"] = LegacyPatchMerging
+    which = "before 1.5" if legacy_merging else "1.5 and later"
+    return [
+        f"patch merging of MONAI {which} (the bundle is for {version or 'an unnamed version'}); "
+        f"legacy_merging={str(not legacy_merging).lower()} takes the other"
+    ]
+
+
+def _format(metadata: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    """The first input or output of `network_data_format`."""
+    formats = metadata.get("network_data_format", {})
+    named = formats.get(side, {}) if isinstance(formats, Mapping) else {}
+    first = next(iter(named.values()), {}) if isinstance(named, Mapping) else {}
+    return first if isinstance(first, Mapping) else {}
+
+
+def _check_metadata(metadata: Mapping[str, Any], in_channels: int, num_classes: int) -> list[str]:
+    image, prediction = _format(metadata, "inputs"), _format(metadata, "outputs")
+    found = image.get("num_channels", in_channels), prediction.get("num_channels", num_classes)
+    if found != (in_channels, num_classes):
+        raise CheckpointError(
+            f"expected a bundle for {in_channels} image channel(s) and {num_classes} classes, found {found[0]} and "
+            f"{found[1]} in metadata.json; give the dataset it was trained on"
+        )
+    values = image.get("value_range")
+    if isinstance(values, list) and len(values) == 2 and values != [0, 1]:
+        raise CheckpointError(
+            f"expected a network of images in [0, 1], found value_range {values} in metadata.json; {REMEDY} that "
+            "scales the images first"
+        )
+    classes = prediction.get("channel_def")
+    if isinstance(classes, Mapping) and classes:
+        return [
+            f"its classes, in order: {', '.join(map(str, classes.values()))}; the data's must be the same"
+        ]
+    return []
+
+
+def _check_counts(
+    arguments: Mapping[str, Any], config: Configuration, in_channels: int, num_classes: int
+) -> None:
+    found = arguments.get("in_channels", in_channels), arguments.get("out_channels", num_classes)
+    if found != (in_channels, num_classes):
+        raise CheckpointError(
+            f"expected a network for {in_channels} image channel(s) and {num_classes} classes, found {found[0]} and "
+            f"{found[1]} in {config.source}; give the dataset it was trained on"
+        )
+
+
+def _transforms(config: Configuration, name: str) -> list[Mapping[str, Any]]:
+    composed = config.content.get(name)
+    steps = composed.get("transforms") if isinstance(composed, Mapping) else None
+    return [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
+
+
+def _check_postprocessing(config: Configuration) -> None:
+    for step in _transforms(config, "postprocessing"):
+        if str(step.get("_target_")).endswith("Activationsd") and step.get("sigmoid") is True:
+            raise CheckpointError(
+                f"expected one class per voxel, found overlapping ones (sigmoid) in the postprocessing of "
+                f"{config.source}; {REMEDY} that returns logits of exclusive classes"
+            )
+
+
+def _preprocessing(config: Configuration) -> list[str]:
+    """What the bundle's own preprocessing says of intensities and spacing, as a note; the dataset decides here."""
+    wanted = {
+        "ScaleIntensityRanged": ("a_min", "a_max"),
+        "Spacingd": ("pixdim",),
+        "Orientationd": ("axcodes",),
+    }
+    said = [
+        f"{key} {step[key]}"
+        for step in _transforms(config, "preprocessing")
+        for key in wanted.get(str(step.get("_target_")).rpartition(".")[2], ())
+        if isinstance(step.get(key), int | float | str | list)
+    ]
+    return [f"trained on images with {', '.join(said)}; here the dataset decides"] if said else []
+
+
+def _window(config: Configuration, metadata: Mapping[str, Any], axes: int) -> tuple[int, ...] | None:
+    """The inferer's `roi_size`, else the patch of the metadata; None where neither is plain."""
+    inferer = config.content.get("inferer")
+    if isinstance(inferer, Mapping) and "roi_size" in inferer:
+        window = config.literal(inferer["roi_size"], "inferer::roi_size")
+    else:
+        image = _format(metadata, "inputs")
+        window = image.get("spatial_shape") if image.get("is_patch_data") else None
+    if isinstance(window, int):
+        window = [window] * axes
+    if not isinstance(window, list) or len(window) != axes:
+        return None
+    return tuple(window) if all(isinstance(side, int) and side > 0 for side in window) else None
+
+
+def _weights(path: Path) -> Path:
+    folder = path / "models"
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        present = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        code = "; model.ts is TorchScript, which is code" if "model.ts" in present else ""
+        raise CheckpointError(
+            f"expected the weights {' or '.join(WEIGHTS)} in the folder models of {path.name}, found "
+            f"{present or 'none'}{code}; fetch the bundle's large files"
+        )
+    return found
