@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from .names import short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
+Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 MOST = 60
 """Rows that one figure shows."""
 
 
-def drop_chart(table: DataFrame) -> Figure | None:
+def drop_chart(table: Frame) -> Figure | None:
     """One line per row: an open dot for the clean Dice, a filled one with its 95% interval for the attacked.
 
     Args:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..specs import UsageError
 
@@ -23,7 +23,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 # Pale yellow vanishes as a line on white.
 _LINE_COLORS = (*OKABE_ITO[:6], "#000000")
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "robustvox",
     "font.family": "DejaVu Sans",  # shipped with matplotlib, so text has the same size everywhere
     "font.size": 8.0,

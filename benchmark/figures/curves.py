@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from .names import short_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
 _WIDTH, _HEIGHT, _LETTER, _LINE = 2.15, 1.9, 0.05, 0.17
 """Inches: of a panel, of a letter of the legend, of its lines."""
+
+Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 
 _AXES = {
     "eps": ("ε (1/255)", 255.0),
@@ -57,7 +58,7 @@ def budget(spec: str) -> Budget | None:
     return None
 
 
-def budget_curves(table: DataFrame) -> Figure | None:
+def budget_curves(table: Frame) -> Figure | None:
     """One panel per attack family with at least two budgets: Dice of every model, 95% intervals as bands.
 
     Args:
@@ -88,7 +89,7 @@ def budget_curves(table: DataFrame) -> Figure | None:
     return figure
 
 
-def distortion_curves(table: DataFrame) -> Figure | None:
+def distortion_curves(table: Frame) -> Figure | None:
     """One panel per model: Dice of every attack against the L2 it measured, families joined by lines.
 
     Where budgets of two families mean different things, equal L2 is what can be compared.
@@ -132,7 +133,7 @@ def distortion_curves(table: DataFrame) -> Figure | None:
     return figure
 
 
-def _with_budgets(table: DataFrame) -> DataFrame:
+def _with_budgets(table: Frame) -> Frame:
     found = {spec: budget(str(spec)) for spec in set(table["attack"])}
     usable = np.array([found[spec] is not None for spec in table["attack"]], bool)
     rows = table[usable & np.isfinite(table["dice_adv"].to_numpy(float))]
@@ -149,7 +150,7 @@ def _family(spec: str) -> str:
     return found.family if found is not None else short_name(spec)
 
 
-def _band(axes: Axes, lines: DataFrame, scale: float, style, label: str) -> None:
+def _band(axes: Axes, lines: Frame, scale: float, style, label: str) -> None:
     """A line from the clean image over growing budgets, its interval as a band."""
     x = lines["value"].to_numpy(float) * scale
     y = lines["dice_adv"].to_numpy(float)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from .names import short_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
+Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 CLEAN = "no attack"
 _CELL = 0.42
 
 
-def transfer_matrix(white_box: DataFrame, transfer: DataFrame, attack: str) -> DataFrame:
+def transfer_matrix(white_box: Frame, transfer: Frame, attack: str) -> Frame:
     """Dice of every target (columns) on volumes crafted on every surrogate (rows), first row without attack.
 
     Args:
@@ -32,7 +32,7 @@ def transfer_matrix(white_box: DataFrame, transfer: DataFrame, attack: str) -> D
     """
     from pandas import concat
 
-    pairs = concat([white_box, transfer])
+    pairs: Frame = concat([white_box, transfer])
     pairs = pairs[pairs["attack"] == attack]
     surrogates, targets = (sorted(set(transfer[role])) for role in ("surrogate", "target"))
     matrix = pairs.pivot_table("dice_adv", "surrogate", "target", dropna=False).reindex(
@@ -42,7 +42,7 @@ def transfer_matrix(white_box: DataFrame, transfer: DataFrame, attack: str) -> D
     return concat([clean.to_frame(CLEAN).T, matrix])
 
 
-def transfer_heatmaps(white_box: DataFrame, transfer: DataFrame) -> Figure | None:
+def transfer_heatmaps(white_box: Frame, transfer: Frame) -> Figure | None:
     """One heat map per attack that has transfer rows: mean Dice, dark where the target fails.
 
     Args:
@@ -77,7 +77,7 @@ def transfer_heatmaps(white_box: DataFrame, transfer: DataFrame) -> Figure | Non
     return figure
 
 
-def _heatmap(axes: Axes, matrix: DataFrame, low: float, high: float):
+def _heatmap(axes: Axes, matrix: Frame, low: float, high: float):
     values = matrix.to_numpy(float)
     axes.set_facecolor("0.85")
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=high, aspect="equal")

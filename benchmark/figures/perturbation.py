@@ -36,7 +36,7 @@ def spectrum(delta: np.ndarray) -> np.ndarray:
     """
     from scipy.fft import dctn
 
-    return np.abs(dctn(delta.astype(np.float64), norm="ortho"))
+    return np.abs(np.asarray(dctn(delta.astype(np.float64), norm="ortho")))
 
 
 def log_mean(magnitudes: np.ndarray, axis: int) -> np.ndarray:

@@ -210,7 +210,7 @@ class _Drawing:
             bar = self.figure.colorbar(image, cax=axes, orientation="horizontal", ticks=ticks)
             bar.outline.set_linewidth(0.4)  # type: ignore[operator]
             axes.tick_params(labelsize=6.0, length=2, pad=1, width=0.4)
-            if names:
+            if ticks and names:
                 axes.set_xticks(ticks, names)
             axes.set_xlabel(label, fontsize=6.5, labelpad=1)
 

@@ -17,9 +17,9 @@ from ..records import Records
 from ..sanity.store import load_flags, load_outcomes
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from .gallery import FirstCase
+
+Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 
 # heading: columns of the table, joined by a word; digits; factor
 _COLUMNS = {
@@ -103,7 +103,7 @@ def facts(run: Run) -> dict[str, Any]:
     }
 
 
-def results(table: DataFrame) -> dict[str, Any]:
+def results(table: Frame) -> dict[str, Any]:
     """Headings and rows of a table of results, rounded; the attack short and whole."""
     rows = [
         {
@@ -141,7 +141,7 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
 
 def checks(run: Run) -> list[dict[str, Any]]:
     """Per attacked model and attack of the run, what ``check`` has found so far."""
-    known = load_outcomes(run.folder / "checks")
+    known: Frame = load_outcomes(run.folder / "checks")
     plan = run.plan
     known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
     groups = []
@@ -156,9 +156,10 @@ def checks(run: Run) -> list[dict[str, Any]]:
     return groups
 
 
-def shown_costs(run: Run) -> DataFrame:
+def shown_costs(run: Run) -> Frame:
     """Rows of cost and budget of the case that the gallery shows, one per target; empty when it shows none."""
-    costs, shown = run.records.costs, run.gallery.attacked
+    costs: Frame = run.records.costs
+    shown = run.gallery.attacked
     if shown is None or shown.job.attack is None or shown.job.surrogate is None:
         return costs.iloc[:0]
     return costs[
