@@ -19,6 +19,7 @@ from ..sanity.store import load_flags, load_outcomes
 if TYPE_CHECKING:
     from .gallery import FirstCase
 
+_LISTED = 4  # jobs that are named where many failed for one reason
 Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 
 # heading: columns of the table, joined by a word; digits; factor
@@ -124,18 +125,22 @@ def results(table: Frame) -> dict[str, Any]:
 
 
 def failures(events: Sequence[Event]) -> list[dict[str, str]]:
-    """What failed and why, in the order of the run."""
+    """What failed and why, in the order of the run; jobs of one case with one reason together."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for event in events:
+        if event.status == "failed":
+            job = event.job
+            attack = short_name(job.attack.spec) if job.attack else "clean image"
+            models = [job.surrogate.name] if job.surrogate else [target.name for target in job.targets]
+            grouped.setdefault((job.case, event.error), []).append(f"{attack} on {', '.join(models)}")
     return [
         {
-            "case": event.job.case,
-            "attack": event.job.attack.spec if event.job.attack else "clean image",
-            "model": event.job.surrogate.name
-            if event.job.surrogate
-            else ", ".join(t.name for t in event.job.targets),
-            "reason": event.error,
+            "case": case,
+            "what": "; ".join(jobs[:_LISTED])
+            + (f"; {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else ""),
+            "reason": reason,
         }
-        for event in events
-        if event.status == "failed"
+        for (case, reason), jobs in grouped.items()
     ]
 
 

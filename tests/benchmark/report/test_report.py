@@ -108,6 +108,8 @@ def test_a_failed_case_appears_with_its_reason(toy):
     assert failure["case"] == "case_001"
     assert " ".join(failure["error"].split()) in page.text
     assert "2 failed" in page.text
+    assert "clean image on unet; gn:std=8/255 on unet" in page.text
+    assert page.text.count("case_001: expected") == 1
 
 
 def test_known_checks_are_shown(toy):
