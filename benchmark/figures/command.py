@@ -89,7 +89,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
     cases = CaseCache(plan)
     jobs = [job for job in plan.jobs() if job.attack is not None]
     with progress(f"{plan.dataset.name}: figures", len(jobs)) as bar:
-        for job, example in _examples(plan, jobs, cases, records):
+        for job, example, note in _examples(plan, jobs, cases, records):
             bar.update(bar.task_ids[0], advance=1)
             model, spec = _names(job)
             label = escape(f"{job.case}, {model}, {short_name(spec)}")
@@ -104,7 +104,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
                 continue
             stem = f"slices_{slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
             paths = save(figure, request.out / plan.dataset.name / stem, request.formats)
-            console.print(f"{label}: {escape(example.notes[-1])}", soft_wrap=True)
+            console.print(f"{label}: {escape(note)}", soft_wrap=True)
             _announce(console, paths)
     return failed
 
@@ -115,8 +115,8 @@ def _names(job: Job) -> tuple[str, str]:
 
 def _examples(
     plan: Plan, jobs: Sequence[Job], cases: CaseCache, records: Records
-) -> Iterator[tuple[Job, Example | Exception]]:
-    """Every attack again, with the seeds of the records; a failure takes the place of its example."""
+) -> Iterator[tuple[Job, Example | Exception, str]]:
+    """Every attack again, with the seeds of the records, and what the records say; a failure replaces its example."""
     clean: dict[tuple[str, str], Scored] = {}
     for job in jobs:
         assert job.surrogate is not None
@@ -130,9 +130,9 @@ def _examples(
                 clean[key], _ = _score(plan, Job(job.case, None, None, (target,)), target, volume, surfaces)
             attacked, (rows, cost) = _score(plan, job, target, volume, surfaces)
             note = compare_with_record(records, plan.unit(job, target, data_sha256), rows)
-            yield job, make_example(plan, clean[key], attacked, cost, [note])
+            yield job, make_example(plan, clean[key], attacked, cost, [note]), note
         except CASE_FAILURES as error:
-            yield job, error
+            yield job, error, ""
 
 
 def _score(plan: Plan, job: Job, target: NamedModel, volume: Any, surfaces: Any) -> tuple[Scored, Outcome]:

@@ -41,9 +41,10 @@ def make_example(
     surrogate = job.surrogate.name if job.surrogate else ""
     models = surrogate if surrogate == attacked.target.name else f"{surrogate} → {attacked.target.name}"
     spec = job.attack.spec if job.attack else ""
+    setting = f"{spec}, seed {plan.seed}, {plan.protocol.name}."
     measured = (
-        f"{spec}, seed {plan.seed}, {plan.protocol.name}: L-inf {255 * cost['linf']:.3g}/255, L2 {cost['l2']:.3g}, "
-        f"PSNR {cost['psnr']:.3g} dB, SSIM {cost['ssim']:.3f}."
+        f"Measured: L-inf {255 * cost['linf']:.3g}/255, L2 {cost['l2']:.3g}, PSNR {cost['psnr']:.3g} dB, "
+        f"SSIM {cost['ssim']:.3f}."
     )
     return Example(
         image=volume.image,
@@ -57,7 +58,7 @@ def make_example(
         dice_clean=mean_dice(clean.rows),
         dice_adversarial=mean_dice(attacked.rows),
         title=f"{plan.dataset.name}, {volume.id}  ·  {models}  ·  {short_name(spec)}",
-        notes=(measured, *notes),
+        notes=(setting, " ".join((measured, *notes))),
     )
 
 

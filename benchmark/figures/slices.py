@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PANEL, TALLEST, GAP = 1.3, 1.9, 0.06
 """Inches: width of a panel, height of the tallest row, space between panels."""
 
+_LETTERS = 165  # of a note that fit into the width
 _LEFT, _TOP, _BARS, _LINE = 0.5, 0.62, 0.5, 0.16
 _COLUMNS = (
     "clean image",
@@ -246,7 +248,8 @@ class _Drawing:
             lines.append(
                 f"Channel {self.channel} of {len(self.example.image)} is shown, the one that changed most."
             )
-        return [*lines, *self.example.notes]
+        # A canonical spec has no blanks; it breaks anywhere rather than leave the figure.
+        return [part for line in (*lines, *self.example.notes) for part in textwrap.wrap(line, _LETTERS)]
 
     def _classes(self) -> list[int]:
         example = self.example

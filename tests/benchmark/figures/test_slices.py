@@ -182,6 +182,13 @@ def test_an_outline_is_the_voxels_whose_neighbor_is_outside():
     assert found == expected
 
 
+def test_long_notes_stay_inside_the_figure(example):
+    figure = slice_figure(example(notes=["vafa:" + "block_size=32," * 40]))
+    figure.draw_without_rendering()
+    right = figure.get_size_inches()[0] * figure.dpi
+    assert all(text.get_window_extent().x1 < right for text in figure.texts)
+
+
 def test_an_empty_slice_is_painted_with_nothing(example):
     axes = panel(slice_figure(example()), 0, 0)
     before = len(axes.patches)
