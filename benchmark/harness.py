@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,26 @@ class Job:
     targets: tuple[NamedModel, ...]
 
 
+class Scored(NamedTuple):
+    """One prediction that was scored, as :attr:`Plan.watch` sees it.
+
+    Attributes:
+        job: what was crafted; its attack is None for the clean image.
+        target: the model that predicted.
+        volume: the case.
+        image: what was predicted, ``(C, *spatial)``.
+        prediction: class ids ``(*spatial)``.
+        rows: its scores, one mapping per foreground class.
+    """
+
+    job: Job
+    target: NamedModel
+    volume: Volume
+    image: np.ndarray
+    prediction: np.ndarray
+    rows: list[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything a run crosses. Identical plans give identical records, whatever the order inside.
@@ -59,6 +79,7 @@ class Plan:
         device: where networks run.
         white_box: score each surrogate's volumes on itself only.
         save: called with (job, volume, adversarial) after crafting.
+        watch: called with every prediction that this process scores; pictures are made of them.
     """
 
     dataset: Dataset
@@ -71,6 +92,7 @@ class Plan:
     device: str = "cpu"
     white_box: bool = True
     save: Callable[[Job, Volume, np.ndarray], None] | None = field(default=None, compare=False)
+    watch: Callable[[Scored], None] | None = field(default=None, compare=False)
 
     def jobs(self) -> Iterator[Job]:
         """Case by case: the clean image on all models, then every attack on every surrogate."""
@@ -199,16 +221,20 @@ def compute(
             plan.save(job, volume, images[0].cpu().numpy())
     cost |= measure(images[0].cpu().numpy(), volume.image)._asdict()
     return [
-        (_score(plan, target, images, volume, surfaces), {**cost, "flags": sorted({*flags, *target.flags})})
+        (
+            _score(plan, job, target, images, volume, surfaces),
+            {**cost, "flags": sorted({*flags, *target.flags})},
+        )
         for target in targets
     ]
 
 
 def _score(
-    plan: Plan, target: NamedModel, images: Tensor, volume: Volume, surfaces: LabelSurfaces
+    plan: Plan, job: Job, target: NamedModel, images: Tensor, volume: Volume, surfaces: LabelSurfaces
 ) -> list[dict[str, Any]]:
+    prediction = predict(target, images)
     table = score(
-        predict(target, images),
+        prediction,
         volume.label,
         num_classes=len(plan.dataset.class_names),
         spacing_mm=volume.spacing_mm,
@@ -216,7 +242,10 @@ def _score(
         cache=surfaces,
     )
     names = plan.dataset.class_names
-    return [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
+    rows = [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
+    if plan.watch is not None:
+        plan.watch(Scored(job, target, volume, images[0].cpu().numpy(), prediction, rows))
+    return rows
 
 
 def _craft(

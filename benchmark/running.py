@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.markup import escape
 
 from robustvox.datasets import Dataset
@@ -22,6 +24,9 @@ from .pool import submitter
 from .protocols import PROTOCOLS, Protocol
 from .provenance import describe
 from .records import Records, RecordStore, load_records
+from .report.facts import Run
+from .report.gallery import FirstCase
+from .report.writing import announce
 from .sanity.store import load_flags
 from .saving import UNITS, save_adversarial
 from .specs import Spec, UsageError, match, normalize
@@ -54,13 +59,17 @@ class RunRequest:
     recompute: bool = False
     match: str | None = None
     match_on: str | None = None
+    report: bool = True
     out: Path = Path("results")
 
 
 def run_benchmark(request: RunRequest) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed."""
+    started, clock = time.time(), time.perf_counter()
     console = make_console()
+    gallery = FirstCase()
     plan = build_plan(request)
+    plan = replace(plan, watch=gallery) if request.report else plan
     for line in dict.fromkeys(
         f"{m.name}: {note}" for m in (*plan.surrogates, *plan.targets) for note in m.notes
     ):
@@ -78,7 +87,22 @@ def run_benchmark(request: RunRequest) -> int:
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=_describe(plan, event.job))
     tables.write(request.out)
-    _report(console, request, plan, events)
+    records = _print(console, request, plan, events)
+    if request.report:
+        announce(
+            console,
+            Run(
+                plan=plan,
+                events=events,
+                records=records,
+                environment=entry,
+                provenance=provenance,
+                out=request.out,
+                started=started,
+                seconds=time.perf_counter() - clock,
+                gallery=gallery,
+            ),
+        )
     return SOME_FAILED if any(e.status == "failed" for e in events) else DONE
 
 
@@ -219,7 +243,8 @@ def _describe(plan: Plan, job: Job) -> str:
     return escape(f"{plan.dataset.name} {job.case} {what}")
 
 
-def _report(console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> None:
+def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> Records:
+    """Tables, failures and counts for the terminal; returns the records of this run."""
     folder = request.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
     records, checks = _only(load_records(folder / "records"), keys), load_flags(folder / "checks")
@@ -241,6 +266,7 @@ def _report(console, request: RunRequest, plan: Plan, events: Sequence[Event]) -
         "" if not recorded else " (--recompute measures again)"
     )
     console.print(f"{note}; tables and records in {escape(str(folder))}")
+    return records
 
 
 def _only(records: Records, keys: set[str]) -> Records:

@@ -47,7 +47,7 @@ def save_adversarial(
     """
     if units not in UNITS:
         raise ValueError(f"expected units among {', '.join(UNITS)}, got {units!r}")
-    path = folder / _slug(surrogate) / _slug(attack) / f"{_slug(volume.id)}.nii.gz"
+    path = folder / slug(surrogate) / slug(attack) / f"{slug(volume.id)}.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     values = volume.window.invert(image) if units == "original" else image.astype(np.float32)
     values = values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1)
@@ -58,6 +58,6 @@ def save_adversarial(
     return path
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A file name no file system minds and nobody can climb out of a folder with."""
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("._") or "unnamed"

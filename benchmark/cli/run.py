@@ -62,9 +62,12 @@ def run(
         str | None, typer.Option("--match-on", metavar="l2|ssim", help="What --match equates; default l2.")
     ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Measure again what is recorded.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write an HTML report of this run.")
+    ] = True,
     out: Out = Path("results"),
 ) -> int:
-    """Attack models on a dataset, record every case, print and write the tables."""
+    """Attack models on a dataset, record every case, print and write the tables and a report."""
     from ..running import RunRequest, run_benchmark
 
     request = RunRequest(
@@ -87,6 +90,7 @@ def run(
         workers=workers,
         scheduler=scheduler,
         recompute=recompute,
+        report=report,
         match=match,
         match_on=match_on,
         out=out,

@@ -116,6 +116,24 @@ def load_flags(folder: Path) -> DataFrame:
     return DataFrame(rows, columns=[*KEYS, "flags"])
 
 
+def load_outcomes(folder: Path) -> DataFrame:
+    """Every outcome under ``results/<dataset>/checks``, one row each, columns as :func:`line` names them.
+
+    A folder that does not exist has none; then there are the columns :data:`KEYS`, ``surrogate`` and ``check``.
+
+    Raises:
+        RecordsError: if a line is damaged, naming file and line.
+
+    Example:
+        >>> len(load_outcomes(Path("no/such/folder")))
+        0
+    """
+    from pandas import DataFrame
+
+    entries = [entry for path in sorted(Path(folder).glob("*.jsonl")) for entry in _read(path)]
+    return DataFrame(entries) if entries else DataFrame(columns=[*KEYS, "surrogate", "check", *_TEXT[1:]])
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     entries = []
     for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):

@@ -42,6 +42,7 @@ class ToyJob:
             *named,
             *("--dataset", str(self.folder), "--split", "all", "--cases", "all"),
             *("--out", str(out or self.root / "results")),
+            "--no-report",  # pictures take longer than these jobs; a later --report wins
             *more,
         ]
 

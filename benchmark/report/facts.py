@@ -1,0 +1,216 @@
+"""What a report says, as plain text and numbers; the template only arranges it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import tables
+from ..console import brief
+from ..figures.names import short_name
+from ..harness import Event, Plan
+from ..records import Records
+from ..sanity.store import load_flags, load_outcomes
+
+if TYPE_CHECKING:
+    from .gallery import FirstCase
+
+_LISTED = 4  # jobs that are named where many failed for one reason
+Frame = Any  # a pandas object; pandas types its results as unions too wide to check
+
+# heading: columns of the table, joined by a word; digits; factor
+_COLUMNS = {
+    "cases": (("n_cases",), "", 0, 1.0),
+    "failed": (("failed",), "", 0, 1.0),
+    "Dice clean": (("dice_clean",), "", 3, 1.0),
+    "Dice attacked": (("dice_adv",), "", 3, 1.0),
+    "95% interval": (("dice_adv_low", "dice_adv_high"), " to ", 3, 1.0),
+    "HD95 mm, clean → attacked": (("hd95_clean_mm", "hd95_adv_mm"), " → ", 1, 1.0),
+    "NSD, clean → attacked": (("nsd_clean", "nsd_adv"), " → ", 3, 1.0),
+    "organs lost, invented": (("missing", "hallucinated"), ", ", 0, 1.0),
+    "L∞ (1/255)": (("linf",), "", 2, 255.0),
+    "L2": (("l2",), "", 2, 1.0),
+    "PSNR (dB)": (("psnr",), "", 1, 1.0),
+    "SSIM": (("ssim",), "", 3, 1.0),
+    "forwards, backwards": (("forwards", "backwards"), ", ", 0, 1.0),
+    "seconds per case": (("seconds",), "", 1, 1.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run.
+
+    Args:
+        plan: what was crossed.
+        events: what happened to every job.
+        records: those of this run's units.
+        environment: what :func:`robustvox.benchmark.provenance.describe` found.
+        provenance: id of the environment beside the records.
+        out: folder of all results.
+        started: seconds since the epoch.
+        seconds: how long it took.
+        gallery: holds the case to show.
+    """
+
+    plan: Plan
+    events: Sequence[Event]
+    records: Records
+    environment: Mapping[str, Any]
+    provenance: str
+    out: Path
+    started: float
+    seconds: float
+    gallery: FirstCase
+
+    @property
+    def folder(self) -> Path:
+        """``<out>/<dataset>``."""
+        return self.out / self.plan.dataset.name
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """Everything the template needs but the figures."""
+    plan = run.plan
+    flags = load_flags(run.folder / "checks")
+    named = (
+        ("White-box", tables.white_box(run.records, flags)),
+        ("Transfer", tables.transfer(run.records, flags)),
+    )
+    counts = {
+        status: sum(e.status == status for e in run.events) for status in ("computed", "recorded", "failed")
+    }
+    return {
+        "dataset": plan.dataset.name,
+        "protocol": plan.protocol.name,
+        "command": run.environment["command"],
+        "counts": counts,
+        "duration": _duration(run.seconds),
+        "tables": [{"title": title, **results(table)} for title, table in named if len(table)],
+        "frames": [table for _, table in named if len(table)],
+        "failures": failures(run.events),
+        "checks": checks(run),
+        "check_command": _check_command(plan),
+        "environment": _environment(run),
+        "models": [(m.name, m.sha256 or "unknown") for m in _models(plan)],
+        "attacks": [a.spec for a in plan.attacks],
+        "cases": list(plan.cases),
+        "data": sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items()),
+        "seed": plan.seed,
+    }
+
+
+def results(table: Frame) -> dict[str, Any]:
+    """Headings and rows of a table of results, rounded; the attack short and whole."""
+    rows = [
+        {
+            "models": [row["surrogate"]]
+            if row["surrogate"] == row["target"]
+            else [row["surrogate"], row["target"]],
+            "attack": short_name(str(row["attack"])),
+            "spec": str(row["attack"]),
+            "cells": [
+                word.join(_number(row[name], digits, factor) for name in names)
+                for names, word, digits, factor in _COLUMNS.values()
+            ],
+            "flags": [flag for flag in str(row["flags"]).split(";") if flag],
+        }
+        for row in table.to_dict("records")
+    ]
+    return {"headings": list(_COLUMNS), "rows": rows, "pairs": any(len(row["models"]) > 1 for row in rows)}
+
+
+def failures(events: Sequence[Event]) -> list[dict[str, str]]:
+    """What failed and why, in the order of the run; jobs of one case with one reason together."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for event in events:
+        if event.status == "failed":
+            job = event.job
+            attack = short_name(job.attack.spec) if job.attack else "clean image"
+            models = [job.surrogate.name] if job.surrogate else [target.name for target in job.targets]
+            grouped.setdefault((job.case, event.error), []).append(f"{attack} on {', '.join(models)}")
+    return [
+        {
+            "case": case,
+            "what": "; ".join(jobs[:_LISTED])
+            + (f"; {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else ""),
+            "reason": reason,
+        }
+        for (case, reason), jobs in grouped.items()
+    ]
+
+
+def checks(run: Run) -> list[dict[str, Any]]:
+    """Per attacked model and attack of the run, what ``check`` has found so far."""
+    known: Frame = load_outcomes(run.folder / "checks")
+    plan = run.plan
+    known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
+    groups = []
+    for model in dict.fromkeys((m.name, m.sha256) for m in plan.surrogates):
+        for attack in plan.attacks:
+            mine = known[(known["surrogate_sha256"] == model[1]) & (known["attack"] == attack.spec)]
+            found = mine.to_dict("records")
+            worst = [entry["flag"] for entry in found if entry["flag"]]
+            groups.append(
+                {"model": model[0], "attack": short_name(attack.spec), "found": found, "flags": worst}
+            )
+    return groups
+
+
+def shown_costs(run: Run) -> Frame:
+    """Rows of cost and budget of the case that the gallery shows, one per target; empty when it shows none."""
+    costs: Frame = run.records.costs
+    shown = run.gallery.attacked
+    if shown is None or shown.job.attack is None or shown.job.surrogate is None:
+        return costs.iloc[:0]
+    return costs[
+        (costs["case"] == shown.job.case)
+        & (costs["attack"] == shown.job.attack.spec)
+        & (costs["surrogate_sha256"] == shown.job.surrogate.sha256)
+    ]
+
+
+def _models(plan: Plan):
+    return {m.sha256 + m.name: m for m in (*plan.surrogates, *plan.targets)}.values()
+
+
+def _check_command(plan: Plan) -> str:
+    models = dict.fromkeys(m.name for m in plan.surrogates)
+    words = ["python", "-m", "benchmark", "check"]
+    words += [word for name in models for word in ("--model", name)]
+    words += [word for attack in plan.attacks for word in ("--attack", brief(attack.spec))]
+    return shlex.join([*words, "--dataset", plan.dataset.name])
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    import time
+
+    known = dict(run.environment)
+    packages = known.get("packages", {})
+    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
+    return [
+        ("started", f"{started}, took {_duration(run.seconds)}"),
+        ("robustvox", f"{known['robustvox']}, commit {known['commit']}"),
+        ("python", str(known["python"])),
+        ("packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
+        ("platform", str(known["platform"])),
+        ("accelerator", str(known["accelerator"])),
+        ("cores, threads", f"{known['cores']}, {known['threads']}"),
+        ("device of the networks", run.plan.device),
+        ("id beside the records", run.provenance),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 120 else f"{minutes} min {rest} s"
+
+
+def _number(value: Any, digits: int, factor: float = 1.0) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value * factor:.{digits}f}"

@@ -1,0 +1,118 @@
+"""From a finished run to its file; whatever goes wrong here is a warning, the run is done."""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from .facts import Run, facts, shown_costs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DPI = 130
+
+
+def announce(console: Console, run: Run) -> None:
+    """Write the report and print where; a failure is one line and loses nothing."""
+    try:
+        path = write_report(run)
+    except Exception as error:  # noqa: BLE001 - records and tables are written, the report must not undo that
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        console.print(f"[yellow]warning[/yellow] no report: {escape(reason)}", soft_wrap=True)
+    else:
+        console.print(f"report: {escape(str(path))}", soft_wrap=True)
+
+
+def write_report(run: Run) -> Path:
+    """Write ``<out>/<dataset>/reports/<time>-<id>.html`` under a name of its own and return the path."""
+    page = render_report(run)
+    folder = run.folder / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(run.started))}-{run.provenance[:8]}"
+    for attempt in range(1, 1000):
+        path = folder / (f"{stem}.html" if attempt == 1 else f"{stem}-{attempt}.html")
+        try:
+            with path.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(page)
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(
+        f"expected a free name like {stem}.html in {folder}, found 999 taken; remove old ones"
+    )
+
+
+def render_report(run: Run) -> str:
+    """The page; figures are left out, with the reason, where they cannot be made."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    here = Path(__file__).resolve().parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found = facts(run)
+    figures, missing = _figures(run, found.pop("frames"))
+    style = (here / "report.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        **found, figures=figures, missing=missing, style=Markup(style)
+    )
+
+
+def _figures(run: Run, frames: list[Any]) -> tuple[list[dict[str, str]], str]:
+    """Pictures as data URIs with their captions, and why one is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return [], 'figures need matplotlib: pip install "matplotlib>=3.8"'
+    from ..figures.bars import MOST, drop_chart
+    from ..figures.canvas import encode
+
+    made = []
+    for frame in frames:
+        chart = drop_chart(frame)
+        if chart is not None:
+            shown = f"the first {MOST} of {len(frame)} rows" if len(frame) > MOST else "every row"
+            caption = f"Clean and attacked mean Dice of {shown} above, 95% bootstrap interval over cases."
+            made.append(_figure(encode(chart, "svg"), "svg+xml", caption, "Dot chart. " + caption, "chart"))
+    example, missing = _example(run)
+    return [*made, *example], missing
+
+
+def _example(run: Run) -> tuple[list[dict[str, str]], str]:
+    from ..figures.canvas import encode
+    from ..figures.examples import make_example
+    from ..figures.slices import slice_figure
+
+    attacked, costs = run.gallery.attacked, shown_costs(run)
+    # A volume is crafted once for all targets; forwards and seconds are those of crafting.
+    crafting = costs.iloc[0] if len(costs) else {"seconds": math.nan, "forwards": 1}
+    clean = run.gallery.clean(run.plan, crafting["seconds"] / max(crafting["forwards"], 1))
+    if attacked is None or clean is None or not len(costs):
+        return [], (
+            "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "
+            "python -m benchmark figures draws any case."
+        )
+    example = make_example(run.plan, clean, attacked, costs.iloc[0])
+    caption = (
+        f"Case {attacked.job.case}, {example.title.partition('  ·  ')[2]}: mean Dice {example.dice_clean:.3f} before "
+        f"and {example.dice_adversarial:.3f} after the attack."
+    )
+    picture = encode(slice_figure(example), "png", _DPI)
+    alt = "Axial, coronal and sagittal slices: images, perturbation, its spectrum, reference, predictions. "
+    return [_figure(picture, "png", caption, alt + caption, "slices")], ""
+
+
+def _figure(data: bytes, kind: str, caption: str, alt: str, style: str) -> dict[str, str]:
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {"source": source, "caption": caption, "alt": alt, "style": style}
