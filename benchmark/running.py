@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.markup import escape
@@ -13,18 +14,22 @@ from robustvox.datasets import Dataset
 
 from . import tables
 from .console import brief, make_console, progress, results_table
-from .harness import Event, Job, Plan, describe_plan, execute
+from .harness import Event, Job, Plan, data_fingerprint, describe_plan, execute
 from .loading import NamedAttack, NamedModel, load_attack, load_dataset, load_model
 from .matching import MEASURES, match_all
 from .pool import submitter
 from .protocols import PROTOCOLS, Protocol
 from .provenance import describe
 from .records import Records, RecordStore, load_records
+from .rescoring import Folder, open_folder
 from .sanity.store import load_flags
-from .saving import UNITS, save_adversarial
+from .saving import UNITS, Note, save_adversarial
 from .specs import UsageError, match, normalize
 
 DONE, SOME_FAILED = 0, 1
+
+EVERY_SPLIT = "*"
+"""In place of a split's name: where ids decide, the split does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class RunRequest:
     attacks: tuple[str, ...]
     targets: tuple[str, ...] = ()
     transfer: bool = False
+    adversarial: Path | None = None
     dataset: str = "phantom"
     data_root: Path | None = None
     split: str = "validation"
@@ -58,7 +64,7 @@ class RunRequest:
 def run_benchmark(request: RunRequest) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed."""
     console = make_console()
-    plan = build_plan(request)
+    plan, folder = build_plan(request), open_saved(request)
     jobs = sum(1 for _ in plan.jobs())
     entry = describe() | dict(describe_plan(plan))
     events: list[Event] = []
@@ -73,7 +79,9 @@ def run_benchmark(request: RunRequest) -> int:
             bar.update(bar.task_ids[0], advance=1, description=_describe(plan, event.job))
     tables.write(request.out)
     _report(console, request, plan, events)
-    return SOME_FAILED if any(e.status == "failed" for e in events) else DONE
+    for line in folder.refused:
+        console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
+    return SOME_FAILED if folder.refused or any(e.status == "failed" for e in events) else DONE
 
 
 def build_plan(request: RunRequest) -> Plan:
@@ -82,6 +90,8 @@ def build_plan(request: RunRequest) -> Plan:
     Raises:
         UsageError: for any name, parameter, path or combination that cannot be.
     """
+    if request.adversarial is not None:
+        return _build_rescoring(request)
     if not request.models or not request.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
     attacks = load_attacks(request)
@@ -107,6 +117,54 @@ def build_plan(request: RunRequest) -> Plan:
     return replace(plan, save=_saver(request, plan)) if request.save_adversarial else plan
 
 
+def _build_rescoring(request: RunRequest) -> Plan:
+    """The plan that scores saved volumes on ``--target``; models and attacks are in their notes."""
+    given = {
+        "--model": request.models,
+        "--attack": request.attacks,
+        "--transfer": request.transfer,
+        "--match": request.match,
+        "--save-adversarial": request.save_adversarial,
+    }
+    superfluous = [option for option, value in given.items() if value]
+    if superfluous or not request.targets:
+        raise UsageError(
+            "expected --adversarial DIR with --target NAME and neither model nor attack, which the files know; got "
+            + (", ".join(superfluous) or "no --target")
+        )
+    protocol = PROTOCOLS[match(request.protocol, PROTOCOLS, "protocol")]
+    dataset = load_dataset(request.dataset, request.data_root)
+    device = choose_device(request.device)
+    folder = open_saved(request)
+    if not folder.volumes and not folder.refused:
+        raise UsageError(
+            f"expected volumes of the chosen cases in {request.adversarial}, found none; see --cases"
+        )
+    targets = load_models(replace(request, models=request.targets, targets=()), dataset, protocol, device)
+    return Plan(
+        dataset=dataset,
+        cases=folder.cases,
+        surrogates=(),
+        targets=targets,
+        attacks=(),
+        protocol=protocol,
+        seed=request.seed,
+        device=device,
+        saved=folder.volumes,
+    )
+
+
+def open_saved(request: RunRequest) -> Folder:
+    """The volumes of ``--adversarial``, empty without that option."""
+    if request.adversarial is None:
+        return Folder((), ())
+    dataset = load_dataset(request.dataset, request.data_root)
+    protocol = match(request.protocol, PROTOCOLS, "protocol")
+    return open_folder(
+        request.adversarial, dataset, protocol, select_cases(dataset, request.split, request.cases)
+    )
+
+
 def load_attacks(request: RunRequest) -> list[NamedAttack]:
     """The attacks in the order given, matched to a reference where ``--match`` names one."""
     attacks = [load_attack(text) for text in request.attacks]
@@ -122,8 +180,8 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
     if len(request.checkpoints) not in (0, len(request.models)):
         raise UsageError(
-            f"expected one --checkpoint per --model ({len(request.models)}), got {len(request.checkpoints)}; "
-            "repeat it in the order of the models"
+            f"expected one --checkpoint per {'--target' if request.adversarial else '--model'} "
+            f"({len(request.models)}), got {len(request.checkpoints)}; repeat it in the order of the models"
         )
     files: dict[str, Path] = dict(zip(map(normalize, request.models), request.checkpoints, strict=False))
     loaded: dict[str, NamedModel] = {}
@@ -144,8 +202,9 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
 
 
 def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
-    """The first ``cases`` of a split, all of it, or ids separated by commas."""
-    known = dataset.splits[match(split, dataset.splits, "split")]
+    """The first ``cases`` of a split (or of every split), all of it, or ids separated by commas."""
+    everything = tuple(dict.fromkeys(c for ids in dataset.splits.values() for c in ids))
+    known = everything if split == EVERY_SPLIT else dataset.splits[match(split, dataset.splits, "split")]
     if cases.lower() == "all":
         return tuple(known)
     if cases.isdigit():
@@ -153,7 +212,6 @@ def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
             raise UsageError("expected --cases of at least 1, got 0")
         return tuple(known[: int(cases)])
     wanted = [c.strip() for c in cases.split(",") if c.strip()]
-    everything = {c for ids in dataset.splits.values() for c in ids}
     unknown = [c for c in wanted if c not in everything]
     if unknown or not wanted:
         raise UsageError(
@@ -175,27 +233,30 @@ def choose_device(name: str) -> str:
 
 
 def _saver(request: RunRequest, plan: Plan):
-    def save(job: Job, volume, image) -> None:
-        if job.surrogate is None or job.attack is None:
-            return
-        from .harness import data_fingerprint
-
+    def save(job: Job, volume, image, cost: Mapping[str, Any]) -> None:
         unit = plan.unit(job, job.targets[0], data_fingerprint(volume))
-        save_adversarial(
-            request.out / plan.dataset.name / "adversarial",
-            volume,
-            image,
-            surrogate=job.surrogate.name,
-            attack=job.attack.spec,
+        note = Note(
             key=unit.key,
             units=request.units,
+            dataset=unit.dataset,
+            case=unit.case,
+            attack=unit.attack,
+            surrogate=unit.surrogate,
+            surrogate_sha256=unit.surrogate_sha256,
+            protocol=unit.protocol,
+            seed=unit.seed,
+            data_sha256=unit.data_sha256,
+            **cost,
         )
+        save_adversarial(request.out / plan.dataset.name / "adversarial", volume, image, note)
 
     return save
 
 
 def _describe(plan: Plan, job: Job) -> str:
     what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
+    if job.saved is not None:
+        what = f"{brief(job.saved.note.attack)} on {job.saved.note.surrogate} ({job.saved.path.name})"
     return escape(f"{plan.dataset.name} {job.case} {what}")
 
 
@@ -221,6 +282,8 @@ def _report(console, request: RunRequest, plan: Plan, events: Sequence[Event]) -
         "" if not recorded else " (--recompute measures again)"
     )
     console.print(f"{note}; tables and records in {escape(str(folder))}")
+    if request.save_adversarial and recorded:
+        console.print("what was already recorded was not attacked again, so its volumes were not saved")
 
 
 def _only(records: Records, keys: set[str]) -> Records:

@@ -21,11 +21,11 @@ class VoxelSuccess(NamedTuple):
     """Shares in 0..1 of voxels right on the clean volume that are wrong under attack; NaN where none was right.
 
     Attributes:
-        everywhere: over all voxels.
+        voxel: over all voxels.
         foreground: over voxels whose reference is not background.
     """
 
-    everywhere: float
+    voxel: float
     foreground: float
 
 
@@ -48,7 +48,7 @@ def voxel_success(adversarial: np.ndarray, clean: np.ndarray, reference: np.ndar
 
     Example:
         >>> voxel_success(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1]))
-        VoxelSuccess(everywhere=0.3333333333333333, foreground=0.5)
+        VoxelSuccess(voxel=0.3333333333333333, foreground=0.5)
     """
     if not adversarial.shape == clean.shape == reference.shape:
         raise ValueError(

@@ -12,6 +12,7 @@ from ..specs import UsageError
 from .check import check
 from .codes import DONE, INTERRUPTED, USAGE
 from .data import data
+from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .run import run
@@ -27,7 +28,7 @@ app = typer.Typer(
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
 # In the order of `--help`.
-for command in (run, check, train, leaderboard, data):
+for command in (run, check, frequency, train, leaderboard, data):
     app.command()(command)
 app.command("list")(list_registries)
 
