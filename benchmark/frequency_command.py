@@ -180,6 +180,14 @@ def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return both[list(COLUMNS)]
 
 
+def read_cases(path: Path) -> pd.DataFrame:
+    """The rows of ``cases.csv`` bit by bit, which pandas' own parser of numbers does not promise."""
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
+    for name in COLUMNS[COLUMNS.index("low") :]:
+        text[name] = [float(cell) if cell else float("nan") for cell in text[name]]
+    return text.astype({"seed": "int64"})
+
+
 def summarize(cases: pd.DataFrame) -> pd.DataFrame:
     """A row per attack and band: means over cases, with the 95% bootstrap interval of the Dice.
 
@@ -206,8 +214,7 @@ def write(folder: Path, measured: pd.DataFrame) -> pd.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cases.csv"
     try:
-        before = pd.read_csv(path, float_precision="round_trip") if path.exists() else measured.iloc[:0]
-        cases = merge(before[list(COLUMNS)], measured)
+        cases = merge(read_cases(path), measured) if path.exists() else merge(measured, measured)
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"expected the rows of `frequency` in {path}, found {error}; remove the file"

@@ -148,7 +148,8 @@ def _build_rescoring(request: RunRequest) -> Plan:
         targets=targets,
         attacks=(),
         protocol=protocol,
-        seed=request.seed,
+        # Of the clean images only, which no seed changes: theirs are then found in the records.
+        seed=min((volume.note.seed for volume in folder.volumes), default=request.seed),
         device=device,
         saved=folder.volumes,
     )
