@@ -245,7 +245,7 @@ def _view(rows: pd.DataFrame) -> list[list[str]]:
             f"{255 * row['linf']:.1f}",
             f"{row['l2']:.2f}",
             f"{row['dice']:.3f} ({row['dice_low']:.3f} to {row['dice_high']:.3f})",
-            "-" if np.isnan(row["effect"]) else f"{100 * row['effect']:.0f}%",
+            "-" if np.isnan(row["effect"]) else f"{round(100 * row['effect'])}%",
         ]
         for row in rows.to_dict("records")
     ]

@@ -58,7 +58,7 @@ def curve(rows: pd.DataFrame) -> Figure:
     cuts.set(xlabel="cut, in 1/96 of the Nyquist frequency", title="solid: only below, dashed: only the rest")
     cuts.set_xscale("log", base=2)
     cuts.set_xticks(ticks := sorted({SIDE * c for c in rows.loc[rows["kind"] == "low", "high"]}))
-    cuts.set_xticklabels([f"{tick:g}" for tick in ticks])
+    cuts.set_xticklabels([f"{tick:g}" for tick in ticks], rotation=45, ha="right")
     energy.set(ylabel="share of the energy", ylim=(0, None), title="energy per radial band")
     alone.set(title="only this radial band", ylim=cuts.get_ylim())
     handles = cuts.get_legend_handles_labels()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -290,3 +292,32 @@ def test_the_figure_shows_what_the_table_says(toy):
 
 def test_defaults_are_all_kinds():
     assert [len(bands(kind, PUBLISHED if kind == "cube" else CUTS)) for kind in KINDS] == [9, 16, 9]
+
+
+# --- what the page shows --------------------------------------------------------------------------
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize("dataset", ["phantom", "hippocampus"])
+def test_committed_bands_follow_from_the_cases(dataset):
+    folder = REPOSITORY / "results" / dataset / "frequency"
+    committed = pd.read_csv(folder / "bands.csv")
+    pd.testing.assert_frame_equal(summarize(read_cases(folder / "cases.csv")), committed, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("place", "dataset"), enumerate(["phantom", "hippocampus"]))
+def test_the_tables_of_the_page_follow_from_the_results(place, dataset):
+    page = (REPOSITORY / "docs" / "frequency.md").read_text().split("| band |")[1 + place]
+    lines = re.findall(r"^\| `(.+?)` \| (.*) \|$", page, re.M)
+    assert len(lines) == 12
+    table = pd.read_csv(REPOSITORY / "results" / dataset / "frequency" / "bands.csv")
+    for band, cells in lines:
+        expected = []
+        for name in ("pgd", "vafa"):
+            (row,) = table[(table["band"] == band) & table["attack"].str.startswith(f"{name}:")].to_dict(
+                "records"
+            )
+            interval = f"({row['dice_low']:.2f}-{row['dice_high']:.2f})"
+            expected += [f"{100 * row['energy']:.0f}%", f"{row['dice']:.2f} {interval}"]
+        assert cells.split(" | ") == expected, band
