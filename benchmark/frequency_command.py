@@ -82,6 +82,8 @@ def study_frequencies(request: FrequencyRequest) -> int:
                 measured = merge(measured, pd.DataFrame(rows, columns=list(COLUMNS)))
                 # After every job, so that a kill loses one.
                 table = write(folder, measured)
+            except UsageError:
+                raise
             except CASE_FAILURES as error:
                 failures.append(f"{plan.dataset.name} {job.case}: {' '.join(str(error).split())}")
             bar.update(bar.task_ids[0], advance=1)

@@ -306,7 +306,7 @@ def test_committed_bands_follow_from_the_cases(dataset):
     pd.testing.assert_frame_equal(summarize(read_cases(folder / "cases.csv")), committed, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("place", "dataset"), enumerate(["phantom", "hippocampus"]))
+@pytest.mark.parametrize(("place", "dataset"), [(0, "phantom"), (1, "hippocampus")])
 def test_the_tables_of_the_page_follow_from_the_results(place, dataset):
     page = (REPOSITORY / "docs" / "frequency.md").read_text().split("| band |")[1 + place]
     lines = re.findall(r"^\| `(.+?)` \| (.*) \|$", page, re.M)
