@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.fft import dctn, idctn
@@ -151,7 +152,7 @@ def filter_perturbation(perturbation: np.ndarray, mask: np.ndarray, *, rescale: 
         )
     whole = np.asarray(perturbation, np.float64)
     axes = range(1, whole.ndim)
-    part = idctn(dctn(whole, axes=axes, norm="ortho") * mask, axes=axes, norm="ortho")
+    part: Any = idctn(dctn(whole, axes=axes, norm="ortho") * mask, axes=axes, norm="ortho")
     if rescale == "none":
         return part
     norm = (lambda x: float(np.abs(x).max())) if rescale == "linf" else (lambda x: float(np.linalg.norm(x)))

@@ -39,6 +39,8 @@ from .running import DONE, SOME_FAILED, RunRequest, build_plan, open_saved
 from .specs import UsageError, match, parse_value
 from .statistics import bootstrap_intervals
 
+Frame = Any  # a pandas object inside this module; pandas types its results as unions too wide to check
+
 WHOLE = Band("whole", 0.0, float("inf"))
 GROUP = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
 BAND = ["rescale", "kind", "band", "low", "high"]
@@ -69,7 +71,8 @@ def study_frequencies(request: FrequencyRequest) -> int:
     folder = request.run.out / plan.dataset.name / "frequency"
     jobs = [job for job in plan.jobs() if not job.clean]
     load, failures = CaseCache(plan), list(saved.refused)
-    measured = table = pd.DataFrame(columns=list(COLUMNS))
+    measured: Frame = pd.DataFrame(columns=list(COLUMNS))
+    table: Frame = measured
     with progress(f"{plan.dataset.name}: frequencies", len(jobs)) as bar:
         for job in jobs:
             try:
@@ -123,7 +126,7 @@ def study(
     for rescale in scalings:
         for band in (WHOLE, *chosen):
             mask = np.ones(volume.label.shape, bool) if band is WHOLE else band.mask(volume.label.shape)
-            key = rescale.encode() + hashlib.sha256(np.packbits(mask)).digest()
+            key = rescale.encode() + hashlib.sha256(np.packbits(mask).tobytes()).digest()
             # The published cubes and the low bands share members; each is predicted once.
             if key not in scored:
                 scored[key] = _rescore(
@@ -170,9 +173,9 @@ def _rescore(
     }
 
 
-def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+def merge(old: Frame, new: Frame) -> Frame:
     """Rows of both, sorted; of two for the same case and band the new one."""
-    both = pd.concat([frame for frame in (old, new) if len(frame)] or [old])
+    both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [old])
     identity = [*GROUP, "seed", "case", "rescale", "kind", "band"]
     both = both.drop_duplicates(identity, keep="last")
     order = both["kind"].map({kind: place for place, kind in enumerate(_ORDER)})
@@ -182,15 +185,15 @@ def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return both[list(COLUMNS)]
 
 
-def read_cases(path: Path) -> pd.DataFrame:
+def read_cases(path: Path) -> Frame:
     """The rows of ``cases.csv`` bit by bit, which pandas' own parser of numbers does not promise."""
-    text = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
+    text: Frame = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
     for name in COLUMNS[COLUMNS.index("low") :]:
         text[name] = [float(cell) if cell else float("nan") for cell in text[name]]
     return text.astype({"seed": "int64"})
 
 
-def summarize(cases: pd.DataFrame) -> pd.DataFrame:
+def summarize(cases: Frame) -> Frame:
     """A row per attack and band: means over cases, with the 95% bootstrap interval of the Dice.
 
     ``effect`` is the share of the attack's loss of Dice that the band alone causes; empty where the attack loses
@@ -211,7 +214,7 @@ def summarize(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(folder: Path, measured: pd.DataFrame) -> pd.DataFrame:
+def write(folder: Path, measured: Frame) -> Frame:
     """Add the rows to ``cases.csv``, derive ``bands.csv|md`` from it, and return all bands."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cases.csv"
@@ -237,7 +240,7 @@ def write(folder: Path, measured: pd.DataFrame) -> pd.DataFrame:
 _HEADINGS = ("band (1/96)", "share", "energy", "L-inf (1/255)", "L2", "Dice (95% interval)", "effect")
 
 
-def _view(rows: pd.DataFrame) -> list[list[str]]:
+def _view(rows: Frame) -> list[list[str]]:
     """Rounded cells of the bands of one attack."""
     return [
         [
@@ -253,7 +256,7 @@ def _view(rows: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def _title(row: pd.Series) -> str:
+def _title(row: Frame) -> str:
     on = (
         row["surrogate"]
         if row["surrogate"] == row["target"]
@@ -268,7 +271,7 @@ def _title(row: pd.Series) -> str:
     )
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def _markdown(table: Frame) -> str:
     parts = []
     for _, rows in table.groupby([*GROUP, "rescale"], sort=False):
         lines = [_HEADINGS, ["---", *["---:"] * (len(_HEADINGS) - 1)], *_view(rows)]
@@ -277,7 +280,7 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def _show(console, table: pd.DataFrame, measured: pd.DataFrame) -> None:
+def _show(console, table: Frame, measured: Frame) -> None:
     """What this call measured, on the terminal."""
     mine = table.merge(measured[[*GROUP, "rescale"]].drop_duplicates(), on=[*GROUP, "rescale"])
     for _, rows in mine.groupby([*GROUP, "rescale"], sort=False):
@@ -290,7 +293,7 @@ def _show(console, table: pd.DataFrame, measured: pd.DataFrame) -> None:
         console.print(view)
 
 
-def _draw(folder: Path, table: pd.DataFrame) -> str:
+def _draw(folder: Path, table: Frame) -> str:
     """Write the figures if matplotlib is there; what was written, in words."""
     try:
         from .frequency_figure import draw

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,16 +16,18 @@ from .console import brief
 from .frequency import SIDE
 from .paths import component
 
+Frame = Any  # a pandas object inside this module; pandas types its results as unions too wide to check
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by color-blind readers (Okabe and Ito 2008)."""
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.size": 8.0, "svg.hashsalt": "robustvox", "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "text.parse_math": False,
 }  # fmt: skip
 
 
-def draw(folder: Path, table: pd.DataFrame) -> list[Path]:
+def draw(folder: Path, table: Frame) -> list[Path]:
     """One SVG and one PNG per surrogate, target and scaling of ``bands.csv``; attacks share the axes."""
     written = []
     for (surrogate, target, rescale), rows in table.groupby(["surrogate", "target", "rescale"], sort=False):
@@ -38,7 +40,7 @@ def draw(folder: Path, table: pd.DataFrame) -> list[Path]:
     return written
 
 
-def curve(rows: pd.DataFrame) -> Figure:
+def curve(rows: Frame) -> Figure:
     """Three panels: Dice against the cut, energy per radial band, Dice under each radial band alone.
 
     Args:
@@ -68,7 +70,7 @@ def curve(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _cuts(axes: Axes, rows: pd.DataFrame, color: str, label: str) -> None:
+def _cuts(axes: Axes, rows: Frame, color: str, label: str) -> None:
     for kind, edge, style in (("low", "high", "o-"), ("high", "low", "s--")):
         mine = rows[rows["kind"] == kind].sort_values(edge)
         if not len(mine):
@@ -81,7 +83,7 @@ def _cuts(axes: Axes, rows: pd.DataFrame, color: str, label: str) -> None:
     axes.axhline(float(rows["dice_adv"].iloc[0]), color=color, linewidth=0.8, linestyle=":")
 
 
-def _radial(energy: Axes, alone: Axes, rows: pd.DataFrame, color: str, label: str) -> None:
+def _radial(energy: Axes, alone: Axes, rows: Frame, color: str, label: str) -> None:
     mine = rows[rows["kind"] == "radial"].sort_values("low")
     if not len(mine):
         return
@@ -95,7 +97,7 @@ def _radial(energy: Axes, alone: Axes, rows: pd.DataFrame, color: str, label: st
         axes.set_xlabel("frequency, in 1/96 of Nyquist")
 
 
-def _headline(row: pd.Series) -> str:
+def _headline(row: Frame) -> str:
     target = "" if row["surrogate"] == row["target"] else f", scored on {row['target']}"
     scaled = "" if row["rescale"] == "none" else f", bands rescaled to the {row['rescale']} norm of the whole"
     clean = f"gray line: clean {row['dice_clean']:.3f}, dotted: attacked"

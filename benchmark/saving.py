@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.nifti1 import Nifti1Extension
 
 from robustvox.datasets import CaseError, ChannelWindows, Volume
 from robustvox.datasets.nifti import check_affine, check_image, read_array
@@ -177,7 +178,7 @@ def save_adversarial(folder: Path, volume: Volume, image: np.ndarray, note: Note
     nifti.header["descrip"] = f"robustvox {note.key} {note.units}".encode()
     text = _PREFIX + json.dumps(asdict(note), allow_nan=False).encode()
     extensions: Any = nifti.header.extensions
-    extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, text))
+    extensions.append(Nifti1Extension(_COMMENT, text))
     nib.save(nifti, path)
     return path
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from .records import Records
 from .statistics import bootstrap_intervals
 from .success import KEYS, lost_organs, organ_outcomes
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+Frame = Any  # a pandas object inside this module; pandas types its results as unions too wide to check
 
 FILES = ("success.csv", "success.md", "lost_organs.csv")
 COLUMNS = (
@@ -29,7 +28,7 @@ COLUMNS = (
 _RATES = ["asr_voxel", "asr_foreground"]
 
 
-def success_rates(records: Records) -> DataFrame:
+def success_rates(records: Records) -> Frame:
     """Success rates of every attack, per voxel and over all organs.
 
     Args:
@@ -50,8 +49,8 @@ def success_rates(records: Records) -> DataFrame:
     costs: Any = records.costs[records.costs["attack"] != "none"]
     costs = costs.sort_values([*KEYS, "case", "seed"], kind="stable")
     voxels = costs.groupby([*KEYS, "case"])[_RATES].mean().groupby(KEYS)
-    table = voxels.mean().assign(n_cases=voxels.size())
-    outcomes = organ_outcomes(records)
+    table: Frame = voxels.mean().assign(n_cases=voxels.size())
+    outcomes: Frame = organ_outcomes(records)
     organs = outcomes.groupby(KEYS)["lost"]
     table["n_organs"] = organs.size()
     table["lost"] = organs.sum()
@@ -77,7 +76,7 @@ def render(folder: Path, records: Records) -> dict[Path, str]:
     }
 
 
-def _csv(table: DataFrame) -> str:
+def _csv(table: Frame) -> str:
     """Unrounded; text that a spreadsheet would run as a formula gets a leading apostrophe."""
     safe = table.copy()
     for name in [name for name in (*KEYS, "class_name") if name in table]:
@@ -87,7 +86,7 @@ def _csv(table: DataFrame) -> str:
     return safe.to_csv(index=False, lineterminator="\n")
 
 
-def _markdown(rates: DataFrame, organs: DataFrame) -> str:
+def _markdown(rates: Frame, organs: Frame) -> str:
     names = list(dict.fromkeys(organs.sort_values("class_id", kind="stable")["class_name"]))
     lost = {(*row[:7], row[8]): f"{row[10]}/{row[9]}" for row in organs.itertuples(index=False, name=None)}
     heading = [
