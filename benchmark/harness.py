@@ -26,6 +26,8 @@ from .metering import Meter, StepWatch, Stopwatch
 from .metrics import LabelSurfaces, score
 from .protocols import Protocol
 from .records import RecordStore, Unit
+from .saving import SavedVolume
+from .success import voxel_success
 
 CLEAN = "none"
 """Attack name of the records that score the clean image."""
@@ -36,12 +38,18 @@ CASE_FAILURES = (DatasetError, ValueError, TypeError, RuntimeError, OSError, Mem
 
 @dataclass(frozen=True)
 class Job:
-    """Craft one volume (or take the clean one, ``attack=None``) and score it on ``targets``."""
+    """Craft one volume (or take the ``saved`` one, else the clean one) and score it on ``targets``."""
 
     case: str
     surrogate: NamedModel | None
     attack: NamedAttack | None
     targets: tuple[NamedModel, ...]
+    saved: SavedVolume | None = None
+
+    @property
+    def clean(self) -> bool:
+        """Whether it is the clean image that is scored."""
+        return self.attack is None and self.saved is None
 
 
 class Scored(NamedTuple):
@@ -78,7 +86,8 @@ class Plan:
         seed: of all noise, mixed with dataset, case and attack.
         device: where networks run.
         white_box: score each surrogate's volumes on itself only.
-        save: called with (job, volume, adversarial) after crafting.
+        saved: adversarial volumes from files, scored on ``targets`` like those that are crafted.
+        save: called with (job, volume, adversarial, cost) after crafting.
         watch: called with every prediction that this process scores; pictures are made of them.
     """
 
@@ -91,7 +100,11 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     white_box: bool = True
-    save: Callable[[Job, Volume, np.ndarray], None] | None = field(default=None, compare=False)
+    saved: Sequence[SavedVolume] = ()
+    save: Callable[[Job, Volume, np.ndarray, Mapping[str, Any]], None] | None = field(
+        default=None, compare=False
+    )
+    clean: CleanPredictions = field(default_factory=lambda: CleanPredictions(), compare=False, repr=False)
     watch: Callable[[Scored], None] | None = field(default=None, compare=False)
 
     def jobs(self) -> Iterator[Job]:
@@ -103,20 +116,29 @@ class Plan:
                 targets = (surrogate,) if self.white_box else tuple(self.targets)
                 for attack in self.attacks:
                     yield Job(case, surrogate, attack, targets)
+            for saved in self.saved:
+                if saved.note.case == case:
+                    yield Job(case, None, None, tuple(self.targets), saved)
 
     def unit(self, job: Job, target: NamedModel, data_sha256: str) -> Unit:
         """Identity of the record that scores ``job`` on ``target``."""
-        surrogate = job.surrogate or target
+        attack, seed = job.attack.spec if job.attack else CLEAN, self.seed
+        surrogate, surrogate_sha256 = (m := job.surrogate or target).name, m.sha256
+        if job.saved is not None:
+            note = job.saved.note
+            attack, seed, surrogate, surrogate_sha256 = (
+                note.attack, note.seed, note.surrogate, note.surrogate_sha256
+            )  # fmt: skip
         return Unit(
             dataset=self.dataset.name,
             case=job.case,
-            attack=job.attack.spec if job.attack else CLEAN,
-            surrogate=surrogate.name,
-            surrogate_sha256=surrogate.sha256,
+            attack=attack,
+            surrogate=surrogate,
+            surrogate_sha256=surrogate_sha256,
             target=target.name,
             target_sha256=target.sha256,
             protocol=self.protocol.name,
-            seed=self.seed,
+            seed=seed,
             data_sha256=data_sha256,
         )
 
@@ -212,27 +234,25 @@ def compute(
     plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: LabelSurfaces
 ) -> list[Outcome]:
     """Craft the job's volume and score it on ``targets``, in their order."""
-    clean = torch.from_numpy(volume.image)[None].to(plan.device)
-    images, cost, flags = clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set[str]()
-    if job.attack is not None and job.surrogate is not None:
-        images, cost, flags = _craft(plan, job.attack, job.surrogate, volume, clean)
-        flags |= {*job.surrogate.flags}
-        if plan.save is not None:
-            plan.save(job, volume, images[0].cpu().numpy())
+    images, cost, flags = craft(plan, job, volume)
     cost |= measure(images[0].cpu().numpy(), volume.image)._asdict()
-    return [
-        (
-            _score(plan, job, target, images, volume, surfaces),
-            {**cost, "flags": sorted({*flags, *target.flags})},
-        )
-        for target in targets
-    ]
+    outcomes = []
+    for target in targets:
+        unharmed = plan.clean(plan, target, volume)
+        prediction = unharmed if job.clean else predict(target, images)
+        success = {} if job.clean else voxel_success(prediction, unharmed, volume.label)._asdict()
+        rates = {f"asr_{where}": share for where, share in success.items()}
+        rows = score_prediction(plan, prediction, volume, surfaces)
+        if plan.watch is not None:
+            plan.watch(Scored(job, target, volume, images[0].cpu().numpy(), prediction, rows))
+        outcomes.append((rows, {**cost, **rates, "flags": sorted({*flags, *target.flags})}))
+    return outcomes
 
 
-def _score(
-    plan: Plan, job: Job, target: NamedModel, images: Tensor, volume: Volume, surfaces: LabelSurfaces
+def score_prediction(
+    plan: Plan, prediction: np.ndarray, volume: Volume, surfaces: LabelSurfaces
 ) -> list[dict[str, Any]]:
-    prediction = predict(target, images)
+    """The metrics of one label volume ``(*spatial)``, a row per foreground class."""
     table = score(
         prediction,
         volume.label,
@@ -242,13 +262,29 @@ def _score(
         cache=surfaces,
     )
     names = plan.dataset.class_names
-    rows = [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
-    if plan.watch is not None:
-        plan.watch(Scored(job, target, volume, images[0].cpu().numpy(), prediction, rows))
-    return rows
+    return [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
 
 
-def _craft(
+def craft(plan: Plan, job: Job, volume: Volume) -> tuple[Tensor, dict[str, Any], set[str]]:
+    """What a job scores, ``(1, C, *spatial)``: an adversarial volume, new or saved, or the clean image.
+
+    Returns:
+        The image, the passes and seconds it cost, and flags of the attack and of the attacked model.
+    """
+    clean = torch.from_numpy(volume.image)[None].to(plan.device)
+    if job.saved is not None:
+        image = job.saved.load(volume, data_fingerprint(volume))
+        return torch.from_numpy(image)[None].to(plan.device), job.saved.note.cost, {*job.saved.note.flags}
+    if job.attack is None or job.surrogate is None:
+        return clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set()
+    images, cost, flags = _attack(plan, job.attack, job.surrogate, volume, clean)
+    flags |= {*job.surrogate.flags}
+    if plan.save is not None:
+        plan.save(job, volume, images[0].cpu().numpy(), {**cost, "flags": tuple(sorted(flags))})
+    return images, cost, flags
+
+
+def _attack(
     plan: Plan, attack: NamedAttack, surrogate: NamedModel, volume: Volume, clean: Tensor
 ) -> tuple[Tensor, dict[str, Any], set[str]]:
     """The adversarial volume, what it cost, and what looked wrong while it was made."""
@@ -286,6 +322,23 @@ def data_fingerprint(volume: Volume) -> str:
     digest.update(np.ascontiguousarray(volume.image).tobytes())
     digest.update(np.ascontiguousarray(volume.label.astype(np.int64)).tobytes())
     return digest.hexdigest()
+
+
+class CleanPredictions:
+    """What each model predicts on the clean image of the last case; every success rate needs it."""
+
+    def __init__(self) -> None:
+        self._volume: Volume | None = None
+        self._of: dict[tuple[str, str], np.ndarray] = {}
+
+    def __call__(self, plan: Plan, target: NamedModel, volume: Volume) -> np.ndarray:
+        if volume is not self._volume:
+            self._volume, self._of = volume, {}
+        key = (target.name, target.sha256)
+        if key not in self._of:
+            image = torch.from_numpy(volume.image)[None].to(plan.device)
+            self._of[key] = predict(target, image).astype(np.int16)
+        return self._of[key]
 
 
 class CaseCache:

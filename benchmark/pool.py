@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,20 +65,33 @@ def _through(executor: Executor, request: RunRequest) -> Submit:
     def submit(job: Job, targets: tuple[NamedModel, ...]):
         surrogate = job.surrogate.name if job.surrogate else None
         attack = job.attack.spec if job.attack else None
-        return executor.submit(work, request, job.case, surrogate, attack, tuple(t.name for t in targets))
+        saved = job.saved.path if job.saved else None
+        names = tuple(t.name for t in targets)
+        return executor.submit(work, request, job.case, surrogate, attack, names, saved)
 
     return submit
 
 
 def work(
-    request: RunRequest, case: str, surrogate: str | None, attack: str | None, targets: tuple[str, ...]
+    request: RunRequest,
+    case: str,
+    surrogate: str | None,
+    attack: str | None,
+    targets: tuple[str, ...],
+    saved: Path | None = None,
 ) -> list[Outcome]:
     """Compute one job in a worker; the names are those of the request's own plan."""
     plan, cases = _worker(request)
     models = {model.name: model for model in (*plan.surrogates, *plan.targets)}
     attacks = {named.spec: named for named in plan.attacks}
     scored = tuple(models[name] for name in targets)
-    job = Job(case, models[surrogate] if surrogate else None, attacks[attack] if attack else None, scored)
+    job = Job(
+        case,
+        models[surrogate] if surrogate else None,
+        attacks[attack] if attack else None,
+        scored,
+        next((v for v in plan.saved if v.path == saved), None),
+    )
     volume, _, surfaces = cases(case)
     return compute(plan, job, scored, volume, surfaces)
 

@@ -20,17 +20,19 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .paths import component, records_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 _SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
 _COST = ("linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds", "flags", "provenance")
+_OPTIONAL = ("asr_voxel", "asr_foreground")  # of cost rows; older ones lack them
 _SHOWN = ("dataset", "case", "attack", "surrogate", "target", "protocol", "seed")
 _HASHES = ("surrogate_sha256", "target_sha256", "data_sha256")
 _COLUMNS = {
@@ -38,7 +40,7 @@ _COLUMNS = {
     "cost": ("kind", "unit", *_SHOWN, *_HASHES, *_COST),
     "failure": ("kind", "unit", *_SHOWN, *_HASHES, "error"),
 }
-_NUMBERS = ("dice", "hd95_mm", "nsd", "linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds")
+_NUMBERS = ("dice", "hd95_mm", "nsd", *_COST[:-2], *_OPTIONAL)
 _INTEGERS = ("seed", "class_id")
 
 
@@ -157,7 +159,8 @@ class RecordStore:
             unit: what was scored.
             scores: one mapping per foreground class with exactly ``class_id class_name dice hd95_mm nsd
                 status``; distances in mm.
-            cost: exactly ``linf l2 psnr ssim forwards backwards seconds flags provenance``.
+            cost: exactly ``linf l2 psnr ssim forwards backwards seconds flags provenance``, and for attacked
+                images ``asr_voxel asr_foreground``, see :func:`~robustvox.benchmark.success.voxel_success`.
 
         Raises:
             ValueError: on missing or unknown fields, no class or a class twice, values JSON cannot hold.
@@ -189,7 +192,7 @@ class RecordStore:
             raise ValueError(f"provenance: expected a key 'protocol', got the keys {sorted(entry)}; add it")
         plain = _plain(entry)
         identity = _digest(plain)
-        path = self.root / _component(entry["protocol"]) / "provenance.jsonl"
+        path = self.root / component(entry["protocol"]) / "provenance.jsonl"
         whole = path.read_bytes().rpartition(b"\n")[:2] if path.exists() else ()
         data = b"".join(whole)
         if not any(_parse(line).get("id") == identity for line in data.splitlines()):
@@ -199,8 +202,7 @@ class RecordStore:
         return identity
 
     def _path(self, unit: Unit) -> Path:
-        attack = "clean" if unit.attack == "none" else _component(unit.attack.partition(":")[0])
-        return self.root / _component(unit.protocol) / _component(unit.surrogate) / f"{attack}.jsonl"
+        return self.root / records_file(unit.protocol, unit.surrogate, unit.attack)
 
     def _known(self, path: Path) -> dict[tuple, str | None]:
         if path not in self._outcomes:
@@ -269,7 +271,8 @@ def load_records(root: Path) -> Records:
     for block in outcomes.values():
         for row in block:
             rows[row["kind"]].append(row)
-    frames = {kind: DataFrame(rows[kind], columns=list(columns)) for kind, columns in _COLUMNS.items()}
+    shown = {**_COLUMNS, "cost": (*_COLUMNS["cost"], *_OPTIONAL)}
+    frames = {kind: DataFrame(rows[kind], columns=list(columns)) for kind, columns in shown.items()}
     types = dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_INTEGERS, "int64")
     for kind, frame in frames.items():
         frames[kind] = frame.astype({name: types[name] for name in frame if name in types})
@@ -320,7 +323,8 @@ def _problem(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
     for name in columns:
         if name not in row:
             return f"a {row['kind']} row without {name!r}"
-        if not _fits(name, row[name]):
+    for name in (*columns, *_OPTIONAL):
+        if not _fits(name, row.get(name)):
             return f"{name}={row[name]!r} in a {row['kind']} row"
     if row["kind"] == "cost" and not any(score["unit"] == row["unit"] for score in pending.values()):
         return "a cost row without score rows before it"
@@ -342,10 +346,11 @@ def _slot(row: Mapping[str, Any]) -> tuple:
 
 
 def _row(kind: str, unit: Unit, values: Mapping[str, Any], expected: Sequence[str]) -> dict[str, Any]:
-    if set(values) != set(expected):
+    optional = [name for name in _OPTIONAL if kind == "cost" and name in values]
+    if set(values) != {*expected, *optional}:
         raise ValueError(f"{kind} row: expected the fields {sorted(expected)}, got {sorted(values)}")
     known = {"kind": kind, "unit": unit.key, **asdict(unit), **values}
-    row = _plain({name: known[name] for name in _COLUMNS[kind]})
+    row = _plain({name: known[name] for name in (*_COLUMNS[kind], *optional)})
     problem = _problem(row, {0: row})
     if problem:
         raise ValueError(f"expected a valid {kind} row, got {problem}")
@@ -370,16 +375,6 @@ def _plain(value: Any) -> Any:
 def _digest(value: Mapping[str, Any]) -> str:
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
-
-
-def _component(name: str) -> str:
-    """A name as one safe path component; anything but a plain name gets a hash, so that none collide."""
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name) and not name.endswith((".", ".jsonl"))
-    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name)
-    if plain and not reserved:
-        return name
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "name"
-    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _lines(*rows: Mapping[str, Any]) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,7 +18,7 @@ from robustvox.models import CATALOG as MODEL_CATALOG
 from . import tables
 from .bringing import locate
 from .console import brief, make_console, progress, results_table
-from .harness import Event, Job, Plan, describe_plan, execute
+from .harness import Event, Job, Plan, data_fingerprint, describe_plan, execute
 from .loading import NamedAttack, NamedModel, load_attack, load_dataset, load_model
 from .matching import MEASURES, match_all
 from .pool import submitter
@@ -27,11 +28,15 @@ from .records import Records, RecordStore, load_records
 from .report.facts import Run
 from .report.gallery import FirstCase
 from .report.writing import announce
+from .rescoring import Folder, open_folder
 from .sanity.store import load_flags
-from .saving import UNITS, save_adversarial
+from .saving import UNITS, Note, save_adversarial
 from .specs import Spec, UsageError, match, normalize
 
 DONE, SOME_FAILED = 0, 1
+
+EVERY_SPLIT = "*"
+"""In place of a split's name: where ids decide, the split does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,7 @@ class RunRequest:
     attacks: tuple[str, ...]
     targets: tuple[str, ...] = ()
     transfer: bool = False
+    adversarial: Path | None = None
     dataset: str = "phantom"
     data_root: Path | None = None
     split: str = "validation"
@@ -68,7 +74,7 @@ def run_benchmark(request: RunRequest) -> int:
     started, clock = time.time(), time.perf_counter()
     console = make_console()
     gallery = FirstCase()
-    plan = build_plan(request)
+    plan, folder = build_plan(request), open_saved(request)
     plan = replace(plan, watch=gallery) if request.report else plan
     for line in dict.fromkeys(
         f"{m.name}: {note}" for m in (*plan.surrogates, *plan.targets) for note in m.notes
@@ -103,7 +109,9 @@ def run_benchmark(request: RunRequest) -> int:
                 gallery=gallery,
             ),
         )
-    return SOME_FAILED if any(e.status == "failed" for e in events) else DONE
+    for line in folder.refused:
+        console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
+    return SOME_FAILED if folder.refused or any(e.status == "failed" for e in events) else DONE
 
 
 def build_plan(request: RunRequest) -> Plan:
@@ -112,6 +120,8 @@ def build_plan(request: RunRequest) -> Plan:
     Raises:
         UsageError: for any name, parameter, path or combination that cannot be.
     """
+    if request.adversarial is not None:
+        return _build_rescoring(request)
     if not request.models or not request.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
     attacks = load_attacks(request)
@@ -137,6 +147,55 @@ def build_plan(request: RunRequest) -> Plan:
     return replace(plan, save=_saver(request, plan)) if request.save_adversarial else plan
 
 
+def _build_rescoring(request: RunRequest) -> Plan:
+    """The plan that scores saved volumes on ``--target``; models and attacks are in their notes."""
+    given = {
+        "--model": request.models,
+        "--attack": request.attacks,
+        "--transfer": request.transfer,
+        "--match": request.match,
+        "--save-adversarial": request.save_adversarial,
+    }
+    superfluous = [option for option, value in given.items() if value]
+    if superfluous or not request.targets:
+        raise UsageError(
+            "expected --adversarial DIR with --target NAME and neither model nor attack, which the files know; got "
+            + (", ".join(superfluous) or "no --target")
+        )
+    protocol = PROTOCOLS[match(request.protocol, PROTOCOLS, "protocol")]
+    dataset = load_dataset(request.dataset, request.data_root)
+    device = choose_device(request.device)
+    folder = open_saved(request)
+    if not folder.volumes and not folder.refused:
+        raise UsageError(
+            f"expected volumes of the chosen cases in {request.adversarial}, found none; see --cases"
+        )
+    targets = load_models(replace(request, models=request.targets, targets=()), dataset, protocol, device)
+    return Plan(
+        dataset=dataset,
+        cases=folder.cases,
+        surrogates=(),
+        targets=targets,
+        attacks=(),
+        protocol=protocol,
+        # Of the clean images only, which no seed changes: theirs are then found in the records.
+        seed=min((volume.note.seed for volume in folder.volumes), default=request.seed),
+        device=device,
+        saved=folder.volumes,
+    )
+
+
+def open_saved(request: RunRequest) -> Folder:
+    """The volumes of ``--adversarial``, empty without that option."""
+    if request.adversarial is None:
+        return Folder((), ())
+    dataset = load_dataset(request.dataset, request.data_root)
+    protocol = match(request.protocol, PROTOCOLS, "protocol")
+    return open_folder(
+        request.adversarial, dataset, protocol, select_cases(dataset, request.split, request.cases)
+    )
+
+
 def load_attacks(request: RunRequest) -> list[NamedAttack]:
     """The attacks in the order given, matched to a reference where ``--match`` names one."""
     attacks = [load_attack(text) for text in request.attacks]
@@ -153,8 +212,8 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
     named = [text for text in request.models if locate(text, MODEL_CATALOG) is None]
     if len(request.checkpoints) not in (0, len(named)):
         raise UsageError(
-            f"expected one --checkpoint per --model ({len(named)}, a path has its own weights), got "
-            f"{len(request.checkpoints)}; repeat it in the order of the models"
+            f"expected one --checkpoint per {'--target' if request.adversarial else '--model'} ({len(named)}, a path "
+            f"has its own weights), got {len(request.checkpoints)}; repeat it in the order of the models"
         )
     files = iter(request.checkpoints)
     order = [(text, next(files, None) if text in named else None) for text in request.models]
@@ -188,8 +247,9 @@ def _identity(text: str) -> str:
 
 
 def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
-    """The first ``cases`` of a split, all of it, or ids separated by commas."""
-    known = dataset.splits[match(split, dataset.splits, "split")]
+    """The first ``cases`` of a split (or of every split), all of it, or ids separated by commas."""
+    everything = tuple(dict.fromkeys(c for ids in dataset.splits.values() for c in ids))
+    known = everything if split == EVERY_SPLIT else dataset.splits[match(split, dataset.splits, "split")]
     if cases.lower() == "all":
         return tuple(known)
     if cases.isdigit():
@@ -197,7 +257,6 @@ def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
             raise UsageError("expected --cases of at least 1, got 0")
         return tuple(known[: int(cases)])
     wanted = [c.strip() for c in cases.split(",") if c.strip()]
-    everything = {c for ids in dataset.splits.values() for c in ids}
     unknown = [c for c in wanted if c not in everything]
     if unknown or not wanted:
         raise UsageError(
@@ -219,27 +278,30 @@ def choose_device(name: str) -> str:
 
 
 def _saver(request: RunRequest, plan: Plan):
-    def save(job: Job, volume, image) -> None:
-        if job.surrogate is None or job.attack is None:
-            return
-        from .harness import data_fingerprint
-
+    def save(job: Job, volume, image, cost: Mapping[str, Any]) -> None:
         unit = plan.unit(job, job.targets[0], data_fingerprint(volume))
-        save_adversarial(
-            request.out / plan.dataset.name / "adversarial",
-            volume,
-            image,
-            surrogate=job.surrogate.name,
-            attack=job.attack.spec,
+        note = Note(
             key=unit.key,
             units=request.units,
+            dataset=unit.dataset,
+            case=unit.case,
+            attack=unit.attack,
+            surrogate=unit.surrogate,
+            surrogate_sha256=unit.surrogate_sha256,
+            protocol=unit.protocol,
+            seed=unit.seed,
+            data_sha256=unit.data_sha256,
+            **cost,
         )
+        save_adversarial(request.out / plan.dataset.name / "adversarial", volume, image, note)
 
     return save
 
 
 def _describe(plan: Plan, job: Job) -> str:
     what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
+    if job.saved is not None:
+        what = f"{brief(job.saved.note.attack)} on {job.saved.note.surrogate} ({job.saved.path.name})"
     return escape(f"{plan.dataset.name} {job.case} {what}")
 
 
@@ -266,6 +328,8 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
         "" if not recorded else " (--recompute measures again)"
     )
     console.print(f"{note}; tables and records in {escape(str(folder))}")
+    if request.save_adversarial and recorded:
+        console.print("what was already recorded was not attacked again, so its volumes were not saved")
     return records
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 LOST_BELOW = 0.5
 """An organ is lost when its Dice falls below this share of its clean Dice."""
 
+KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
+"""What identifies a row: whose volumes by which attack, scored on whom."""
+
 _ROLE = ["dataset", "protocol", "target", "target_sha256", "case", "class_id"]
 
 
@@ -21,11 +24,11 @@ class VoxelSuccess(NamedTuple):
     """Shares in 0..1 of voxels right on the clean volume that are wrong under attack; NaN where none was right.
 
     Attributes:
-        everywhere: over all voxels.
+        voxel: over all voxels.
         foreground: over voxels whose reference is not background.
     """
 
-    everywhere: float
+    voxel: float
     foreground: float
 
 
@@ -48,7 +51,7 @@ def voxel_success(adversarial: np.ndarray, clean: np.ndarray, reference: np.ndar
 
     Example:
         >>> voxel_success(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1]))
-        VoxelSuccess(everywhere=0.3333333333333333, foreground=0.5)
+        VoxelSuccess(voxel=0.3333333333333333, foreground=0.5)
     """
     if not adversarial.shape == clean.shape == reference.shape:
         raise ValueError(
@@ -85,14 +88,22 @@ def lost_organs(records: Records) -> DataFrame:
         >>> lost_organs(load_records(Path("no/such/folder"))).columns[-3:].tolist()
         ['n_organs', 'lost', 'success']
     """
+    pairs = organ_outcomes(records)
+    table = (
+        pairs.groupby([*KEYS, "class_id", "class_name"])["lost"]
+        .agg(n_organs="size", lost="sum")
+        .reset_index()
+    )
+    table["lost"] = table["lost"].astype("int64")
+    return table.assign(success=table["lost"] / table["n_organs"])
+
+
+def organ_outcomes(records: Records) -> DataFrame:
+    """Every organ of every attacked case (and seed), sorted, with ``lost`` true or false; see :func:`lost_organs`."""
     hashes = records.costs[["unit", "surrogate_sha256", "target_sha256"]]
     scores: Any = records.scores.merge(hashes, on="unit")
     clean = scores[(scores["attack"] == "none") & scores["status"].isin(["ok", "missing"])]
     clean = clean.groupby(_ROLE, as_index=False)["dice"].mean().rename(columns={"dice": "dice_clean"})
     pairs = scores[scores["attack"] != "none"].merge(clean[clean["dice_clean"] > 0], on=_ROLE)
     pairs["lost"] = pairs["dice"] < LOST_BELOW * pairs["dice_clean"]
-    keys = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
-    groups = pairs.groupby([*keys, "class_id", "class_name"])["lost"]
-    table = groups.agg(n_organs="size", lost="sum").reset_index()
-    table["lost"] = table["lost"].astype("int64")
-    return table.assign(success=table["lost"] / table["n_organs"])
+    return pairs.sort_values([*KEYS, "case", "class_id"], kind="stable", ignore_index=True)

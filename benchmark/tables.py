@@ -24,6 +24,8 @@ from .records import Records, load_records
 from .sanity.store import KEYS as CHECK_KEYS
 from .sanity.store import load_flags
 from .statistics import bootstrap_intervals
+from .success_tables import FILES as SUCCESS_FILES
+from .success_tables import render as render_success
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,6 +49,7 @@ _TARGET_CASE = ["dataset", "protocol", "target", "target_sha256", "case"]
 _METRICS = ["dice", "hd95_mm", "nsd"]
 _COSTS = ["l2", "psnr", "ssim", "forwards", "backwards", "seconds"]
 _FILES = tuple(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex"))
+_FILES += SUCCESS_FILES
 
 
 def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
@@ -83,14 +86,17 @@ def render(results: Path) -> dict[Path, str]:
         results: folder with one ``<dataset>/records`` folder per dataset.
 
     Returns:
-        Text of ``white_box.csv|md|tex`` per dataset, and of ``transfer.csv|md|tex`` where such rows exist.
+        Text of ``white_box.csv|md|tex`` per dataset, of ``transfer.csv|md|tex`` where such rows exist, and of the
+        success rates, :data:`robustvox.benchmark.success_tables.FILES`.
 
     Raises:
         RecordsError: if records or outcomes of checks are damaged.
     """
     files = {}
     for folder in sorted(path.parent for path in Path(results).glob("*/records") if path.is_dir()):
-        table, same = _table(load_records(folder / "records"), load_flags(folder / "checks"))
+        records = load_records(folder / "records")
+        table, same = _table(records, load_flags(folder / "checks"))
+        files |= render_success(folder, records)
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
                 files[folder / f"{name}.csv"] = _csv(part)

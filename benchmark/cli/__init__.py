@@ -14,6 +14,7 @@ from .codes import DONE, INTERRUPTED, USAGE
 from .compare import compare
 from .data import data
 from .figures import figures
+from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .run import run
@@ -29,7 +30,7 @@ app = typer.Typer(
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
 # In the order of `--help`.
-for command in (run, check, compare, train, leaderboard, figures, data):
+for command in (run, check, compare, frequency, figures, train, leaderboard, data):
     app.command()(command)
 app.command("list")(list_registries)
 

@@ -9,7 +9,6 @@ import typer
 
 from .options import (
     Attacks,
-    Cases,
     Checkpoints,
     DataRoot,
     DatasetName,
@@ -18,24 +17,37 @@ from .options import (
     Out,
     ProtocolName,
     Seed,
-    Split,
     Untrained,
 )
 
 
 def run(
-    model: Models,
-    attack: Attacks,
+    model: Models = [],  # noqa: B006 - Typer copies it; with --adversarial there is none
+    attack: Attacks = [],  # noqa: B006
     target: Annotated[
         list[str] | None, typer.Option("--target", metavar="NAME", help="Scored model; may repeat.")
     ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Score every model on every other's volumes.")
     ] = False,
+    adversarial: Annotated[
+        Path | None,
+        typer.Option("--adversarial", metavar="DIR", help="Score these saved volumes on --target instead."),
+    ] = None,
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
-    split: Split = "validation",
-    cases: Cases = "4",
+    split: Annotated[
+        str, typer.Option("--split", help="Split of the dataset.", show_default="validation")
+    ] = "",
+    cases: Annotated[
+        str,
+        typer.Option(
+            "--cases",
+            metavar="N|ID,...|all",
+            help="How many, or which.",
+            show_default="4; with --adversarial all it holds",
+        ),
+    ] = "",
     protocol: ProtocolName = "robustvox-1",
     seed: Seed = 0,
     device: Device = "auto",
@@ -68,17 +80,18 @@ def run(
     out: Out = Path("results"),
 ) -> int:
     """Attack models on a dataset, record every case, print and write the tables and a report."""
-    from ..running import RunRequest, run_benchmark
+    from ..running import EVERY_SPLIT, RunRequest, run_benchmark
 
     request = RunRequest(
         models=tuple(model),
         attacks=tuple(attack),
         targets=tuple(target or ()),
         transfer=transfer,
+        adversarial=adversarial,
         dataset=dataset,
         data_root=data_root,
-        split=split,
-        cases=cases,
+        split=split or (EVERY_SPLIT if adversarial else "validation"),
+        cases=cases or ("all" if adversarial else "4"),
         protocol=protocol,
         seed=seed,
         device=device,
