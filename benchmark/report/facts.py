@@ -130,7 +130,8 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
     for event in events:
         if event.status == "failed":
             job = event.job
-            attack = short_name(job.attack.spec) if job.attack else "clean image"
+            saved = f"saved volume {job.saved.path.name}" if job.saved else "clean image"
+            attack = short_name(job.attack.spec) if job.attack else saved
             models = [job.surrogate.name] if job.surrogate else [target.name for target in job.targets]
             grouped.setdefault((job.case, event.error), []).append(f"{attack} on {', '.join(models)}")
     return [

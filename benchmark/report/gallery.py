@@ -36,7 +36,9 @@ class FirstCase:
         self._case = self._case or scored.job.case
         if scored.job.case != self._case or volume.label.ndim != 3 or volume.label.size > LARGEST:
             return
-        if scored.job.attack is None:
+        if scored.job.saved is not None:
+            return  # crafted elsewhere: this run knows no surrogate to describe it by
+        if scored.job.clean:
             self._clean[_identity(scored)] = scored
             return
         wrong = int(np.count_nonzero(scored.prediction != volume.label))
