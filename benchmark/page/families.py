@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..specs import Spec, UsageError, format_value
 
@@ -28,6 +28,7 @@ MODEL_FAMILIES = {
     "Mamba": ("umamba_bot", "umamba_enc", "segmamba", "nnmamba", "lma_unet", "em_unet", "mamba_unet"),
 }
 ONE_STEP = ("fgsm",)
+SLACK = 1e-3  # relative, of a measured L-inf over its bound: float32 and rounding of the image
 
 KNOBS = ("eps", "q_max", "rho", "std")  # what sets the budget, and is always shown
 DERIVED = ("alpha", "beta")  # follow the knob as a rule, and are shown only to tell two specs apart
@@ -74,12 +75,16 @@ def model_family(name: str) -> str:
     return _FAMILY_OF_MODEL.get(re.split("[@:]", name, maxsplit=1)[0], OTHER)
 
 
-def attack_names(specs: Mapping[str, int]) -> dict[str, AttackName]:
+def attack_names(
+    specs: Mapping[str, int], measured: Mapping[str, float] | None = None
+) -> dict[str, AttackName]:
     """Describe the attacks that stand on one page together.
 
     Args:
         specs: canonical specs, each with how many rows it has; where specs of one attack differ in a
             parameter, the value with fewer rows is named.
+        measured: largest L-inf seen, by spec. An ``eps`` that was not kept is no bound, whatever an attack of
+            somebody's own means by the word.
 
     Example:
         >>> names = attack_names({"pgd:eps=8/255,steps=20": 5, "pgd:eps=8/255,steps=100": 1, "gn:std=4/255": 5})
@@ -97,7 +102,11 @@ def attack_names(specs: Mapping[str, int]) -> dict[str, AttackName]:
     seen = Counter(labels.values())
     named = {}
     for spec, (name, parameters, matched) in parsed.items():
-        budget = f"{matched[0]} as {_label(*_parse(matched[1]), usual)}" if matched else _budget(parameters)
+        budget = (
+            f"{matched[0]} as {_label(*_parse(matched[1]), usual)}"
+            if matched
+            else _budget(parameters, (measured or {}).get(spec, 0.0))
+        )
         label = labels[spec] if seen[labels[spec]] == 1 else spec
         family = _FAMILY_OF_ATTACK.get(name, OTHER)
         named[spec] = AttackName(spec, name, family, budget, label, parameters)
@@ -143,10 +152,10 @@ def _label(
     return " ".join(words)
 
 
-def _budget(parameters: Mapping[str, Any]) -> str:
+def _budget(parameters: Mapping[str, Any], linf: float) -> str:
     eps = parameters.get("eps")
-    return f"L∞ {format_value(eps)}" if _number(eps) else UNBOUNDED
+    return f"L∞ {format_value(eps)}" if _number(eps) and linf <= eps * (1 + SLACK) else UNBOUNDED
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -52,7 +52,10 @@ FILTERS = {
 
 def section(board: Board) -> dict[str, Any]:
     """Everything the template shows of one dataset."""
-    names = attack_names(_specs(board))
+    tables = (board.white_box, board.transfer)
+    specs = Counter(attack for table in tables for attack in table["attack"].tolist())
+    measured = board.white_box.groupby("attack")["linf"].max().to_dict()
+    names = attack_names(specs, measured)
     rows = _rows(board, names)
     flags = sorted({flag for row in rows for flag, _, _ in row["flags"]})
     return {
@@ -85,10 +88,6 @@ def fixed(value: float, digits: int) -> str:
         return "n/a"
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text
-
-
-def _specs(board: Board) -> Counter[str]:
-    return Counter([*board.white_box["attack"].tolist(), *board.transfer["attack"].tolist()])
 
 
 def _rows(board: Board, names: Mapping[str, AttackName]) -> list[dict[str, Any]]:

@@ -73,9 +73,8 @@ def test_worst_case_is_the_mean_of_the_minima() -> None:
 
 def test_equal_models_share_a_place_and_the_next_skips_it() -> None:
     scores = random_scores("ab", (PGD,), 10)
-    scores |= {
-        ("twin", a, c): d + (0.001 if c == "c0" else -0.001) for (m, a, c), d in scores.items() if m == "b"
-    }
+    shift = {f"c{i}": 0.001 * (-1) ** i for i in range(10)}
+    scores |= {("twin", a, c): d - shift[c] for (m, a, c), d in scores.items() if m == "b"}
     found = rank(board(scores), "p", NAMES)
     assert [(place.place, place.tied) for place in found.places] == [(1, False), (1, True), (3, False)]
 
@@ -121,6 +120,11 @@ def test_worst_cases_keep_budgets_apart() -> None:
     assert set(found) == {("p", "a", "L∞ 8/255"), ("p", "a", "L∞ 4/255")}
     expected = np.mean([min(scores["a", PGD, f"c{i}"], scores["a", APGD, f"c{i}"]) for i in range(5)])
     assert found["p", "a", "L∞ 8/255"] == pytest.approx(expected)
+
+
+def test_a_bound_that_was_not_kept_is_none() -> None:
+    names = attack_names({PGD: 1, APGD: 1}, {PGD: 8.001 / 255, APGD: 9 / 255})
+    assert {spec: name.budget for spec, name in names.items()} == {PGD: "L∞ 8/255", APGD: "no L∞ bound"}
 
 
 def test_short_names_tell_attacks_apart() -> None:
