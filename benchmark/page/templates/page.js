@@ -7,7 +7,7 @@
   // --- one dataset at a time; the address names it, so that links and "back" work
   const sections = all(".dataset");
   function showDataset(focus) {
-    const anchor = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const anchor = document.getElementById(location.hash.slice(1));
     const chosen = (anchor && anchor.closest(".dataset")) || sections[0];
     for (const section of sections) section.classList.toggle("on", section === chosen);
     for (const link of all("nav a")) {

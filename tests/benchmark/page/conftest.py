@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ ATTACKS = (PGD, PGD4, FGSM, VAFA, "gn:std=8/255", f"{FORMULA}:eps=8/255")
 
 
 def sha(model: str) -> str:
-    return f"{abs(hash(model)) % 16:x}" * 64 if model not in MODELS else str(MODELS.index(model)) * 64
+    return str(MODELS.index(model)) * 64
 
 
 def unit(case: str, attack: str, surrogate: str, target: str = "", **changes: Any) -> Unit:
@@ -108,3 +109,14 @@ def toy_page(toy_results: Path) -> Path:
         patch.setattr(os, "fsync", lambda _: None)
         write(toy_results)
     return toy_results / "index.html"
+
+
+@pytest.fixture
+def new_noise_score() -> Callable[[Path], None]:
+    """Scores one case of one model under noise again, on other data; the later result counts."""
+
+    def add(results: Path) -> None:
+        with RecordStore(results / "toy" / "records") as store:
+            score(store, unit("c1", "gn:std=8/255", "unet", data_sha256="b" * 64), [0.3, 0.2], l2=8.0)
+
+    return add

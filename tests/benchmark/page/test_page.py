@@ -7,6 +7,7 @@ import csv
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -237,6 +238,21 @@ def test_check_names_page_and_row(toy_results: Path, toy_page: Path, tmp_path: P
     assert 'lang="de"' in check(root)[0]
     copy.unlink()
     assert "index.html (missing)" in check(root)[0]
+
+
+def test_one_new_record_changes_the_rows_concerned(
+    toy_results: Path, toy_page: Path, tmp_path: Path, new_noise_score: Callable[[Path], None]
+) -> None:
+    root = shutil.copytree(toy_results, tmp_path / "results")
+    new_noise_score(root)
+    (problem,) = [text for text in check(root) if "index.html" in text]
+    for sign in "+-":
+        lines = [
+            line[1:] for line in problem.splitlines() if line[0] == sign and not line.startswith(sign * 3)
+        ]
+        # The row of the table, and the row of the classes.
+        assert lines[0].split(" | ")[:2] == ["unet", "gn std 8/255"]
+        assert [line.split(" | ")[0] for line in lines] == ["unet", "unet"]
 
 
 def test_a_page_without_records_is_stale(tmp_path: Path) -> None:
