@@ -22,7 +22,7 @@ import numpy as np
 
 from .records import Records, load_records
 from .sanity.store import KEYS as CHECK_KEYS
-from .sanity.store import load_flags
+from .sanity.store import load_flags, load_outcomes
 from .statistics import bootstrap_intervals
 from .success_tables import FILES as SUCCESS_FILES
 from .success_tables import render as render_success
@@ -41,6 +41,7 @@ COLUMNS = (
 )
 MEASURED_COLUMNS = ("seconds",)  # differ from run to run; everything else is determined by the inputs
 CLEAN_INCOMPLETE = "clean-incomplete"  # flag: some scored case has no clean record, so clean means are empty
+PAGE = "index.html"  # below the results folder
 
 _TEXT = ("dataset", "protocol", "surrogate", "target", "attack", "flags")
 _COUNTS = ("n_cases", "missing", "hallucinated", "failed")
@@ -86,22 +87,29 @@ def render(results: Path) -> dict[Path, str]:
         results: folder with one ``<dataset>/records`` folder per dataset.
 
     Returns:
-        Text of ``white_box.csv|md|tex`` per dataset, of ``transfer.csv|md|tex`` where such rows exist, and of the
-        success rates, :data:`robustvox.benchmark.success_tables.FILES`.
+        Text of ``white_box.csv|md|tex`` per dataset, of ``transfer.csv|md|tex`` where such rows exist, of the
+        success rates, :data:`robustvox.benchmark.success_tables.FILES`, and of ``index.html`` where there is any
+        dataset.
 
     Raises:
         RecordsError: if records or outcomes of checks are damaged.
     """
-    files = {}
+    from .page import render_page  # Jinja2, which a single table does not need
+
+    files, boards = {}, []
     for folder in sorted(path.parent for path in Path(results).glob("*/records") if path.is_dir()):
         records = load_records(folder / "records")
-        table, same = _table(records, load_flags(folder / "checks"))
+        cases = per_case(records)
+        table, same = _table(records, load_flags(folder / "checks"), cases)
+        boards.append(_board(folder, records, cases, table, same))
         files |= render_success(folder, records)
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
                 files[folder / f"{name}.csv"] = _csv(part)
                 files[folder / f"{name}.md"] = _markdown(_view(part))
                 files[folder / f"{name}.tex"] = _latex(_view(part))
+    if boards:
+        files[Path(results) / PAGE] = render_page(boards)
     return files
 
 
@@ -112,7 +120,8 @@ def write(results: Path) -> None:
         unfinished = path.with_name(f".{path.name}.tmp")
         unfinished.write_bytes(text.encode("utf-8"))
         os.replace(unfinished, path)
-    for path in {path.with_name(name) for path in rendered for name in _FILES} - rendered.keys():
+    stale = {path.with_name(name) for path in rendered for name in _FILES} | {Path(results) / PAGE}
+    for path in stale - rendered.keys():
         path.unlink(missing_ok=True)
 
 
@@ -122,16 +131,22 @@ def check(results: Path) -> list[str]:
     Returns:
         One unified diff per file that is missing, differs, or has no records behind it; empty when all agree.
     """
+    from .page import readable
+
     rendered = render(results)
     present = {path for name in _FILES for path in Path(results).glob(f"*/{name}")}
+    present |= set(Path(results).glob(PAGE))
     problems = []
     for path in sorted(rendered.keys() | present):
         committed = path.read_bytes().decode("utf-8", "replace") if path in present else None
         expected = rendered.get(path)
         if committed != expected:
+            before, after = committed or "", expected or ""
+            if path.name == PAGE and readable(before) != readable(after):
+                before, after = readable(before), readable(after)
             lines = difflib.unified_diff(
-                (committed or "").split("\n"),
-                (expected or "").split("\n"),
+                before.split("\n"),
+                after.split("\n"),
                 f"{path} (committed)" if path in present else f"{path} (missing)",
                 f"{path} (from the records)" if path in rendered else f"{path} (no records behind it)",
                 n=0,
@@ -141,9 +156,9 @@ def check(results: Path) -> list[str]:
     return problems
 
 
-def _table(records: Frame, checks: Frame = None) -> tuple[Frame, Frame]:
-    """All rows, and which of them are white-box."""
-    cases = per_case(records)
+def _table(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple[Frame, Frame]:
+    """All rows, and which of them are white-box; ``cases`` are those of :func:`per_case`, if at hand."""
+    cases = per_case(records) if cases is None else cases
     attacked = cases[cases["attack"] != "none"]
     clean = cases[cases["attack"] == "none"].groupby(_TARGET_CASE, as_index=False)[_METRICS].mean()
     attacked = attacked.merge(clean, "left", _TARGET_CASE, suffixes=("_adv", "_clean"), indicator="clean")
@@ -164,7 +179,13 @@ def _table(records: Frame, checks: Frame = None) -> tuple[Frame, Frame]:
     rows[list(_COUNTS)] = rows[list(_COUNTS)].fillna(0).astype("int64")
     rows["flags"] = rows["flags"].astype(object).where(rows["flags"].notna(), "")
     rows = rows.rename(columns={f"hd95_mm_{side}": f"hd95_{side}_mm" for side in ("adv", "clean")})
-    return _named(rows, records)
+    rows["white_box"] = (rows["surrogate"] == rows["target"]) & (
+        rows["surrogate_sha256"] == rows["target_sha256"]
+    )
+    rows = _named(rows, records).sort_values(
+        [*COLUMNS[:5], "surrogate_sha256", "target_sha256"], kind="stable", ignore_index=True
+    )
+    return rows[list(COLUMNS)], rows["white_box"].astype(bool)
 
 
 def per_case(records: Frame) -> Frame:
@@ -222,8 +243,8 @@ def _flags(records: Frame, incomplete: Frame, checks: Frame) -> Frame:
     return flags.groupby(_KEYS)["flags"].agg(";".join)
 
 
-def _named(rows: Frame, records: Frame) -> tuple[Frame, Frame]:
-    """Replace names that stand for several checkpoints by ``name@hash``; sort; select the columns."""
+def _named(rows: Frame, records: Frame) -> Frame:
+    """A copy in which names that stand for several checkpoints are ``name@hash``."""
     from pandas import MultiIndex, concat
 
     roles = [
@@ -233,17 +254,29 @@ def _named(rows: Frame, records: Frame) -> tuple[Frame, Frame]:
     ]
     several: Frame = concat(roles).drop_duplicates().value_counts(["dataset", "name"])
     several = several[several > 1].index
-    rows["white_box"] = (rows["surrogate"] == rows["target"]) & (
-        rows["surrogate_sha256"] == rows["target_sha256"]
-    )
+    rows = rows.copy()
     for role in ("surrogate", "target"):
         ambiguous = MultiIndex.from_frame(rows[["dataset", role]]).isin(several)
         short = rows[f"{role}_sha256"].str[:8].replace("", "unknown")
         rows[role] = rows[role].where(~ambiguous, rows[role] + "@" + short)
-    rows = rows.sort_values(
-        [*COLUMNS[:5], "surrogate_sha256", "target_sha256"], kind="stable", ignore_index=True
+    return rows
+
+
+def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame) -> Any:
+    """What the page shows of a dataset, models named as in its tables."""
+    from .page import Board, load_sources
+
+    hashes = ["unit", "surrogate_sha256", "target_sha256"]
+    classes = records.scores.merge(records.costs[hashes], on="unit")
+    frames = {"cases": cases, "classes": classes, "failures": records.failures}
+    return Board(
+        folder=folder.name,
+        white_box=table[same],
+        transfer=table[~same],
+        outcomes=load_outcomes(folder / "checks"),
+        sources=load_sources(folder / "records"),
+        **{k: _named(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
     )
-    return rows[list(COLUMNS)], rows["white_box"].astype(bool)
 
 
 def _csv(table: Frame) -> str:

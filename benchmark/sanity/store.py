@@ -107,13 +107,22 @@ def load_flags(folder: Path) -> DataFrame:
     """
     from pandas import DataFrame
 
+    outcomes = load_outcomes(folder)
+    return DataFrame({**{key: outcomes[key] for key in KEYS}, "flags": outcomes["flag"]})
+
+
+def load_outcomes(folder: Path) -> DataFrame:
+    """Warnings and failures as :func:`load_flags` reads them, with the rule and what was found."""
+    from pandas import DataFrame
+
+    columns = [*KEYS, "surrogate", "flag", "rule", "detail"]
     rows = [
-        [*(entry[key] for key in KEYS), entry["flag"]]
+        [entry[name] for name in columns]
         for path in sorted(Path(folder).glob("*.jsonl"))
         for entry in _read(path)
         if entry["flag"]
     ]
-    return DataFrame(rows, columns=[*KEYS, "flags"])
+    return DataFrame(rows, columns=columns)
 
 
 def load_outcomes(folder: Path) -> DataFrame:
