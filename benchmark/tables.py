@@ -22,7 +22,7 @@ import numpy as np
 
 from .records import Records, load_records
 from .sanity.store import KEYS as CHECK_KEYS
-from .sanity.store import load_flags, load_outcomes
+from .sanity.store import load_flags, load_warnings
 from .statistics import bootstrap_intervals
 from .success_tables import FILES as SUCCESS_FILES
 from .success_tables import render as render_success
@@ -273,7 +273,7 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         folder=folder.name,
         white_box=table[same],
         transfer=table[~same],
-        outcomes=load_outcomes(folder / "checks"),
+        outcomes=load_warnings(folder / "checks"),
         sources=load_sources(folder / "records"),
         **{k: _named(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
     )

@@ -23,7 +23,7 @@ class Board:
         cases: one row per case of every group, clean images included: means over classes and seeds.
         classes: one row per scored class of a unit: ``class_id class_name dice status`` and its keys.
         failures: one row per failed unit. These three have the surrogate's name in the records as ``stored``.
-        outcomes: what checks found, from :func:`robustvox.benchmark.sanity.store.load_outcomes`.
+        outcomes: what checks found, from :func:`robustvox.benchmark.sanity.store.load_warnings`.
         sources: lines that say where the data come from, under which licence.
     """
 

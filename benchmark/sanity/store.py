@@ -107,22 +107,15 @@ def load_flags(folder: Path) -> DataFrame:
     """
     from pandas import DataFrame
 
-    outcomes = load_outcomes(folder)
-    return DataFrame({**{key: outcomes[key] for key in KEYS}, "flags": outcomes["flag"]})
+    warnings = load_warnings(folder)
+    return DataFrame({**{key: warnings[key] for key in KEYS}, "flags": warnings["flag"]})
 
 
-def load_outcomes(folder: Path) -> DataFrame:
+def load_warnings(folder: Path) -> DataFrame:
     """Warnings and failures as :func:`load_flags` reads them, with the rule and what was found."""
-    from pandas import DataFrame
-
-    columns = [*KEYS, "surrogate", "flag", "rule", "detail"]
-    rows = [
-        [entry[name] for name in columns]
-        for path in sorted(Path(folder).glob("*.jsonl"))
-        for entry in _read(path)
-        if entry["flag"]
-    ]
-    return DataFrame(rows, columns=columns)
+    outcomes = load_outcomes(folder)
+    flagged = outcomes[outcomes["flag"].astype(str) != ""]
+    return flagged[[*KEYS, "surrogate", "flag", "rule", "detail"]].reset_index(drop=True)
 
 
 def load_outcomes(folder: Path) -> DataFrame:
