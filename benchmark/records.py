@@ -20,11 +20,12 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .paths import component, records_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -189,7 +190,7 @@ class RecordStore:
             raise ValueError(f"provenance: expected a key 'protocol', got the keys {sorted(entry)}; add it")
         plain = _plain(entry)
         identity = _digest(plain)
-        path = self.root / _component(entry["protocol"]) / "provenance.jsonl"
+        path = self.root / component(entry["protocol"]) / "provenance.jsonl"
         whole = path.read_bytes().rpartition(b"\n")[:2] if path.exists() else ()
         data = b"".join(whole)
         if not any(_parse(line).get("id") == identity for line in data.splitlines()):
@@ -199,8 +200,7 @@ class RecordStore:
         return identity
 
     def _path(self, unit: Unit) -> Path:
-        attack = "clean" if unit.attack == "none" else _component(unit.attack.partition(":")[0])
-        return self.root / _component(unit.protocol) / _component(unit.surrogate) / f"{attack}.jsonl"
+        return self.root / records_file(unit.protocol, unit.surrogate, unit.attack)
 
     def _known(self, path: Path) -> dict[tuple, str | None]:
         if path not in self._outcomes:
@@ -370,16 +370,6 @@ def _plain(value: Any) -> Any:
 def _digest(value: Mapping[str, Any]) -> str:
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
-
-
-def _component(name: str) -> str:
-    """A name as one safe path component; anything but a plain name gets a hash, so that none collide."""
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name) and not name.endswith((".", ".jsonl"))
-    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name)
-    if plain and not reserved:
-        return name
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "name"
-    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _lines(*rows: Mapping[str, Any]) -> bytes:
