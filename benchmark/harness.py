@@ -376,4 +376,9 @@ def describe_plan(plan: Plan) -> Mapping[str, Any]:
         "dataset": dict(plan.dataset.provenance),
         "models": {m.name: m.sha256 for m in (*plan.surrogates, *plan.targets)},
         "attacks": [a.spec for a in plan.attacks],
+        "surrogates": [m.name for m in plan.surrogates],
+        "targets": [m.name for m in plan.targets],
+        "white_box": plan.white_box,
+        "cases": list(plan.cases),
+        "seed": plan.seed,
     }

@@ -6,6 +6,7 @@ The case is the unit: average classes and seeds first. Nothing here depends on g
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -132,25 +133,38 @@ def compare(
     if not len(differences):
         raise ValueError("expected at least one case with a finite value on both sides, got none")
     low, high = bootstrap_intervals(differences[None], resamples=resamples, seed=seed)
-    p_value = _sign_flip(differences, resamples, seed)
+    p_value = sign_flip(differences, resamples=resamples, seed=seed)
     return Comparison(
         len(differences), float(differences.mean()), float(low[0]), float(high[0]), float(p_value)
     )
 
 
-def _sign_flip(differences: np.ndarray, resamples: int, seed: int) -> float:
-    """Two-sided p-value of a mean of 0 under exchange of the two models within each case."""
-    size = len(differences)
-    if 2.0**size <= resamples:
-        positive = (np.arange(2**size)[:, None] >> np.arange(size)) & 1 == 1
-        extra = 0
-    else:
-        positive = np.random.RandomState(seed).randint(0, 2, (resamples, size)) == 1
-        extra = 1  # the observed signs are one of the patterns
+def sign_flip(differences: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
+    """Two-sided p-value of a mean of 0 under exchange of the two models within each case.
+
+    Args:
+        differences: one finite value per case.
+        resamples: patterns drawn where there are more sign patterns than that; all of them otherwise.
+        seed: of the drawing.
+
+    Example:
+        >>> sign_flip(np.array([0.1, 0.2, 0.1]))
+        0.25
+    """
+    positive, drawn = _signs(len(differences), resamples, seed)
     means = np.where(positive, differences, -differences).mean(axis=1)
     slack = 1e-12 * np.abs(differences).max()  # equal means must not differ in the last bit
     extreme = np.count_nonzero(np.abs(means) >= abs(differences.mean()) - slack)
-    return (extreme + extra) / (len(means) + extra)
+    # Of drawn patterns the observed one is another.
+    return float((extreme + drawn) / (len(means) + drawn))
+
+
+@lru_cache(maxsize=8)
+def _signs(size: int, resamples: int, seed: int) -> tuple[np.ndarray, bool]:
+    """Sign patterns, and whether they were drawn; a table asks for the same ones thousands of times."""
+    if 2.0**size <= resamples:
+        return (np.arange(2**size)[:, None] >> np.arange(size)) & 1 == 1, False
+    return np.random.RandomState(seed).randint(0, 2, (resamples, size)) == 1, True
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

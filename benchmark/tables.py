@@ -11,21 +11,23 @@ are compared byte by byte.
 from __future__ import annotations
 
 import difflib
-import html
 import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import views
+from .best import best_models
+from .coverage import row_problems
+from .excerpt import readme_with_excerpt
 from .records import Records, load_records
 from .sanity.store import KEYS as CHECK_KEYS
 from .sanity.store import load_flags, load_warnings
 from .statistics import bootstrap_intervals
 from .success_tables import FILES as SUCCESS_FILES
 from .success_tables import render as render_success
+from .summary import Summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,8 +51,11 @@ _KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "targ
 _TARGET_CASE = ["dataset", "protocol", "target", "target_sha256", "case"]
 _METRICS = ["dice", "hd95_mm", "nsd"]
 _COSTS = ["l2", "psnr", "ssim", "forwards", "backwards", "seconds"]
-_FILES = tuple(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex"))
-_FILES += SUCCESS_FILES
+_FILES = (
+    *(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex")),
+    *("summary.md", "summary.tex"),
+    *SUCCESS_FILES,
+)
 
 
 def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
@@ -87,29 +92,36 @@ def render(results: Path) -> dict[Path, str]:
         results: folder with one ``<dataset>/records`` folder per dataset.
 
     Returns:
-        Text of ``white_box.csv|md|tex`` per dataset, of ``transfer.csv|md|tex`` where such rows exist, of the
-        success rates, :data:`robustvox.benchmark.success_tables.FILES`, and of ``index.html`` where there is any
-        dataset.
+        Text of ``white_box.csv|md|tex`` and ``summary.md|tex`` per dataset, of ``transfer.csv|md|tex`` where
+        such rows exist, of the success rates, :data:`robustvox.benchmark.success_tables.FILES`, of ``index.html``
+        where there is any dataset, and of the README beside the folder if it has markers for the excerpt.
 
     Raises:
         RecordsError: if records or outcomes of checks are damaged.
     """
     from .page import render_page  # Jinja2, which a single table does not need
 
-    files, boards = {}, []
+    files, boards, tables = {}, [], {}
     for folder in sorted(path.parent for path in Path(results).glob("*/records") if path.is_dir()):
         records = load_records(folder / "records")
         cases = per_case(records)
         table, same = _table(records, load_flags(folder / "checks"), cases)
         boards.append(_board(folder, records, cases, table, same))
         files |= render_success(folder, records)
+        marks = best_models(_named(cases, records))
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
                 files[folder / f"{name}.csv"] = _csv(part)
-                files[folder / f"{name}.md"] = _markdown(_view(part))
-                files[folder / f"{name}.tex"] = _latex(_view(part))
+                files[folder / f"{name}.md"] = views.markdown(part, marks)
+                files[folder / f"{name}.tex"] = views.latex(part, marks)
+        summary = Summary(table[same], marks)
+        files |= {folder / "summary.md": summary.markdown(), folder / "summary.tex": summary.latex()}
+        tables[folder.name] = table[same]
     if boards:
         files[Path(results) / PAGE] = render_page(boards)
+    readme = Path(results).resolve().parent / "README.md"
+    if readme.is_file():
+        files |= readme_with_excerpt(readme, tables)
     return files
 
 
@@ -129,13 +141,15 @@ def check(results: Path) -> list[str]:
     """Compare the table files under ``results`` with what their records imply.
 
     Returns:
-        One unified diff per file that is missing, differs, or has no records behind it; empty when all agree.
+        One unified diff per file that is missing, differs, or has no records behind it, then one line per row
+        that is not what it says or that its run must have written; empty when all agree.
     """
     from .page import readable
 
     rendered = render(results)
     present = {path for name in _FILES for path in Path(results).glob(f"*/{name}")}
     present |= set(Path(results).glob(PAGE))
+    present |= {path for path in rendered if path.is_file()}
     problems = []
     for path in sorted(rendered.keys() | present):
         committed = path.read_bytes().decode("utf-8", "replace") if path in present else None
@@ -153,6 +167,8 @@ def check(results: Path) -> list[str]:
                 lineterm="",
             )
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
+    for folder in sorted(path for path in Path(results).glob("*/records") if path.is_dir()):
+        problems += row_problems(folder, load_records(folder))
     return problems
 
 
@@ -284,86 +300,7 @@ def _csv(table: Frame) -> str:
     safe = table.copy()
     for name in _TEXT:
         safe[name] = [
-            _printable(f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell)
+            views.printable(f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell)
             for cell in table[name]
         ]
     return safe.to_csv(index=False, lineterminator="\n")
-
-
-def _view(table: Frame) -> dict[str, list[str]]:
-    """Rounded columns by their heading."""
-
-    def rounded(name: str, digits: int, factor: float = 1.0) -> list[str]:
-        return ["n/a" if np.isnan(x) else f"{x * factor:.{digits}f}" for x in table[name].tolist()]
-
-    bounds = [rounded(name, 3) for name in ("dice_adv", "dice_adv_low", "dice_adv_high")]
-    return {
-        **{name: table[name].tolist() for name in _TEXT[:5]},
-        "cases": rounded("n_cases", 0),
-        "Dice clean": rounded("dice_clean", 3),
-        "Dice adv (95% interval)": [
-            mean if mean == "n/a" else f"{mean} ({low} to {high})"
-            for mean, low, high in zip(*bounds, strict=True)
-        ],
-        "HD95 clean (mm)": rounded("hd95_clean_mm", 1),
-        "HD95 adv (mm)": rounded("hd95_adv_mm", 1),
-        "NSD clean": rounded("nsd_clean", 3),
-        "NSD adv": rounded("nsd_adv", 3),
-        **{name: rounded(name, 0) for name in _COUNTS[1:]},
-        "Linf (1/255)": rounded("linf", 2, 255.0),
-        "L2": rounded("l2", 2),
-        "PSNR (dB)": rounded("psnr", 1),
-        "SSIM": rounded("ssim", 3),
-        "forwards": rounded("forwards", 0),
-        "backwards": rounded("backwards", 0),
-        "seconds": rounded("seconds", 1),
-        "flags": table["flags"].tolist(),
-    }
-
-
-def _markdown(view: dict[str, list[str]]) -> str:
-    rule = ["---" if heading in _TEXT else "---:" for heading in view]
-    lines = [list(view), rule, *_escaped_rows(view, _markdown_text)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _latex(view: dict[str, list[str]]) -> str:
-    """A booktabs tabular, to be ``\\input`` inside a table environment."""
-    alignment = "".join("l" if heading in _TEXT else "r" for heading in view)
-    lines = [[_latex_text(heading) for heading in view], *_escaped_rows(view, _latex_text)]
-    head, *body = (f"{' & '.join(line)} \\\\\n" for line in lines)
-    rules = [f"\\begin{{tabular}}{{{alignment}}}\n\\toprule\n", head, "\\midrule\n", *body]
-    return "".join([*rules, "\\bottomrule\n\\end{tabular}\n"])
-
-
-def _escaped_rows(view: dict[str, list[str]], escape: Callable[[str], str]) -> list[tuple[str, ...]]:
-    columns = [list(map(escape, cells)) if name in _TEXT else cells for name, cells in view.items()]
-    return list(zip(*columns, strict=True))
-
-
-def _markdown_text(text: str) -> str:
-    return html.escape(re.sub(r"([\\`*\[\]|])", r"\\\1", _printable(text).replace("\t", " ")))
-
-
-def _latex_text(text: str) -> str:
-    return _printable(text).replace("\t", " ").translate(_LATEX)
-
-
-def _printable(text: str) -> str:
-    """Without line breaks and other control characters, and encodable as UTF-8."""
-    text = re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-_LATEX = str.maketrans(
-    {
-        **{symbol: f"\\{symbol}" for symbol in "{}$&#%_"},
-        **{symbol: f"{{{symbol}}}" for symbol in "[]*"},  # at a row's start LaTeX would take them as options
-        "\\": r"\textbackslash{}",
-        "^": r"\textasciicircum{}",
-        "~": r"\textasciitilde{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-    }
-)

@@ -10,6 +10,7 @@ import typer
 
 from ..specs import UsageError
 from .check import check
+from .cite import cite
 from .codes import DONE, INTERRUPTED, USAGE
 from .compare import compare
 from .data import data
@@ -19,6 +20,7 @@ from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .run import run
 from .train import train
+from .verify import verify
 
 # Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -30,7 +32,7 @@ app = typer.Typer(
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
 # In the order of `--help`.
-for command in (run, check, compare, frequency, figures, train, leaderboard, data):
+for command in (run, check, compare, frequency, figures, train, leaderboard, verify, cite, data):
     app.command()(command)
 app.command("list")(list_registries)
 

@@ -243,13 +243,13 @@ def test_same_bytes_for_any_order_of_the_records(tmp_path: Path) -> None:
         order = rng.permutation(len(actions)) if run else range(len(actions))
         store_all(tmp_path / str(run), [actions[i] for i in order])
         texts.append([text for _, text in sorted(render(tmp_path / str(run)).items())])
-    assert len(texts[0]) == 10
+    assert len(texts[0]) == 12
     assert all(text == texts[0] for text in texts)
 
 
 def test_check_finds_a_tampered_number_missing_and_stale_files(tmp_path: Path) -> None:
     store_all(tmp_path, hand_example())
-    assert len(check(tmp_path)) == 7
+    assert len(check(tmp_path)) == 9
     write(tmp_path)
     assert check(tmp_path) == []
     path = tmp_path / "phantom" / "white_box.csv"
@@ -270,7 +270,7 @@ def test_check_finds_a_tampered_number_missing_and_stale_files(tmp_path: Path) -
     write(tmp_path)
     assert check(tmp_path) == []
     assert sorted(p.name for p in path.parent.iterdir()) == [
-        "lost_organs.csv", "records", "success.csv", "success.md",
+        "lost_organs.csv", "records", "success.csv", "success.md", "summary.md", "summary.tex",
         "white_box.csv", "white_box.md", "white_box.tex",
     ]  # fmt: skip
     orphan = tmp_path / "other"
