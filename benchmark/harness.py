@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,13 @@ from .distortion import measure
 from .loading import NamedAttack, NamedModel
 from .matching import matches, noise_spec
 from .metering import Meter, StepWatch, Stopwatch
-from .metrics import LabelSurfaces, score
 from .protocols import Protocol
 from .records import RecordStore, Unit
+from .scoring import Scorer
+from .views import attack_view, truncate
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 CLEAN = "none"
 """Attack name of the records that score the clean image."""
@@ -133,7 +137,7 @@ def execute(
     elsewhere: dict[Future[list[Outcome]], _Pending] = {}
     for job in plan.jobs():
         try:
-            volume, data_sha256, surfaces = cases(job.case)
+            volume, data_sha256, scorer = cases(job.case)
         except CASE_FAILURES as error:
             yield _fail(plan, store, job, job.targets, "", error)
             continue
@@ -145,7 +149,7 @@ def execute(
         elif submit is not None:
             elsewhere[submit(job, missing)] = pending
         else:
-            yield _record(plan, store, pending, partial(compute, plan, job, missing, volume, surfaces))
+            yield _record(plan, store, pending, partial(compute, plan, job, missing, volume, scorer))
     for future in as_completed(elsewhere):
         yield _record(plan, store, elsewhere[future], future.result)
 
@@ -187,34 +191,30 @@ def _fail(
 
 
 def compute(
-    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: LabelSurfaces
+    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, scorer: Scorer
 ) -> list[Outcome]:
     """Craft the job's volume and score it on ``targets``, in their order."""
     clean = torch.from_numpy(volume.image)[None].to(plan.device)
-    images, cost, flags = clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set[str]()
+    images, cost, flags = clean, {"forwards": 0, "backwards": 0, "seconds": 0.0}, set(plan.protocol.flags)
     if job.attack is not None and job.surrogate is not None:
-        images, cost, flags = _craft(plan, job.attack, job.surrogate, volume, clean)
-        flags |= {*job.surrogate.flags}
+        images, cost, found = _craft(plan, job.attack, job.surrogate, volume, clean)
+        flags |= {*found, *job.surrogate.flags}
         if plan.save is not None:
             plan.save(job, volume, images[0].cpu().numpy())
-    cost |= measure(images[0].cpu().numpy(), volume.image)._asdict()
-    return [
-        (_score(plan, target, images, volume, surfaces), {**cost, "flags": sorted({*flags, *target.flags})})
-        for target in targets
-    ]
+    outcomes: list[Outcome] = []
+    distances: dict[bool, dict[str, float]] = {}
+    for target in targets:
+        transferred = job.surrogate is not None and target.sha256 != job.surrogate.sha256
+        truncated = plan.protocol.uint8 and transferred
+        scored = truncate(images) if truncated else images
+        if truncated not in distances:
+            distances[truncated] = measure(scored[0].cpu().numpy(), volume.image)._asdict()
+        rows = _named_rows(plan, scorer(predict(target, scored)))
+        outcomes.append((rows, {**cost, **distances[truncated], "flags": sorted({*flags, *target.flags})}))
+    return outcomes
 
 
-def _score(
-    plan: Plan, target: NamedModel, images: Tensor, volume: Volume, surfaces: LabelSurfaces
-) -> list[dict[str, Any]]:
-    table = score(
-        predict(target, images),
-        volume.label,
-        num_classes=len(plan.dataset.class_names),
-        spacing_mm=volume.spacing_mm,
-        nsd_tolerance_mm=plan.dataset.nsd_tolerance_mm,
-        cache=surfaces,
-    )
+def _named_rows(plan: Plan, table: DataFrame) -> list[dict[str, Any]]:
     names = plan.dataset.class_names
     return [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
 
@@ -229,7 +229,8 @@ def _craft(
     )
     meter, steps = Meter(surrogate.predictor), StepWatch()
     with matches() as found, Stopwatch(plan.device) as watch:
-        adversarial = attack.attack(meter, clean, labels, generator=generator, on_step=steps)
+        crafted = attack_view(plan.protocol, attack.attack, surrogate.predictor)
+        adversarial = crafted(meter, clean, labels, generator=generator, on_step=steps)
     flags = steps.flags() | ({"unchanged"} if torch.equal(adversarial, clean) else set())
     flags |= {"unmatched" for match in found if not match.matched}
     cost = {"forwards": meter.forwards, "backwards": meter.backwards, "seconds": watch.seconds}
@@ -260,14 +261,14 @@ def data_fingerprint(volume: Volume) -> str:
 
 
 class CaseCache:
-    """The volume of the last cases with its fingerprint and the reference's surfaces."""
+    """The volume of the last cases with its fingerprint and what scoring reuses of it."""
 
     def __init__(self, plan: Plan) -> None:
         self._load = lru_cache(maxsize=2)(self._read)
         self._plan = plan
         self._errors: dict[str, BaseException] = {}
 
-    def __call__(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
+    def __call__(self, case: str) -> tuple[Volume, str, Scorer]:
         # A broken file is read once, not once per attack.
         if case in self._errors:
             raise self._errors[case]
@@ -277,15 +278,16 @@ class CaseCache:
             self._errors[case] = error
             raise
 
-    def _read(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
-        volume = self._plan.dataset.load(case)
-        return (
+    def _read(self, case: str) -> tuple[Volume, str, Scorer]:
+        dataset = self._plan.dataset
+        volume = dataset.load(case)
+        scorer = Scorer(
+            self._plan.protocol,
             volume,
-            data_fingerprint(volume),
-            LabelSurfaces(
-                volume.label, num_classes=len(self._plan.dataset.class_names), spacing_mm=volume.spacing_mm
-            ),
+            num_classes=len(dataset.class_names),
+            nsd_tolerance_mm=dataset.nsd_tolerance_mm,
         )
+        return volume, data_fingerprint(volume), scorer
 
 
 def describe_plan(plan: Plan) -> Mapping[str, Any]:

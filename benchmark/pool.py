@@ -78,8 +78,8 @@ def work(
     attacks = {named.spec: named for named in plan.attacks}
     scored = tuple(models[name] for name in targets)
     job = Job(case, models[surrogate] if surrogate else None, attacks[attack] if attack else None, scored)
-    volume, _, surfaces = cases(case)
-    return compute(plan, job, scored, volume, surfaces)
+    volume, _, scorer = cases(case)
+    return compute(plan, job, scored, volume, scorer)
 
 
 @lru_cache(maxsize=1)
