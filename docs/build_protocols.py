@@ -4,8 +4,8 @@ python docs/build_protocols.py --measure phantom --cases 4 --steps 10
 python docs/build_protocols.py --measure hippocampus --data-root DIR --cases 4 --steps 10
 python docs/build_protocols.py
 
-The first two write docs/protocols.csv, one row per case, protocol, attack and scored model, after every case; what
-is there is not measured again. The last one writes the tables from that file. Every attack of a case draws from one
+The first two append to docs/protocols.csv, one row per case, protocol, attack and scored model; what is there is not
+measured again, so they may be interrupted. The last one sorts that file and writes the tables from it. Every attack of a case draws from one
 seed, so that two rows differ by the switch and not by the random start; a volume that two protocols share is
 crafted once.
 """
@@ -35,6 +35,7 @@ PAGE = Path(__file__).resolve().parent / "protocols.md"
 NUMBERS = PAGE.with_suffix(".csv")
 COLUMNS = ("dataset", "case", "steps", "protocol", "scored_as", "attack", "target", "dice", "hd95")
 ATTACKS = ("pgd", "cospgd", "vafa")
+VIEWED = ("pgd",)
 SURROGATE, OTHER = "unet", "segresnet"
 BEGIN, END = "<!-- tables: python docs/build_protocols.py -->", "<!-- end of the tables -->"
 
@@ -45,6 +46,23 @@ def variants() -> Iterator[Protocol]:
         yield base
         for switch in SWITCHES:
             yield find_protocol(f"{base.name}:{switch}={str(not getattr(base, switch)).lower()}")
+
+
+Job = tuple[str, str, str, str]
+"""Protocol that attacks, protocol that scores, attack, scored model."""
+
+
+def views() -> list[Job]:
+    """End-to-end and tiled attacks, all scored as robustvox-1 does."""
+    ours = "robustvox-1"
+    rivals = ((ours, ours), (f"{ours}:tiling=true", f"{ours}:tiling=true"), ("bmvc2024", ours))
+    return [(*rival, attack, SURROGATE) for attack in VIEWED for rival in rivals]
+
+
+def effects() -> list[Job]:
+    """Every protocol and variant, each scored as it says."""
+    kinds = [("none", SURROGATE), *((attack, SURROGATE) for attack in ATTACKS), ("pgd", OTHER)]
+    return [(protocol.name, protocol.name, *kind) for protocol in variants() for kind in kinds]
 
 
 class Case:
@@ -58,45 +76,28 @@ class Case:
         self._crafted: dict[tuple, torch.Tensor] = {}
         self._predicted: dict[tuple, np.ndarray] = {}
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """A row per protocol, attack and scored model; scored as the protocol says, and bmvc2024 in both ways."""
-        for protocol in variants():
-            yield from self._row(protocol, protocol, "none", SURROGATE)
-            for attack in ATTACKS:
-                yield from self._row(protocol, protocol, attack, SURROGATE)
-            yield from self._row(protocol, protocol, "pgd", OTHER)
-        for attack in ATTACKS:
-            yield from self._row(PROTOCOLS["bmvc2024"], PROTOCOLS["robustvox-1"], attack, SURROGATE)
-
-    def _row(
-        self, protocol: Protocol, scored_as: Protocol, attack: str, target: str
-    ) -> Iterator[dict[str, Any]]:
+    def row(self, job: Job) -> dict[str, Any]:
+        """The measured row of one job."""
+        crafted_as, scored_as, attack, target = job
+        protocol, scoring = find_protocol(crafted_as), find_protocol(scored_as)
         key = ("none",) if attack == "none" else self._key(protocol, attack)
         if key not in self._crafted:
             self._crafted[key] = self.images if attack == "none" else self._craft(protocol, attack)
         truncated = protocol.uint8 and target != SURROGATE
-        where = (key, target, scored_as.mode, truncated)
+        where = (key, target, scoring.mode, truncated)
         if where not in self._predicted:
             images = truncate(self._crafted[key]) if truncated else self._crafted[key]
-            predictor = predictors(self.dataset.name, target, scored_as.mode)
+            predictor = predictors(self.dataset.name, target, scoring.mode)
             self._predicted[where] = predict(NamedModel(target, "", predictor), images)
         scorer = Scorer(
-            scored_as,
+            scoring,
             self.volume,
             num_classes=len(self.dataset.class_names),
             nsd_tolerance_mm=self.dataset.nsd_tolerance_mm,
         )
         table = scorer(self._predicted[where])
-        values = (
-            self.dataset.name,
-            self.volume.id,
-            self.steps,
-            protocol.name,
-            scored_as.name,
-            attack,
-            target,
-        )
-        yield dict(zip(COLUMNS, (*values, table["dice"].mean(), table["hd95_mm"].mean()), strict=True))
+        values = (self.dataset.name, self.volume.id, self.steps, *job)
+        return dict(zip(COLUMNS, (*values, table["dice"].mean(), table["hd95_mm"].mean()), strict=True))
 
     def _key(self, protocol: Protocol, attack: str) -> tuple:
         """What a crafted volume depends on; in one window all views are the same."""
@@ -122,22 +123,40 @@ def predictors(dataset: str, model: str, mode: str) -> SlidingWindow:
 
 
 def measure(name: str, data_root: Path | None, cases: int, steps: int) -> None:
-    """Add the cases that are missing to the file of numbers."""
+    """Append the rows that are missing: the views of all cases first, then everything, case by case."""
     dataset = open_dataset(name, data_root)
-    for case in dataset.splits["validation"][:cases]:
-        known = numbers()
-        if ((known["dataset"] == name) & (known["case"] == case) & (known["steps"] == steps)).any():
-            continue
-        rows = pd.DataFrame(Case(dataset, case, steps).rows(), columns=list(COLUMNS))
-        table = pd.concat([numbers(), rows], ignore_index=True) if len(numbers()) else rows
-        table = table.sort_values(["dataset", "steps", "case"], kind="stable")
-        table.to_csv(NUMBERS, index=False, lineterminator="\n")
-        sys.stderr.write(f"{name} {case}: {len(rows)} rows\n")
+    loaded = cache(lambda case: Case(dataset, case, steps))
+    for jobs in (views(), effects()):
+        for case in dataset.splits["validation"][:cases]:
+            known = {tuple(row) for row in numbers()[list(COLUMNS[:-2])].itertuples(index=False)}
+            for job in jobs:
+                if (name, case, steps, *job) in known:
+                    continue
+                row = pd.DataFrame([loaded(case).row(job)], columns=list(COLUMNS))
+                row.to_csv(NUMBERS, mode="a", header=not NUMBERS.exists(), index=False, lineterminator="\n")
+            sys.stderr.write(f"{name} {case}: {len(jobs)} rows\n")
 
 
 def numbers() -> pd.DataFrame:
-    """What was measured so far."""
-    return pd.read_csv(NUMBERS) if NUMBERS.exists() else pd.DataFrame(columns=list(COLUMNS))
+    """What was measured so far, sorted."""
+    table = (
+        pd.read_csv(NUMBERS, float_precision="round_trip")
+        if NUMBERS.exists()
+        else pd.DataFrame(columns=list(COLUMNS))
+    )
+    order = {job: index for index, job in enumerate([*effects(), *views()])}
+    place = [order.get(tuple(job), len(order)) for job in table[list(COLUMNS[3:-2])].itertuples(index=False)]
+    return table.assign(place=place).sort_values(
+        ["dataset", "steps", "case", "place"], kind="stable", ignore_index=True
+    ).drop(columns="place")  # fmt: skip
+
+
+def complete(rows: pd.DataFrame, jobs: list[Job]) -> pd.DataFrame:
+    """The rows of these jobs, of the cases that have them all."""
+    wanted = set(jobs)
+    chosen = rows[[tuple(job) in wanted for job in rows[list(COLUMNS[3:-2])].itertuples(index=False)]]
+    counts = chosen.groupby("case").size()
+    return chosen[chosen["case"].isin(counts[counts == len(wanted)].index)]
 
 
 def tables(measured: pd.DataFrame) -> str:
@@ -145,14 +164,15 @@ def tables(measured: pd.DataFrame) -> str:
     return "\n\n".join(
         block
         for name, rows in measured.groupby("dataset", sort=False)
-        for block in (_effects(str(name), rows), _views(rows))
+        for block in (_effects(str(name), complete(rows, effects())), _views(complete(rows, views())))
         if block
     )
 
 
 def _effects(name: str, rows: pd.DataFrame) -> str:
-    own = rows[rows["protocol"] == rows["scored_as"]]
-    means = own.groupby(["protocol", "attack", "target"])[["dice", "hd95"]].mean()
+    if rows.empty:
+        return ""
+    means = rows.groupby(["protocol", "attack", "target"])[["dice", "hd95"]].mean()
     headings = ("protocol", "clean", *(a.upper() if a != "cospgd" else "CosPGD" for a in ATTACKS))
     lines = [
         f"**{name}**, {_sample(rows)}; mean Dice, HD95 in parentheses (mm, or voxels where `voxel_hd95` is on); `=` "
@@ -182,6 +202,8 @@ def _cell(means: pd.DataFrame, protocol: str, base: str, attack: str, target: st
 
 def _views(rows: pd.DataFrame) -> str:
     """End-to-end and tiled attacks, both scored as robustvox-1 does, where a volume has more than one tile."""
+    if rows.empty:
+        return ""
     cases = rows.pivot_table(
         index="case", columns=["protocol", "scored_as", "attack", "target"], values="dice"
     )
@@ -196,7 +218,7 @@ def _views(rows: pd.DataFrame) -> str:
         "| attack | end to end | the same, tiled | as in `bmvc2024` | no weaker than tiled | than `bmvc2024` |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for attack in ATTACKS:
+    for attack in VIEWED:
         end = cases[ours, ours, attack, SURROGATE]
         others = cases[tiled, tiled, attack, SURROGATE], cases["bmvc2024", ours, attack, SURROGATE]
         wins = [f"{int((end <= other).sum())} of {len(end)}" for other in others]
@@ -228,7 +250,9 @@ def main() -> None:
     if options.measure:
         measure(options.measure, options.data_root, options.cases, options.steps)
     else:
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), numbers()), encoding="utf-8", newline="\n")
+        measured = numbers()
+        measured.to_csv(NUMBERS, index=False, lineterminator="\n")
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), measured), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
