@@ -137,10 +137,15 @@ def measure(name: str, data_root: Path | None, cases: int, steps: int) -> None:
             sys.stderr.write(f"{name} {case}: {len(jobs)} rows\n")
 
 
+def exact(text: str) -> float:
+    """A number to its last bit, which pandas' own parser may lose."""
+    return float(text or "nan")
+
+
 def numbers() -> pd.DataFrame:
     """What was measured so far, sorted."""
     table = (
-        pd.read_csv(NUMBERS, float_precision="round_trip")
+        pd.read_csv(NUMBERS, converters=dict.fromkeys(COLUMNS[-2:], exact))
         if NUMBERS.exists()
         else pd.DataFrame(columns=list(COLUMNS))
     )
@@ -164,7 +169,10 @@ def tables(measured: pd.DataFrame) -> str:
     return "\n\n".join(
         block
         for name, rows in measured.groupby("dataset", sort=False)
-        for block in (_effects(str(name), complete(rows, effects())), _views(complete(rows, views())))
+        for block in (
+            _effects(str(name), complete(rows, effects())),
+            _views(str(name), complete(rows, views())),
+        )
         if block
     )
 
@@ -200,7 +208,7 @@ def _cell(means: pd.DataFrame, protocol: str, base: str, attack: str, target: st
     return "=" if protocol != base and shown(protocol) == shown(base) else shown(protocol)
 
 
-def _views(rows: pd.DataFrame) -> str:
+def _views(name: str, rows: pd.DataFrame) -> str:
     """End-to-end and tiled attacks, both scored as robustvox-1 does, where a volume has more than one tile."""
     if rows.empty:
         return ""
@@ -212,7 +220,7 @@ def _views(rows: pd.DataFrame) -> str:
     if np.allclose(cases[ours, ours, "pgd", SURROGATE], cases[tiled, tiled, "pgd", SURROGATE], atol=1e-9):
         return ""
     lines = [
-        f"The attacks alone, all scored as `{ours}` does ({_sample(rows)}): mean Dice left by the end-to-end attack "
+        f"**{name}**, attacks alone, all scored as `{ours}` does; {_sample(rows)}; mean Dice left by the end-to-end attack "
         "and by tiled ones, and in how many cases end-to-end leaves no more.",
         "",
         "| attack | end to end | the same, tiled | as in `bmvc2024` | no weaker than tiled | than `bmvc2024` |",
@@ -228,8 +236,9 @@ def _views(rows: pd.DataFrame) -> str:
 
 
 def _sample(rows: pd.DataFrame) -> str:
+    count = rows["case"].nunique()
     return (
-        f"n = {rows['case'].nunique()} validation cases, small `{SURROGATE}` of the zoo, "
+        f"n = {count} validation case{'s' if count > 1 else ''}, small `{SURROGATE}` of the zoo, "
         f"{rows['steps'].iloc[0]} steps, eps 8/255, q_max 20"
     )
 
