@@ -20,7 +20,7 @@ from . import tables
 from .harness import Plan, execute
 from .loading import NamedAttack, NamedModel, attack_spec
 from .matching import match_all
-from .protocols import PROTOCOLS
+from .protocols import find_protocol
 from .records import RecordStore, load_records
 
 
@@ -51,7 +51,8 @@ def evaluate(
         roi_size: window for networks that are not predictors yet; default the dataset's.
         num_classes: needed with bare volumes, whose labels may lack the last classes.
         transfer: score every model on every other's volumes too.
-        protocol: see :data:`~robustvox.benchmark.protocols.PROTOCOLS`.
+        protocol: a name of :data:`~robustvox.benchmark.protocols.PROTOCOLS` or a variant of one. Attack objects run
+            as they are; `load_attack("pgd", PROTOCOLS["bmvc2024"]).attack` is one with a protocol's defaults.
         seed: of all noise.
         device: where networks run.
         store: folder that keeps records, so that an interrupted call continues; default none is kept.
@@ -68,7 +69,7 @@ def evaluate(
             cannot be matched.
     """
     dataset: Dataset = data if isinstance(data, Dataset) else _bare(tuple(data), num_classes, roi_size)
-    chosen = PROTOCOLS[protocol]
+    chosen = find_protocol(protocol)
     chosen_attacks = _named(attacks)
     if match is not None:
         chosen_attacks = match_all(chosen_attacks, _reference(match, attacks), match_on)

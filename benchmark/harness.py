@@ -19,14 +19,15 @@ from torch import Tensor
 
 from robustvox.datasets import Dataset, DatasetError, Volume
 
+from .attack_view import attack_view, truncate
 from .distortion import measure
 from .loading import NamedAttack, NamedModel
 from .matching import matches, noise_spec
 from .metering import Meter, StepWatch, Stopwatch
-from .metrics import LabelSurfaces, score
 from .protocols import Protocol
 from .records import RecordStore, Unit
 from .saving import SavedVolume
+from .scoring import Scorer
 from .success import voxel_success
 
 CLEAN = "none"
@@ -177,7 +178,7 @@ def execute(
     elsewhere: dict[Future[list[Outcome]], _Pending] = {}
     for job in plan.jobs():
         try:
-            volume, data_sha256, surfaces = cases(job.case)
+            volume, data_sha256, scorer = cases(job.case)
         except CASE_FAILURES as error:
             yield _fail(plan, store, job, job.targets, "", error)
             continue
@@ -189,7 +190,7 @@ def execute(
         elif submit is not None:
             elsewhere[submit(job, missing)] = pending
         else:
-            yield _record(plan, store, pending, partial(compute, plan, job, missing, volume, surfaces))
+            yield _record(plan, store, pending, partial(compute, plan, job, missing, volume, scorer))
     for future in as_completed(elsewhere):
         yield _record(plan, store, elsewhere[future], future.result)
 
@@ -231,36 +232,33 @@ def _fail(
 
 
 def compute(
-    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, surfaces: LabelSurfaces
+    plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, scorer: Scorer
 ) -> list[Outcome]:
     """Craft the job's volume and score it on ``targets``, in their order."""
     images, cost, flags = craft(plan, job, volume)
-    cost |= measure(images[0].cpu().numpy(), volume.image)._asdict()
-    outcomes = []
+    flags |= {*plan.protocol.flags}
+    source = job.saved.note.surrogate_sha256 if job.saved else job.surrogate.sha256 if job.surrogate else None
+    outcomes: list[Outcome] = []
+    distances: dict[bool, dict[str, float]] = {}
     for target in targets:
+        truncated = plan.protocol.uint8 and source not in (None, target.sha256)
+        scored = truncate(images) if truncated else images
+        if truncated not in distances:
+            distances[truncated] = measure(scored[0].cpu().numpy(), volume.image)._asdict()
         unharmed = plan.clean(plan, target, volume)
-        prediction = unharmed if job.clean else predict(target, images)
+        prediction = unharmed if job.clean else predict(target, scored)
         success = {} if job.clean else voxel_success(prediction, unharmed, volume.label)._asdict()
         rates = {f"asr_{where}": share for where, share in success.items()}
-        rows = score_prediction(plan, prediction, volume, surfaces)
+        rows = named_rows(plan, scorer(prediction))
         if plan.watch is not None:
-            plan.watch(Scored(job, target, volume, images[0].cpu().numpy(), prediction, rows))
-        outcomes.append((rows, {**cost, **rates, "flags": sorted({*flags, *target.flags})}))
+            plan.watch(Scored(job, target, volume, scored[0].cpu().numpy(), prediction, rows))
+        cells = {**cost, **distances[truncated], **rates, "flags": sorted({*flags, *target.flags})}
+        outcomes.append((rows, cells))
     return outcomes
 
 
-def score_prediction(
-    plan: Plan, prediction: np.ndarray, volume: Volume, surfaces: LabelSurfaces
-) -> list[dict[str, Any]]:
-    """The metrics of one label volume ``(*spatial)``, a row per foreground class."""
-    table = score(
-        prediction,
-        volume.label,
-        num_classes=len(plan.dataset.class_names),
-        spacing_mm=volume.spacing_mm,
-        nsd_tolerance_mm=plan.dataset.nsd_tolerance_mm,
-        cache=surfaces,
-    )
+def named_rows(plan: Plan, table: Any) -> list[dict[str, Any]]:
+    """Scores of one prediction as records have them, a row per scored class."""
     names = plan.dataset.class_names
     return [{**row, "class_name": names[row["class_id"]]} for row in table.to_dict("records")]
 
@@ -294,7 +292,8 @@ def _attack(
     )
     meter, steps = Meter(surrogate.predictor), StepWatch()
     with matches() as found, Stopwatch(plan.device) as watch:
-        adversarial = attack.attack(meter, clean, labels, generator=generator, on_step=steps)
+        crafted = attack_view(plan.protocol, attack.attack, surrogate.predictor)
+        adversarial = crafted(meter, clean, labels, generator=generator, on_step=steps)
     flags = steps.flags() | ({"unchanged"} if torch.equal(adversarial, clean) else set())
     flags |= {"unmatched" for match in found if not match.matched}
     cost = {"forwards": meter.forwards, "backwards": meter.backwards, "seconds": watch.seconds}
@@ -342,14 +341,14 @@ class CleanPredictions:
 
 
 class CaseCache:
-    """The volume of the last cases with its fingerprint and the reference's surfaces."""
+    """The volume of the last cases with its fingerprint and what scoring reuses of it."""
 
     def __init__(self, plan: Plan) -> None:
         self._load = lru_cache(maxsize=2)(self._read)
         self._plan = plan
         self._errors: dict[str, BaseException] = {}
 
-    def __call__(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
+    def __call__(self, case: str) -> tuple[Volume, str, Scorer]:
         # A broken file is read once, not once per attack.
         if case in self._errors:
             raise self._errors[case]
@@ -359,15 +358,16 @@ class CaseCache:
             self._errors[case] = error
             raise
 
-    def _read(self, case: str) -> tuple[Volume, str, LabelSurfaces]:
-        volume = self._plan.dataset.load(case)
-        return (
+    def _read(self, case: str) -> tuple[Volume, str, Scorer]:
+        dataset = self._plan.dataset
+        volume = dataset.load(case)
+        scorer = Scorer(
+            self._plan.protocol,
             volume,
-            data_fingerprint(volume),
-            LabelSurfaces(
-                volume.label, num_classes=len(self._plan.dataset.class_names), spacing_mm=volume.spacing_mm
-            ),
+            num_classes=len(dataset.class_names),
+            nsd_tolerance_mm=dataset.nsd_tolerance_mm,
         )
+        return volume, data_fingerprint(volume), scorer
 
 
 def describe_plan(plan: Plan) -> Mapping[str, Any]:

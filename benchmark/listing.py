@@ -16,7 +16,7 @@ from robustvox.models import CheckpointError, read_card
 from robustvox.models.complexity import facts
 
 from .console import make_console
-from .protocols import PROTOCOLS
+from .protocols import PROTOCOLS, SWITCHES, Protocol
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
@@ -27,14 +27,22 @@ def show(console: Console | None = None) -> None:
     console.print(_models())
     attacks = {name: entry[-1] for name, entry in ATTACKS.items()}
     attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
+    attacks["cospgd_mean"] = (
+        "CosPGD as published for volumes, one mean cosine; for comparison with published tables"
+    )
     console.print(_table("attacks (--attack)", attacks))
     console.print(_table("datasets (--dataset)", DATASETS))
-    protocols = {p.name: f"overlap {p.overlap}, {p.mode} window" for p in PROTOCOLS.values()}
+    protocols = {p.name: _switched_on(p) for p in PROTOCOLS.values()}
     console.print(_table("protocols (--protocol)", protocols))
     console.print(_zoo())
     for group in ("robustvox.models", "robustvox.attacks", "robustvox.datasets"):
         for entry in importlib.metadata.entry_points(group=group):
             console.print(f"plug-in {group}: {escape(entry.name)} = {escape(entry.value)}")
+
+
+def _switched_on(protocol: Protocol) -> str:
+    found = ", ".join(switch for switch in SWITCHES if getattr(protocol, switch))
+    return f"overlap {protocol.overlap}, {protocol.mode} window" + (f"; {found}" if found else "")
 
 
 def _table(title: str, rows: dict[str, str]) -> Table:

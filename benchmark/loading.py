@@ -51,40 +51,75 @@ class NamedModel:
     notes: tuple[str, ...] = ()
 
 
-def load_attack(text: str) -> NamedAttack:
+def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
     """Build the attack a spec like ``pgd:eps=8/255,steps=20`` or ``torchattacks:MIFGSM,eps=8/255`` names.
+
+    Args:
+        text: the spec; ``iterate=last`` returns the last point of an iterative attack instead of the best.
+        protocol: fills in what ``text`` leaves open, as `Protocol.attack_defaults` says; the spec of the result
+            states it all and needs no protocol to be read back.
 
     Raises:
         UsageError: unknown attack or parameter, or a value the attack refuses.
+
+    Example:
+        >>> from robustvox.benchmark.protocols import PROTOCOLS
+        >>> load_attack("pgd:steps=10", PROTOCOLS["bmvc2024"]).spec
+        'pgd:alpha=0.01,eps=8/255,iterate=last,loss=dice_ce,random_start=false,restarts=1,steps=10'
     """
     from robustvox.attacks import ATTACKS
 
     from .matching import load_matched, split_spec
+    from .published import PUBLISHED, LastIterate
 
     matched = split_spec(text)
     if matched is not None:
-        return load_matched(matched)
+        return load_matched(matched, protocol)
     package, _, rest = text.partition(":")
     if normalize(package) == "torchattacks":
         return _torchattack(rest)
     spec = Spec.parse(text)
-    name, kind = _resolve(spec.name, ATTACKS, "robustvox.attacks", "attack")
+    registry = {**ATTACKS, **PUBLISHED}
+    name, kind = _resolve(spec.name, registry, "robustvox.attacks", "attack")
+    if protocol is not None and protocol.mean_cosine and name == "cospgd":
+        name, kind = "cospgd_mean", PUBLISHED["cospgd_mean"]
+    written = {**(protocol.attack_defaults(name) if protocol else {}), **spec.parameters}
+    last = _takes_last(name, written)
     known = {f.name: f for f in fields(kind) if f.init}
-    _check_parameters(name, spec.parameters, list(known))
+    _check_parameters(name, written, list(known))
     # `none` is a word where the parameter is one (VAFA's renorm) and no value elsewhere (its eps).
     words = {k for k, f in known.items() if isinstance(f.default, str)}
-    parameters = {k: "none" if v is None and k in words else v for k, v in spec.parameters.items()}
+    parameters = {k: "none" if v is None and k in words else v for k, v in written.items()}
     try:
         attack = kind(**parameters)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from error
+    attack = LastIterate(attack=attack) if last else attack
     return NamedAttack(attack_spec(name, attack), attack)
+
+
+def _takes_last(name: str, parameters: dict[str, Any]) -> bool:
+    """Take ``iterate`` out of the parameters and say whether the last iterate is meant."""
+    from .published import WITH_ITERATES
+
+    if name not in WITH_ITERATES or "iterate" not in parameters:
+        return False
+    iterate = parameters.pop("iterate")
+    if iterate not in ("best", "last"):
+        raise UsageError(f"{name}: expected iterate to be best or last, got {iterate!r}")
+    return iterate == "last"
 
 
 def attack_spec(name: str, attack: Attack) -> str:
     """Canonical spec of an attack object under a registry name."""
     from robustvox.attacks.interop import TorchAttack
 
+    from .published import LastIterate
+
+    if isinstance(attack, LastIterate):
+        inner = attack.attack
+        named = {f.name: getattr(inner, f.name) for f in fields(inner) if f.init}
+        return canonical(name, {**named, "iterate": "last"})
     if isinstance(attack, TorchAttack):
         named = {} if name == _torchattack_name(attack) else {"attack": attack.name}
         return canonical(name, {**named, **dict(attack.parameters)})

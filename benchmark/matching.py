@@ -24,6 +24,7 @@ from robustvox.attacks.task import Task
 
 from .distortion import Distortion, measure
 from .loading import NamedAttack
+from .protocols import Protocol
 from .specs import UsageError, format_value, parse_value
 
 #: knob -> largest value that is tried; an attack's knob is the first of these fields that holds a number > 0
@@ -323,15 +324,15 @@ def split_spec(spec: str) -> _Parts | None:
     return parts and _Parts(parts[1], parts[2].lower(), parts[3] or format_value(TOLERANCE), parts[4])
 
 
-def load_matched(parts: _Parts) -> NamedAttack:
-    """Build what a matched spec names.
+def load_matched(parts: _Parts, protocol: Protocol | None = None) -> NamedAttack:
+    """Build what a matched spec names; the protocol fills in both attacks.
 
     Raises:
         UsageError: for whatever is wrong with one of its parts.
     """
     from .loading import load_attack
 
-    attack, reference = load_attack(parts.attack), load_attack(parts.reference)
+    attack, reference = load_attack(parts.attack, protocol), load_attack(parts.reference, protocol)
     return match_attack(attack, reference, parts.on, parse_value(parts.tolerance))
 
 

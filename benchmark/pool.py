@@ -92,8 +92,8 @@ def work(
         scored,
         next((v for v in plan.saved if v.path == saved), None),
     )
-    volume, _, surfaces = cases(case)
-    return compute(plan, job, scored, volume, surfaces)
+    volume, _, scorer = cases(case)
+    return compute(plan, job, scored, volume, scorer)
 
 
 @lru_cache(maxsize=1)

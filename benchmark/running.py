@@ -22,7 +22,7 @@ from .harness import Event, Job, Plan, data_fingerprint, describe_plan, execute
 from .loading import NamedAttack, NamedModel, load_attack, load_dataset, load_model
 from .matching import MEASURES, match_all
 from .pool import submitter
-from .protocols import PROTOCOLS, Protocol
+from .protocols import Protocol, find_protocol
 from .provenance import describe
 from .records import Records, RecordStore, load_records
 from .report.facts import Run
@@ -124,8 +124,8 @@ def build_plan(request: RunRequest) -> Plan:
         return _build_rescoring(request)
     if not request.models or not request.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
-    attacks = load_attacks(request)
-    protocol = PROTOCOLS[match(request.protocol, PROTOCOLS, "protocol")]
+    protocol = find_protocol(request.protocol)
+    attacks = load_attacks(request, protocol)
     dataset = load_dataset(request.dataset, request.data_root)
     device = choose_device(request.device)
     models = load_models(request, dataset, protocol, device)
@@ -162,7 +162,7 @@ def _build_rescoring(request: RunRequest) -> Plan:
             "expected --adversarial DIR with --target NAME and neither model nor attack, which the files know; got "
             + (", ".join(superfluous) or "no --target")
         )
-    protocol = PROTOCOLS[match(request.protocol, PROTOCOLS, "protocol")]
+    protocol = find_protocol(request.protocol)
     dataset = load_dataset(request.dataset, request.data_root)
     device = choose_device(request.device)
     folder = open_saved(request)
@@ -190,21 +190,21 @@ def open_saved(request: RunRequest) -> Folder:
     if request.adversarial is None:
         return Folder((), ())
     dataset = load_dataset(request.dataset, request.data_root)
-    protocol = match(request.protocol, PROTOCOLS, "protocol")
+    protocol = find_protocol(request.protocol).name
     return open_folder(
         request.adversarial, dataset, protocol, select_cases(dataset, request.split, request.cases)
     )
 
 
-def load_attacks(request: RunRequest) -> list[NamedAttack]:
+def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
     """The attacks in the order given, matched to a reference where ``--match`` names one."""
-    attacks = [load_attack(text) for text in request.attacks]
+    attacks = [load_attack(text, protocol) for text in request.attacks]
     if request.match is None:
         if request.match_on is not None:
             raise UsageError("expected --match ATTACK with --match-on, got none; add --match pgd:eps=8/255")
         return attacks
     measure = match(request.match_on or "l2", MEASURES, "--match-on")
-    return match_all(attacks, load_attack(request.match), measure)
+    return match_all(attacks, load_attack(request.match, protocol), measure)
 
 
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:

@@ -102,6 +102,7 @@ def organ_outcomes(records: Records) -> DataFrame:
     """Every organ of every attacked case (and seed), sorted, with ``lost`` true or false; see :func:`lost_organs`."""
     hashes = records.costs[["unit", "surrogate_sha256", "target_sha256"]]
     scores: Any = records.scores.merge(hashes, on="unit")
+    scores = scores[scores["class_id"] > 0]  # some protocols score the background, which is no organ
     clean = scores[(scores["attack"] == "none") & scores["status"].isin(["ok", "missing"])]
     clean = clean.groupby(_ROLE, as_index=False)["dice"].mean().rename(columns={"dice": "dice_clean"})
     pairs = scores[scores["attack"] != "none"].merge(clean[clean["dice_clean"] > 0], on=_ROLE)

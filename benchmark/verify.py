@@ -162,12 +162,11 @@ class _Bench:
     def _compare(self, unit: Unit, recorded: Mapping[str, float]) -> tuple[float, list[str]]:
         from .harness import CLEAN, CaseCache, Job, Plan, compute
         from .loading import load_attack
-        from .protocols import PROTOCOLS
+        from .protocols import find_protocol
         from .running import choose_device
-        from .specs import match
 
         dataset = self._dataset(unit.dataset)
-        protocol = PROTOCOLS[match(unit.protocol, PROTOCOLS, "protocol")]
+        protocol = find_protocol(unit.protocol)
         device = choose_device(self._request.device)
         target = self._model(unit.target, unit.target_sha256, dataset, protocol, device)
         surrogate = self._model(unit.surrogate, unit.surrogate_sha256, dataset, protocol, device)
@@ -182,14 +181,14 @@ class _Bench:
             seed=unit.seed,
             device=device,
         )
-        volume, data_sha256, surfaces = CaseCache(plan)(unit.case)
+        volume, data_sha256, scorer = CaseCache(plan)(unit.case)
         if data_sha256 != unit.data_sha256:
             return math.inf, [
                 f"{describe(unit)}: expected data with sha256 {unit.data_sha256[:16]}, got {data_sha256[:16]}; this "
                 "copy of the case is another one, see `python -m benchmark data`"
             ]
         job = Job(unit.case, surrogate if attack else None, attack, (target,))
-        ((scores, _),) = compute(plan, job, [target], volume, surfaces)
+        ((scores, _),) = compute(plan, job, [target], volume, scorer)
         now = {row["class_name"]: row["dice"] for row in scores}
         tolerance = ATTACKED_TOLERANCE if attack else CLEAN_TOLERANCE
         apart = {name: distance(recorded.get(name), now.get(name)) for name in sorted({*recorded, *now})}

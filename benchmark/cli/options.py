@@ -22,7 +22,9 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of recor
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Split = Annotated[str, typer.Option("--split", help="Split of the dataset.")]
 Cases = Annotated[str, typer.Option("--cases", metavar="N|ID,...|all", help="How many, or which.")]
-ProtocolName = Annotated[str, typer.Option("--protocol", help="Named protocol.")]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="robustvox-1, bmvc2024, or NAME:switch=true,... for a variant.")
+]
 Checkpoints = Annotated[
     list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
 ]

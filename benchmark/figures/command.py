@@ -122,23 +122,23 @@ def _examples(
         assert job.surrogate is not None
         target = job.surrogate
         try:
-            volume, data_sha256, surfaces = cases(job.case)
+            volume, data_sha256, scorer = cases(job.case)
             key = (job.case, target.sha256 + target.name)
             if key not in clean:
                 # Volumes of the case before are not needed any more.
                 clean = {k: v for k, v in clean.items() if k[0] == job.case}
-                clean[key], _ = _score(plan, Job(job.case, None, None, (target,)), target, volume, surfaces)
-            attacked, (rows, cost) = _score(plan, job, target, volume, surfaces)
+                clean[key], _ = _score(plan, Job(job.case, None, None, (target,)), target, volume, scorer)
+            attacked, (rows, cost) = _score(plan, job, target, volume, scorer)
             note = compare_with_record(records, plan.unit(job, target, data_sha256), rows)
             yield job, make_example(plan, clean[key], attacked, cost, [note]), note
         except CASE_FAILURES as error:
             yield job, error, ""
 
 
-def _score(plan: Plan, job: Job, target: NamedModel, volume: Any, surfaces: Any) -> tuple[Scored, Outcome]:
+def _score(plan: Plan, job: Job, target: NamedModel, volume: Any, scorer: Any) -> tuple[Scored, Outcome]:
     """What a run computes of one job, and the volumes behind it."""
     seen: list[Scored] = []
-    (outcome,) = compute(replace(plan, watch=seen.append), job, (target,), volume, surfaces)
+    (outcome,) = compute(replace(plan, watch=seen.append), job, (target,), volume, scorer)
     return seen[0], outcome
 
 

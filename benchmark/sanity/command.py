@@ -15,8 +15,10 @@ from .. import tables
 from ..console import brief, make_console, progress
 from ..harness import CASE_FAILURES, Plan
 from ..loading import NamedAttack, NamedModel
+from ..protocols import PROTOCOLS
 from ..provenance import describe
 from ..running import DONE, SOME_FAILED, RunRequest, build_plan
+from ..specs import UsageError
 from . import store
 from .base import FAIL, PASS, SKIP, WARN, Check, Result
 from .context import Context
@@ -39,6 +41,11 @@ def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
     checks = select(request.only)
     plan = build_plan(request.run)
+    if plan.protocol != PROTOCOLS["robustvox-1"]:
+        raise UsageError(
+            f"expected --protocol robustvox-1, whose view and scores the checks use, got {plan.protocol.name}; a "
+            "single defect can be checked as an attack, --attack pgd:iterate=last"
+        )
     console = make_console()
     volumes, broken = _load(plan, console)
     failed = broken
