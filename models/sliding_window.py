@@ -89,13 +89,21 @@ class SlidingWindow(nn.Module):
         return _Stitch.apply(padded, self)[crop]  # type: ignore[index]
 
     def windows(self, batch: int, spatial: Sequence[int]) -> list[Window]:
-        """Every window of ``batch`` volumes, in MONAI's order."""
-        starts = [_starts(side, roi, self.overlap) for side, roi in zip(spatial, self.roi_size, strict=True)]
+        """Every window of ``batch`` volumes, the last axis fastest."""
+        starts = [self.starts(side, roi) for side, roi in zip(spatial, self.roi_size, strict=True)]
         boxes = [
             tuple(slice(a, a + roi) for a, roi in zip(corner, self.roi_size, strict=True))
             for corner in itertools.product(*starts)
         ]
         return [(b, box) for b in range(batch) for box in boxes]
+
+    def starts(self, side: int, roi: int) -> list[int]:
+        """Where the windows start along one axis; a subclass may place them otherwise."""
+        return _starts(side, roi, self.overlap)
+
+    def importance(self, like: Tensor) -> Tensor:
+        """Positive weight of each voxel of a window, ``(1, 1, *roi)``; a subclass may weigh otherwise."""
+        return _importance(self.roi_size, self.mode, like)
 
     def batches(self, batch: int, spatial: Sequence[int]) -> Iterator[list[Window]]:
         """The windows in groups of ``sw_batch_size``."""
@@ -107,7 +115,7 @@ class SlidingWindow(nn.Module):
         """Window weight ``(1, 1, *roi)`` and the reciprocal of their sum over the volume ``(1, 1, *spatial)``."""
         key = (like.shape[2:], like.dtype, like.device)
         if key not in self._weights:
-            window = _importance(self.roi_size, self.mode, like)
+            window = self.importance(like)
             total = like.new_zeros((1, 1, *like.shape[2:]))
             for _, box in self.windows(1, like.shape[2:]):
                 total[(..., *box)] += window

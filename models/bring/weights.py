@@ -63,7 +63,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         CheckpointError: an unreadable or damaged file, one that holds more than tensors and numbers (says what
             reading it would have run), or one without weights.
     """
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"expected weights by name in {path.name}, found {type(content).__name__}; save model.state_dict()"
@@ -98,7 +98,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path) -> Any:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise CheckpointError(
             f"expected torch {'.'.join(map(str, SAFE_TORCH))} or newer to read {path.name}, found "
