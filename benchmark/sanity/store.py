@@ -113,7 +113,7 @@ def load_flags(folder: Path) -> DataFrame:
 
 def load_warnings(folder: Path) -> DataFrame:
     """Warnings and failures as :func:`load_flags` reads them, with the rule and what was found."""
-    outcomes = load_outcomes(folder)
+    outcomes: Any = load_outcomes(folder)
     flagged = outcomes[outcomes["flag"].astype(str) != ""]
     return flagged[[*KEYS, "surrogate", "flag", "rule", "detail"]].reset_index(drop=True)
 
