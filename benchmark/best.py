@@ -8,6 +8,7 @@ does not tell it from the best at the 5% level. With five cases or fewer no diff
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,34 +30,24 @@ def best_models(cases: Frame) -> Marks:
     Args:
         cases: one row per case of every table row, with its identity and ``dice``, names unique per checkpoint.
     """
-    from pandas import DataFrame
-
-    known: Frame = cases[cases["dice"].notna()].sort_values([*_ROW, "case"], kind="stable")
-    # A clean image is no surrogate's volume: all models compete on it.
-    alone = (known["surrogate"] == known["target"]).to_numpy()
-    groups = DataFrame(
-        {
-            "dataset": known["dataset"],
-            "protocol": known["protocol"],
-            "attack": known["attack"],
-            "source": np.where(alone, "", known["surrogate"]),
-            "own": alone,
-        }
-    )
+    known: Frame = cases[cases["dice"].notna()]
+    groups: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, float]]] = {}
+    for *row, case, dice in known[[*_ROW, "case", "dice"]].itertuples(index=False, name=None):
+        dataset, protocol, surrogate, target, attack = row
+        # White-box, every model stands for itself; in transfer, the targets of one surrogate compete.
+        source = "" if surrogate == target else f"of {surrogate}"
+        group = groups.setdefault((dataset, protocol, attack, source), {})
+        group.setdefault((dataset, protocol, surrogate, target, attack), {})[case] = dice
     marks: Marks = {}
-    for _, part in known.groupby([groups[name] for name in groups], sort=True):
-        rows = {
-            row: dict(zip(frame["case"].tolist(), frame["dice"].tolist(), strict=True))
-            for row, frame in part.groupby(_ROW, sort=True)
-        }
-        if len(rows) > 1:
-            marks |= _marks(rows)
+    for group in groups.values():
+        if len(group) > 1:
+            marks |= _marks(group)
     return marks
 
 
 def _marks(rows: dict[Any, dict[str, float]]) -> Marks:
     """Marks of one group: case to Dice of every row."""
-    means = {row: sum(values.values()) / len(values) for row, values in rows.items()}
+    means = {row: math.fsum(values.values()) / len(values) for row, values in rows.items()}
     best = max(sorted(rows), key=lambda row: means[row])
     others, p_values = [], []
     for row in sorted(rows):

@@ -70,9 +70,7 @@ def percentile_intervals(
     """Quantiles ``tail`` and ``1 - tail`` of the resampled means; see :func:`bootstrap_intervals`."""
     rows, size = table.shape
     low, high = np.empty((2, rows))
-    # RandomState, because its stream is frozen for good; that of default_rng may change with numpy.
-    drawn = np.random.RandomState(seed).randint(0, size, (resamples, size))
-    counts = np.stack([(drawn == case).sum(axis=1) for case in range(size)]).astype(np.float64)
+    counts = _counts(size, resamples, seed)
     for start in range(0, rows, 64):
         block = table[start : start + 64]
         total = np.zeros((len(block), resamples))
@@ -83,6 +81,15 @@ def percentile_intervals(
     return low, high
 
 
+@lru_cache(maxsize=4)
+def _counts(size: int, resamples: int, seed: int) -> np.ndarray:
+    """How often every case (row) is in every resample; thousands of calls for a table share it."""
+    # RandomState, because its stream is frozen for good; that of default_rng may change with numpy.
+    drawn = np.random.RandomState(seed).randint(0, size, (resamples, size))
+    return np.stack([(drawn == case).sum(axis=1) for case in range(size)]).astype(np.float64)
+
+
+@lru_cache(maxsize=256)
 def expanded_tail(size: int) -> float:
     """Share of the resampled means left out on either side for that many cases, so that 95% are covered.
 

@@ -56,11 +56,16 @@ def success_rates(records: Records) -> Frame:
     table["lost"] = organs.sum()
     table[["n_organs", "lost"]] = table[["n_organs", "lost"]].fillna(0).astype("int64")
     shares = outcomes.groupby([*KEYS, "case"])["lost"].mean().astype("float64")
-    for column in COLUMNS[-3:]:
-        table[column] = np.nan
-    for identity, of_cases in shares.groupby(KEYS):
-        low, high = bootstrap_intervals(of_cases.to_numpy()[None])
-        table.loc[identity, list(COLUMNS[-3:])] = [float(of_cases.mean()), float(low[0]), float(high[0])]
+    groups = shares.groupby(KEYS)
+    bounds = shares.groupby(KEYS).size().to_frame("size")
+    bounds[["low", "high"]] = np.nan
+    # Rows with equally many cases share the resamples: one call for all of them.
+    for size in sorted(set(bounds["size"])):
+        chosen = (bounds["size"] == size).to_numpy()
+        values = shares.to_numpy()[(groups.transform("size") == size).to_numpy()].reshape(-1, size)
+        bounds.loc[chosen, "low"], bounds.loc[chosen, "high"] = bootstrap_intervals(values)
+    table["success"] = groups.mean()
+    table["success_low"], table["success_high"] = bounds["low"], bounds["high"]
     return table.reset_index()[list(COLUMNS)]
 
 

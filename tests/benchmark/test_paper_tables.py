@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from scipy.stats import permutation_test
 from robustvox.benchmark import excerpt as excerpts
 from robustvox.benchmark import views
 from robustvox.benchmark.best import BEST, TIED, best_models
+from robustvox.benchmark.coverage import record_folders, row_problems
 from robustvox.benchmark.loading import load_attack
 from robustvox.benchmark.records import RecordsError, RecordStore, Unit, load_records
 from robustvox.benchmark.statistics import holm, sign_flip
@@ -175,7 +175,7 @@ def test_hostile_names_in_every_file(tmp_path: Path) -> None:
     fill(tmp_path, names)
     for path, text in render(tmp_path).items():
         if path.suffix in {".md", ".tex"}:
-            assert "<script>" not in text, path
+            assert not re.search(r"(?<!\\)<script>", text), path
             assert "=cmd|" not in text, path
         elif path.suffix == ".csv":
             assert "\n=cmd" not in text
@@ -312,9 +312,10 @@ def test_adding_a_model_changes_only_rows_that_show_it(tmp_path: Path) -> None:
     assert len(after) == len(before) + 1
 
 
-def test_the_committed_records_are_whole(tmp_path: Path) -> None:
-    shutil.copytree(REPOSITORY / "results" / "phantom", tmp_path / "phantom")
-    assert check(tmp_path) == []
+def test_the_committed_records_are_whole() -> None:
+    folders = record_folders(REPOSITORY / "results")
+    assert len(folders) >= 2
+    assert [row_problems(folder, load_records(folder)) for folder in folders] == [[]] * len(folders)
 
 
 def test_the_summary_says_no_number_where_there_is_none(tmp_path: Path) -> None:
