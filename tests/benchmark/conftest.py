@@ -42,12 +42,12 @@ class ToyJob:
             *named,
             *("--dataset", str(self.folder), "--split", "all", "--cases", "all"),
             *("--out", str(out or self.root / "results")),
-            "--no-report",  # pictures take longer than these jobs; a later --report wins
             *more,
         ]
 
     def __call__(self, *more: str, models=("unet",), out: Path | None = None) -> int:
-        return main(self.arguments(*more, models=models, out=out))
+        # Pictures take longer than these jobs; a later --report wins.
+        return main(["--no-report", *self.arguments(*more, models=models, out=out)])
 
     def table(self, out: Path | None = None, name: str = "white_box"):
         import pandas as pd

@@ -44,7 +44,7 @@ def test_the_audit_measures_by_itself(outcome, monkeypatch, factor, status):
 
 
 def test_a_lossy_file_is_found(outcome, monkeypatch):
-    def rounded(folder, volume, image, **_):
+    def rounded(folder, volume, image, _note):
         path = folder / "x.nii.gz"
         nib.save(nib.Nifti1Image(np.round(image[0] * 255) / 255, volume.affine), path)
         return path
