@@ -235,6 +235,8 @@ def compute(
     plan: Plan, job: Job, targets: Sequence[NamedModel], volume: Volume, scorer: Scorer
 ) -> list[Outcome]:
     """Craft the job's volume and score it on ``targets``, in their order."""
+    for model in (*targets, *([job.surrogate] if job.surrogate else [])):
+        _check_spacing(model, volume)
     images, cost, flags = craft(plan, job, volume)
     flags |= {*plan.protocol.flags}
     source = job.saved.note.surrogate_sha256 if job.saved else job.surrogate.sha256 if job.surrogate else None
@@ -255,6 +257,16 @@ def compute(
         cells = {**cost, **distances[truncated], **rates, "flags": sorted({*flags, *target.flags})}
         outcomes.append((rows, cells))
     return outcomes
+
+
+def _check_spacing(model: NamedModel, volume: Volume) -> None:
+    """Refuse a case that a model which tells its spacing was not made for."""
+    wanted, found = model.spacing_mm, tuple(float(side) for side in volume.spacing_mm)
+    if wanted is not None and not np.allclose(found, wanted, rtol=0.01, atol=0):
+        raise ValueError(
+            f"expected a spacing of {' x '.join(f'{side:g}' for side in wanted)} mm, which {model.name} was trained "
+            f"at, found {' x '.join(f'{side:g}' for side in found)} mm in {volume.id}; resample the data"
+        )
 
 
 def named_rows(plan: Plan, table: Any) -> list[dict[str, Any]]:

@@ -49,6 +49,7 @@ class NamedModel:
     predictor: nn.Module
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    spacing_mm: tuple[float, ...] | None = None
 
 
 def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
@@ -201,7 +202,8 @@ def load_model(
         brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
     predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size)
     flags = ("untrained",) if untrained else ()
-    return NamedModel(brought.name, brought.sha256, predictor.to(device).eval(), flags, brought.notes)
+    predictor = predictor.to(device).eval()
+    return NamedModel(brought.name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
 
 
 def _registered(

@@ -34,6 +34,8 @@ class BroughtModel:
         predictor: maps whole volumes ``(B, C, *spatial)`` to logits ``(B, K, *spatial)``, differentiable; for
             formats that bring their own pre- and postprocessing.
         notes: what the user should know about how it was read, one sentence each.
+        spacing_mm: the voxel spacing the model was made for, in the axes of the data, where the format tells it and
+            nothing is resampled; data of another spacing are not for it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class BroughtModel:
     network: nn.Module | None = None
     predictor: nn.Module | None = None
     notes: tuple[str, ...] = ()
+    spacing_mm: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.predictor is None):
@@ -76,7 +79,7 @@ def open_model(
         num_classes: logit channels K the data needs, background included; another number is refused.
         roi_size: window in voxels, used where the format does not say one.
         architecture: key of ``MODELS``, needed for a published checkpoint, which does not name its own.
-        arguments: of the format: ``fold`` and ``checkpoint`` of an nnU-Net folder, ``size`` and overrides of a
+        arguments: of the format: ``fold``, ``checkpoint`` and ``window`` of an nnU-Net folder, ``size`` and overrides of a
             published checkpoint's architecture, ``legacy_merging`` of a Swin-UNETR there or in a bundle.
         overlap: of the windows, for formats that predict whole volumes themselves.
         mode: of the windows' weights, likewise.
@@ -90,8 +93,8 @@ def open_model(
     classes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
     windows: dict[str, Any] = {"overlap": overlap, "mode": mode, "sw_batch_size": sw_batch_size}
     if kind == "nnunet":
-        _refuse_parameters(path, given, ("fold", "checkpoint"))
-        chosen = {key: str(value) for key, value in given.items()}
+        _refuse_parameters(path, given, ("fold", "checkpoint", "window"))
+        chosen = {key: value if key == "window" else str(value) for key, value in given.items()}
         return _reader("nnunet")(path, **classes, **windows, **chosen)
     if kind == "bundle":
         _refuse_parameters(path, given, ("legacy_merging",))

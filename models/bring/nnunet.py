@@ -82,6 +82,10 @@ def load(
         _network(plan, content, in_channels, num_classes, file.name, folder)
         for content, file in zip(contents, files, strict=True)
     ]
+    if window is not None and not (
+        isinstance(window, tuple) and len(window) == 2 and all(isinstance(v, int | float) for v in window)
+    ):
+        raise _refusal(folder, "window as (low, high)", repr(window), "write window=(-175,250)")
     normalizations = _normalizations(plans, plan, in_channels, window, folder)
     predictor = NnUNetPredictor(
         networks,
@@ -99,7 +103,8 @@ def load(
         sha256=hashlib.sha256(repr((identity, window)).encode()).hexdigest(),
         roi_size=predictor.roi_size,
         predictor=predictor,
-        notes=_notes(plans, plan, predictor, window),
+        notes=_notes(plans, window),
+        spacing_mm=tuple(float(plan["spacing"][predictor.order.index(axis)]) for axis in range(3)),
     )
 
 
@@ -212,7 +217,7 @@ def _normalizations(
             folder,
             "the original intensities of 0 and 1 (window) for " + absolute[0],
             "none",
-            "call models.bring.nnunet.load with window=(low, high) of the dataset",
+            "say the dataset's, for CT FOLDER:window=(-175,250)",
         )
     properties = plans.get("foreground_intensity_properties_per_channel", {})
     return [
@@ -278,16 +283,9 @@ def _operation(name: Any, folder: Path) -> Any:
 
 def _notes(
     plans: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    predictor: NnUNetPredictor,
     window: tuple[float, float] | None,
 ) -> tuple[str, ...]:
-    order = [predictor.order.index(axis) for axis in range(3)]
-    spacing = " x ".join(f"{plan['spacing'][axis]:g}" for axis in order)
-    notes = [
-        f"volumes are not resampled: the network was trained at {spacing} mm, and so should the data be",
-        "test-time mirroring is off",
-    ]
+    notes = ["test-time mirroring is off"]
     if plans["image_reader_writer"].endswith("WithReorient"):
         notes.append("trained on volumes in RAS orientation, and so should the data be")
     if window is None:

@@ -220,7 +220,7 @@ def test_opened_by_its_folder_with_window_in_our_axes(folder):
     model = open_model(folder, in_channels=1, num_classes=3, roi_size=(32, 32, 32), arguments={"fold": 0})
     # Patch (8, 12, 16) in the network's axes, which are x, z, y here.
     assert (model.name, model.roi_size) == ("toy", (8, 16, 12))
-    assert any("1 x 1 x 1 mm" in note for note in model.notes)
+    assert model.spacing_mm == (1.0, 1.0, 1.0)
 
 
 def test_folds_are_averaged(folder):
