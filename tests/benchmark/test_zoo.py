@@ -28,12 +28,9 @@ def test_gradients_of_a_trained_network_reach_its_input(path):
     assert (gradient != 0).float().mean() > 0.9
 
 
-def window(image: torch.Tensor, roi_size: tuple[int, ...]) -> torch.Tensor:
-    """Center of the volume in a window, zeros around it where the volume is smaller."""
-    for axis, size in enumerate(roi_size, start=image.ndim - len(roi_size)):
-        extra = max(size - image.shape[axis], 0)
-        pad = [0, 0] * (image.ndim - 1 - axis) + [extra // 2, extra - extra // 2]
-        image = torch.nn.functional.pad(image, pad)
+def center(image: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Middle part of ``(C, *spatial)`` in that shape, which must fit."""
+    for axis, size in enumerate(shape, start=1):
         image = image.narrow(axis, (image.shape[axis] - size) // 2, size)
     return image
 
@@ -46,11 +43,15 @@ def window(image: torch.Tensor, roi_size: tuple[int, ...]) -> torch.Tensor:
 def test_dice_under_attack_is_the_same_in_batches_of_one_and_of_four(path, data_root):
     dataset = open_dataset("hippocampus", data_root)
     loaded = load_checkpoint(path)
-    predictor = SlidingWindow(loaded.network, loaded.card.roi_size, sw_batch_size=4)
+    # The layer norms of em_unet amplify the rounding of float32, which differs between batch sizes, to 5% of its
+    # gradient and 0.014 of Dice (measured); float64 tells that from a dependence on the batch.
+    dtype = torch.float64 if path.stem == "em_unet" else torch.float32
+    predictor = SlidingWindow(loaded.network.to(dtype), loaded.card.roi_size, sw_batch_size=4)
     volumes = [dataset.load(case) for case in dataset.splits["validation"][:4]]
-    roi_size = loaded.card.roi_size
-    images = torch.stack([window(torch.from_numpy(v.image), roi_size) for v in volumes])
-    labels = torch.stack([window(torch.from_numpy(v.label)[None].long(), roi_size) for v in volumes])
+    # One shape without padding: around zeros the gradient is rounding, which its sign makes as large as the rest.
+    shape = tuple(min(v.label.shape[axis] for v in volumes) for axis in range(3))
+    images = torch.stack([center(torch.from_numpy(v.image), shape) for v in volumes]).to(dtype)
+    labels = torch.stack([center(torch.from_numpy(v.label)[None].long(), shape) for v in volumes])
     attack = BIM(eps=8 / 255, steps=5).bind(predictor)
     batch = attack(images, labels)
     single = torch.cat([attack(images[i : i + 1], labels[i : i + 1]) for i in range(4)])
