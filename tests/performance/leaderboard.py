@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,11 @@ def main() -> None:
         if os.environ.get("ROBUSTVOX_NODE_MODULES"):
             print(
                 subprocess.run(
-                    ["node", OPEN, "time", page], check=True, capture_output=True, text=True
+                    ["node", OPEN, "time", page],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    env={"ROBUSTVOX_CHROMIUM": shutil.which("chromium") or "", **os.environ},
                 ).stdout
             )
 
