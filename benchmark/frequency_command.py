@@ -35,7 +35,7 @@ from .frequency import (
 )
 from .harness import CASE_FAILURES, CaseCache, Job, Plan, craft, predict
 from .loading import NamedModel
-from .running import DONE, SOME_FAILED, RunRequest, build_plan, open_saved
+from .running import DONE, SOME_FAILED, RunRequest, build_plan
 from .specs import UsageError, match, parse_value
 from .statistics import bootstrap_intervals
 
@@ -67,10 +67,10 @@ def study_frequencies(request: FrequencyRequest) -> int:
     console = make_console()
     chosen = choose_bands(request.kinds, request.cuts)
     scalings = [match(r, RESCALE, "--rescale") for r in request.rescale] or ["none"]
-    plan, saved = build_plan(request.run), open_saved(request.run)
+    plan = build_plan(request.run)
     folder = request.run.out / plan.dataset.name / "frequency"
     jobs = [job for job in plan.jobs() if not job.clean]
-    load, failures = CaseCache(plan), list(saved.refused)
+    load, failures = CaseCache(plan), list(plan.refused)
     measured: Frame = pd.DataFrame(columns=list(COLUMNS))
     table: Frame = measured
     with progress(f"{plan.dataset.name}: frequencies", len(jobs)) as bar:
@@ -294,9 +294,7 @@ def _show(console, table: Frame, measured: Frame) -> None:
 
 
 def _draw(folder: Path, table: Frame) -> str:
-    """Write the figures if matplotlib is there; what was written, in words."""
-    try:
-        from .frequency_figure import draw
-    except ImportError:
-        return 'tables (no figure: matplotlib is missing, pip install "robustvox[figures]")'
+    """Write the figures; what was written, in words."""
+    from .figures.frequency import draw
+
     return f"tables and {len(draw(folder, table))} figures"

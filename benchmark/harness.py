@@ -88,6 +88,7 @@ class Plan:
         device: where networks run.
         white_box: score each surrogate's volumes on itself only.
         saved: adversarial volumes from files, scored on ``targets`` like those that are crafted.
+        refused: files that were to be scored and cannot be, with the reason, a line each.
         save: called with (job, volume, adversarial, cost) after crafting.
         watch: called with every prediction that this process scores; pictures are made of them.
     """
@@ -102,6 +103,7 @@ class Plan:
     device: str = "cpu"
     white_box: bool = True
     saved: Sequence[SavedVolume] = ()
+    refused: Sequence[str] = ()
     save: Callable[[Job, Volume, np.ndarray, Mapping[str, Any]], None] | None = field(
         default=None, compare=False
     )

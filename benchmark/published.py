@@ -56,10 +56,15 @@ class MeanCosPGD(RandomStartSign):
 class LastIterate(Attack):
     """An attack that returns the last point it visited with a finite loss, not the best one.
 
-    Source: all published attacks on volumes do so.
+    Source: code of arXiv 2406.08486 and 2307.07269, whose attacks all return the last iterate.
+    Differs from the source: points with a loss that is not finite do not count; VAFA's point is the last one that
+        was evaluated, one update later than theirs.
 
     Args:
         attack: an attack that keeps its best iterate, such as PGD or VAFA.
+
+    Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
+    Raises: ValueError: if ``attack`` is no attack, or one of this kind already.
 
     Example:
         >>> from robustvox.attacks import PGD

@@ -28,7 +28,7 @@ from .records import Records, RecordStore, load_records
 from .report.facts import Run
 from .report.gallery import FirstCase
 from .report.writing import announce
-from .rescoring import Folder, open_folder
+from .rescoring import open_folder
 from .sanity.store import load_flags
 from .saving import UNITS, Note, save_adversarial
 from .specs import Spec, UsageError, match, normalize
@@ -74,7 +74,7 @@ def run_benchmark(request: RunRequest) -> int:
     started, clock = time.time(), time.perf_counter()
     console = make_console()
     gallery = FirstCase()
-    plan, folder = build_plan(request), open_saved(request)
+    plan = build_plan(request)
     plan = replace(plan, watch=gallery) if request.report else plan
     for line in dict.fromkeys(
         f"{m.name}: {note}" for m in (*plan.surrogates, *plan.targets) for note in m.notes
@@ -109,9 +109,9 @@ def run_benchmark(request: RunRequest) -> int:
                 gallery=gallery,
             ),
         )
-    for line in folder.refused:
+    for line in plan.refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
-    return SOME_FAILED if folder.refused or any(e.status == "failed" for e in events) else DONE
+    return SOME_FAILED if plan.refused or any(e.status == "failed" for e in events) else DONE
 
 
 def build_plan(request: RunRequest) -> Plan:
@@ -121,7 +121,7 @@ def build_plan(request: RunRequest) -> Plan:
         UsageError: for any name, parameter, path or combination that cannot be.
     """
     if request.adversarial is not None:
-        return _build_rescoring(request)
+        return _build_rescoring(request, request.adversarial)
     if not request.models or not request.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
     protocol = find_protocol(request.protocol)
@@ -147,8 +147,8 @@ def build_plan(request: RunRequest) -> Plan:
     return replace(plan, save=_saver(request, plan)) if request.save_adversarial else plan
 
 
-def _build_rescoring(request: RunRequest) -> Plan:
-    """The plan that scores saved volumes on ``--target``; models and attacks are in their notes."""
+def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
+    """The plan that scores the volumes saved in a directory on ``--target``; models and attacks are in their notes."""
     given = {
         "--model": request.models,
         "--attack": request.attacks,
@@ -165,11 +165,11 @@ def _build_rescoring(request: RunRequest) -> Plan:
     protocol = find_protocol(request.protocol)
     dataset = load_dataset(request.dataset, request.data_root)
     device = choose_device(request.device)
-    folder = open_saved(request)
+    folder = open_folder(
+        directory, dataset, protocol.name, select_cases(dataset, request.split, request.cases)
+    )
     if not folder.volumes and not folder.refused:
-        raise UsageError(
-            f"expected volumes of the chosen cases in {request.adversarial}, found none; see --cases"
-        )
+        raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")
     targets = load_models(replace(request, models=request.targets, targets=()), dataset, protocol, device)
     return Plan(
         dataset=dataset,
@@ -182,17 +182,7 @@ def _build_rescoring(request: RunRequest) -> Plan:
         seed=min((volume.note.seed for volume in folder.volumes), default=request.seed),
         device=device,
         saved=folder.volumes,
-    )
-
-
-def open_saved(request: RunRequest) -> Folder:
-    """The volumes of ``--adversarial``, empty without that option."""
-    if request.adversarial is None:
-        return Folder((), ())
-    dataset = load_dataset(request.dataset, request.data_root)
-    protocol = find_protocol(request.protocol).name
-    return open_folder(
-        request.adversarial, dataset, protocol, select_cases(dataset, request.split, request.cases)
+        refused=folder.refused,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +86,21 @@ def transfer(records: Records, checks: DataFrame | None = None) -> DataFrame:
     return table[~same].reset_index(drop=True)
 
 
-def render(results: Path) -> dict[Path, str]:
+def load_all(results: Path) -> dict[Path, Records]:
+    """The records of every ``<dataset>/records`` folder, by folder, sorted.
+
+    Raises:
+        RecordsError: if records are damaged.
+    """
+    return {path: load_records(path) for path in sorted(Path(results).glob("*/records")) if path.is_dir()}
+
+
+def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[Path, str]:
     """Every table file that the records under ``results`` imply, by path; nothing is written.
 
     Args:
         results: folder with one ``<dataset>/records`` folder per dataset.
+        loaded: what :func:`load_all` read there, if at hand.
 
     Returns:
         Text of ``white_box.csv|md|tex`` and ``summary.md|tex`` per dataset, of ``transfer.csv|md|tex`` where
@@ -102,8 +113,8 @@ def render(results: Path) -> dict[Path, str]:
     from .page import render_page  # Jinja2, which a single table does not need
 
     files, boards, tables = {}, [], {}
-    for folder in sorted(path.parent for path in Path(results).glob("*/records") if path.is_dir()):
-        records = load_records(folder / "records")
+    for source, records in (load_all(results) if loaded is None else loaded).items():
+        folder = source.parent
         cases = per_case(records)
         table, same = _table(records, load_flags(folder / "checks"), cases)
         boards.append(_board(folder, records, cases, table, same))
@@ -125,14 +136,22 @@ def render(results: Path) -> dict[Path, str]:
     return files
 
 
-def write(results: Path) -> None:
-    """Write every file of :func:`render`, and remove tables that the records no longer imply."""
-    rendered = render(results)
+def write(results: Path, *, readme: bool = False) -> None:
+    """Write every file of :func:`render`, and remove tables that the records no longer imply.
+
+    Args:
+        results: folder with one ``<dataset>/records`` folder per dataset.
+        readme: also write the README beside it; a run does not touch that file.
+    """
+    results = Path(results)
+    rendered = {path: text for path, text in render(results).items() if readme or results in path.parents}
     for path, text in rendered.items():
         unfinished = path.with_name(f".{path.name}.tmp")
         unfinished.write_bytes(text.encode("utf-8"))
         os.replace(unfinished, path)
-    stale = {path.with_name(name) for path in rendered for name in _FILES} | {Path(results) / PAGE}
+    # Only beside records: a file of that name anywhere else is somebody's own.
+    tables = {path.parent for path in rendered if path.parent.parent == results}
+    stale = {folder / name for folder in tables for name in _FILES} | {results / PAGE}
     for path in stale - rendered.keys():
         path.unlink(missing_ok=True)
 
@@ -146,7 +165,8 @@ def check(results: Path) -> list[str]:
     """
     from .page import readable
 
-    rendered = render(results)
+    loaded = load_all(results)
+    rendered = render(results, loaded)
     present = {path for name in _FILES for path in Path(results).glob(f"*/{name}")}
     present |= set(Path(results).glob(PAGE))
     present |= {path for path in rendered if path.is_file()}
@@ -167,8 +187,8 @@ def check(results: Path) -> list[str]:
                 lineterm="",
             )
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
-    for folder in sorted(path for path in Path(results).glob("*/records") if path.is_dir()):
-        problems += row_problems(folder, load_records(folder))
+    for folder, records in loaded.items():
+        problems += row_problems(folder, records)
     return problems
 
 

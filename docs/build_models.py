@@ -29,7 +29,7 @@ SETTINGS = {"small": ((48, 64, 48), 3), "paper": ((96, 96, 96), 14)}
 
 
 def measure_all() -> dict[str, dict[str, Any]]:
-    """Cost of every architecture in both sizes; minutes are not needed, nothing is computed."""
+    """Cost of every architecture in both sizes, counted on the meta device."""
     found: dict[str, dict[str, Any]] = {}
     for name in MODELS:
         found[name] = {size: measure_one(name, size) for size in SETTINGS}

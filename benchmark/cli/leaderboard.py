@@ -25,7 +25,7 @@ def leaderboard(
             f"expected a results folder at {out}, found none; run a benchmark first or correct --out"
         )
     if not check:
-        write(out)
+        write(out, readme=True)
         for path in render(out):
             typer.echo(path)
         return DONE

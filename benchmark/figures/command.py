@@ -87,7 +87,9 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
     """One figure per case, model and attack; whether any of them failed."""
     failed = False
     cases = CaseCache(plan)
-    jobs = [job for job in plan.jobs() if job.attack is not None]
+    jobs = [
+        (job, job.surrogate) for job in plan.jobs() if job.attack is not None and job.surrogate is not None
+    ]
     with progress(f"{plan.dataset.name}: figures", len(jobs)) as bar:
         for job, example, note in _examples(plan, jobs, cases, records):
             bar.update(bar.task_ids[0], advance=1)
@@ -114,13 +116,11 @@ def _names(job: Job) -> tuple[str, str]:
 
 
 def _examples(
-    plan: Plan, jobs: Sequence[Job], cases: CaseCache, records: Records
+    plan: Plan, jobs: Sequence[tuple[Job, NamedModel]], cases: CaseCache, records: Records
 ) -> Iterator[tuple[Job, Example | Exception, str]]:
     """Every attack again, with the seeds of the records, and what the records say; a failure replaces its example."""
     clean: dict[tuple[str, str], Scored] = {}
-    for job in jobs:
-        assert job.surrogate is not None
-        target = job.surrogate
+    for job, target in jobs:
         try:
             volume, data_sha256, scorer = cases(job.case)
             key = (job.case, target.sha256 + target.name)

@@ -277,8 +277,7 @@ def test_the_summary_by_hand():
 
 
 def test_the_figure_shows_what_the_table_says(toy):
-    pytest.importorskip("matplotlib")
-    from robustvox.benchmark.frequency_figure import curve
+    from robustvox.benchmark.figures.frequency import curve
 
     assert frequency(toy, *PGD, "--cuts", "1/4,1/2") == 0
     folder = toy.root / "results" / "toy" / "frequency"

@@ -211,6 +211,11 @@ def test_only_a_readme_with_markers_beside_the_results_changes(tmp_path: Path) -
     assert "README.md (committed)" in problem
     assert "-old" in problem
     write(results)
+    assert "\nold\n" in readme.read_text(), "a run does not touch the README"
+    own = tmp_path / "summary.md"
+    own.write_text("a file of the user")
+    write(results, readme=True)
+    assert own.read_text() == "a file of the user"
     text = readme.read_text()
     assert text.startswith("# Mine\n")
     assert text.endswith(f"{excerpts.END}\ntail\n")

@@ -68,6 +68,5 @@ def test_dice_under_attack_is_the_same_in_batches_of_one_and_of_four(path, data_
         return torch.tensor([table["dice"].mean() for table in tables])
 
     together, apart = dice(batch), dice(single)
-    print(path.stem, (together - apart).abs().max().item(), together.mean().item())  # noqa: T201
     assert (together - apart).abs().max() < 1e-3
     assert (dice(batch, clean=True) - together > 0.02).all()

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from .console import brief
-from .frequency import SIDE
-from .paths import component
+from ..console import brief
+from ..frequency import SIDE
+from ..paths import component
+from .canvas import line_style, new_figure, save, settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Frame = Any  # a pandas object inside this module; pandas types its results as unions too wide to check
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by color-blind readers (Okabe and Ito 2008)."""
-
-_SETTINGS: Any = {
-    "font.size": 8.0, "svg.hashsalt": "robustvox", "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "text.parse_math": False,
-}  # fmt: skip
 
 
 def draw(folder: Path, table: Frame) -> list[Path]:
@@ -33,10 +25,7 @@ def draw(folder: Path, table: Frame) -> list[Path]:
     for (surrogate, target, rescale), rows in table.groupby(["surrogate", "target", "rescale"], sort=False):
         name = surrogate if surrogate == target else f"{surrogate}_on_{target}"
         stem = component("_".join([name, *([] if rescale == "none" else [rescale])]))
-        with rc_context(_SETTINGS):
-            figure = curve(rows)
-            for suffix in ("svg", "png"):
-                written.append(_save(figure, folder / f"{stem}.{suffix}"))
+        written += save(curve(rows), folder / stem)
     return written
 
 
@@ -47,27 +36,30 @@ def curve(rows: Frame) -> Figure:
         rows: what :func:`~robustvox.benchmark.frequency_command.summarize` gives for one surrogate, target and
             scaling, one or more attacks.
     """
-    figure = Figure(figsize=(10.0, 3.4), layout="constrained")
-    cuts, energy, alone = figure.subplots(1, 3)
-    first = rows.iloc[0]
-    for number, (attack, mine) in enumerate(rows.groupby("attack", sort=False)):
-        color, label = COLORS[number % len(COLORS)], brief(str(attack))
-        _cuts(cuts, mine, color, label)
-        _radial(energy, alone, mine, color, label)
-    for axes in (cuts, alone):
-        axes.axhline(float(first["dice_clean"]), color="0.5", linewidth=0.8)
-        axes.set_ylabel("mean Dice")
-    cuts.set(xlabel="cut, in 1/96 of the Nyquist frequency", title="solid: only below, dashed: only the rest")
-    cuts.set_xscale("log", base=2)
-    cuts.set_xticks(ticks := sorted({SIDE * c for c in rows.loc[rows["kind"] == "low", "high"]}))
-    cuts.set_xticklabels([f"{tick:g}" for tick in ticks], rotation=45, ha="right")
-    energy.set(ylabel="share of the energy", ylim=(0, None), title="energy per radial band")
-    alone.set(title="only this radial band", ylim=cuts.get_ylim())
-    handles = cuts.get_legend_handles_labels()
-    if handles[0]:
-        figure.legend(*handles, loc="outside lower center", ncols=4)
-    figure.suptitle(_headline(first), fontsize=9)
-    return figure
+    with settings():
+        figure = new_figure(10.0, 3.4)
+        cuts, energy, alone = figure.subplots(1, 3)
+        first = rows.iloc[0]
+        for number, (attack, mine) in enumerate(rows.groupby("attack", sort=False)):
+            color, label = line_style(number).color, brief(str(attack))
+            _cuts(cuts, mine, color, label)
+            _radial(energy, alone, mine, color, label)
+        for axes in (cuts, alone):
+            axes.axhline(float(first["dice_clean"]), color="0.5", linewidth=0.8)
+            axes.set_ylabel("mean Dice")
+        cuts.set(
+            xlabel="cut, in 1/96 of the Nyquist frequency", title="solid: only below, dashed: only the rest"
+        )
+        cuts.set_xscale("log", base=2)
+        cuts.set_xticks(ticks := sorted({SIDE * c for c in rows.loc[rows["kind"] == "low", "high"]}))
+        cuts.set_xticklabels([f"{tick:g}" for tick in ticks], rotation=45, ha="right")
+        energy.set(ylabel="share of the energy", ylim=(0, None), title="energy per radial band")
+        alone.set(title="only this radial band", ylim=cuts.get_ylim())
+        handles = cuts.get_legend_handles_labels()
+        if handles[0]:
+            figure.legend(*handles, loc="outside lower center", ncols=4)
+        figure.suptitle(_headline(first), fontsize=9)
+        return figure
 
 
 def _cuts(axes: Axes, rows: Frame, color: str, label: str) -> None:
@@ -102,15 +94,3 @@ def _headline(row: Frame) -> str:
     scaled = "" if row["rescale"] == "none" else f", bands rescaled to the {row['rescale']} norm of the whole"
     clean = f"gray line: clean {row['dice_clean']:.3f}, dotted: attacked"
     return f"{row['dataset']}, {row['surrogate']}{target}, {row['n_cases']} cases{scaled} ({clean})"
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    buffer = io.BytesIO()
-    # Without its date an SVG has the same bytes for the same numbers.
-    figure.savefig(
-        buffer, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {}
-    )
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(buffer.getvalue())
-    os.replace(unfinished, path)
-    return path
