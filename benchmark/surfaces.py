@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 _PERCENTILE = 95.0
 _REACH = 6  # voxels per axis that the neighbourhood search may look ahead before the tree takes over
-_CELLS = (8.0, 3.0)  # sides of the cells that share a measured point, in mean voxel sizes
+_CELLS = ((24.0, 20_000), (8.0, 1), (3.0, 1), (0.0, 1), (0.0, 1))
+"""Sides of the cells that share a measured point, in mean voxel sizes, and from how many open points they pay.
+
+Twice down to single points: what lies below ``known`` only matters if the percentile is above.
+"""
 _SLACK = 1e-9  # share by which a bound is widened, so that rounding cannot make it wrong
 
 
@@ -90,7 +94,10 @@ class LabelSurfaces:
         if self._tree is None:
             from scipy.spatial import KDTree
 
-            self._tree = KDTree(self._apart(self.voxels, self.classes), leafsize=32, balanced_tree=False)
+            # Quick to build, and quicker than tight nodes for the far points that attacks leave behind.
+            self._tree = KDTree(
+                self._apart(self.voxels, self.classes), leafsize=64, compact_nodes=False, balanced_tree=False
+            )
         _, nearest = self._tree.query(self._apart(voxels, classes))
         return self.voxels.take(np.asarray(nearest), axis=1)
 
@@ -137,11 +144,10 @@ def surface_agreement(
         for origin, target in ((first, second), (second, first))
     ]
     size = float(np.exp(np.mean(np.log(first.spacing_mm))))
-    # Twice down to single points: what lies below ``known`` only matters if the percentile is above.
-    for cell in (*(side * size for side in _CELLS), 0.0, 0.0):
+    for side, least in _CELLS:
         for way in ways:
-            known = np.maximum(ways[0].lowest, ways[1].lowest)
-            way.refine(cell, known)
+            if len(way.pending) >= least:
+                way.refine(side * size, np.maximum(ways[0].lowest, ways[1].lowest))
     known = np.maximum(ways[0].lowest, ways[1].lowest)
     hd95 = np.maximum(ways[0].percentiles(known), ways[1].percentiles(known))
     total = ways[0].counts + ways[1].counts
