@@ -22,6 +22,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .protocols import Protocol
+
 PIPE_WIDTH = 180
 """A table in a pipe or a log is not cut at 80 columns."""
 
@@ -56,14 +58,18 @@ def progress(title: str, total: int) -> Iterator[Progress]:
 
 def results_table(table: pd.DataFrame, title: str) -> Table:
     """The rounded view of a results table that fits a terminal; the CSV has every column and digit."""
+    from .protocols import find_protocol
+
     transfer = bool((table["surrogate"] != table["target"]).any())
+    protocols = {name: find_protocol(str(name)) for name in table["protocol"].unique()}
+    unit = "/".join(sorted({"voxels" if protocol.voxel_hd95 else "mm" for protocol in protocols.values()}))
     view = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
     view.add_column("model" if not transfer else "surrogate", no_wrap=True)
     if transfer:
         view.add_column("target", no_wrap=True)
     view.add_column("attack", overflow="fold", min_width=16)
     for name in (
-        "n", "Dice\nclean", "Dice\nattacked", "95%\ninterval", "HD95 mm\nclean", "HD95 mm\nattacked",
+        "n", "Dice\nclean", "Dice\nattacked", "95%\ninterval", f"HD95 {unit}\nclean", f"HD95 {unit}\nattacked",
         "organs\nlost", "Linf\n/255", "L2", "PSNR\ndB", "SSIM", "s",
     ):  # fmt: skip
         view.add_column(name, justify="right", no_wrap=True)
@@ -73,7 +79,7 @@ def results_table(table: pd.DataFrame, title: str) -> Table:
         failed = f" [red]({row['failed']} failed)[/red]" if row["failed"] else ""
         view.add_row(
             *(escape(str(m)) for m in models),
-            escape(brief(str(row["attack"]))),
+            escape(brief(str(row["attack"]), protocol=protocols[row["protocol"]])),
             f"{row['n_cases']}{failed}",
             _number(row["dice_clean"], 3),
             f"[bold]{_number(row['dice_adv'], 3)}[/bold]",
@@ -86,19 +92,22 @@ def results_table(table: pd.DataFrame, title: str) -> Table:
             _number(row["psnr"], 1),
             _number(row["ssim"], 3),
             _number(row["seconds"], 1),
-            escape(str(row["flags"])),
+            escape(str(row["flags"]).replace(";", " ")),
         )
     return view
 
 
-def brief(spec: str, budgets: Sequence[str] = BUDGETS) -> str:
-    """A canonical spec without what follows from the rest, budgets kept; the tables have it whole.
+def brief(spec: str, budgets: Sequence[str] = BUDGETS, protocol: Protocol | None = None) -> str:
+    """A canonical spec without what follows from the rest and the protocol, budgets kept; the tables have it whole.
 
     Example:
         >>> brief("fgsm:eps=8/255,loss=dice")
         'fgsm:eps=8/255'
         >>> brief("gn:std=8/255@l2~0.02=fgsm:eps=8/255,loss=dice")
         'gn@l2=fgsm:eps=8/255'
+        >>> from robustvox.benchmark.protocols import PROTOCOLS
+        >>> brief("fgsm:eps=8/255,loss=dice_ce", protocol=PROTOCOLS["bmvc2024"])
+        'fgsm:eps=8/255'
     """
     from .loading import load_attack
     from .matching import TOLERANCE, split_spec
@@ -109,13 +118,14 @@ def brief(spec: str, budgets: Sequence[str] = BUDGETS) -> str:
         usual = matched.tolerance == format_value(TOLERANCE)
         within = "" if usual else f"~{matched.tolerance}"
         # The budget of the attack is only where the search starts.
-        return f"{brief(matched.attack, ())}@{matched.on}{within}={brief(matched.reference)}"
+        reference = brief(matched.reference, protocol=protocol)
+        return f"{brief(matched.attack, (), protocol)}@{matched.on}{within}={reference}"
     parsed = Spec.parse(spec)
     kept = dict(parsed.parameters)
     try:
         for key in parsed.parameters:
             rest = {k: v for k, v in kept.items() if k != key}
-            if key not in budgets and load_attack(canonical(parsed.name, rest)).spec == spec:
+            if key not in budgets and load_attack(canonical(parsed.name, rest), protocol).spec == spec:
                 kept = rest
     except UsageError:
         # An attack of somebody's own, called by another name than it imports by.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -146,22 +148,20 @@ def test_shrinking_an_organ_to_nothing_is_never_better_than_segmenting_it(seed: 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(4))
-def test_near_surface_distance(seed: int) -> None:
-    library = pytest.importorskip("surface_distance")
-    rng = np.random.default_rng(seed)
-    noise = gaussian_filter(rng.normal(size=(36, 38, 34)), 3.0)
-    grid = np.stack(np.meshgrid(*map(np.arange, noise.shape), indexing="ij"), -1)
-    radius = np.linalg.norm((grid - 17) / [1.0, 1.2, 0.9], axis=-1)
-    reference, prediction = radius < 9, np.roll(radius + 20 * noise < 10, seed, axis=0)
-    table = score(prediction, reference, num_classes=2, spacing_mm=(1, 1, 1), nsd_tolerance_mm=2.0)
-    found = library.compute_surface_distances(reference, prediction, (1, 1, 1))
-    # Another definition (see the module): its elements lie between the voxels and weigh by area. The limits only
-    # catch a gross error, such as a wrong unit or a forgotten spacing; on random organs HD95 was seen to differ by
-    # 0.59 mm and NSD by 0.13.
-    half_diagonal = 3**0.5 / 2
-    assert table.hd95_mm[0] == pytest.approx(library.compute_robust_hausdorff(found, 95), abs=half_diagonal)
-    assert table.nsd[0] == pytest.approx(library.compute_surface_dice_at_tolerance(found, 2.0), abs=0.2)
+@pytest.mark.parametrize("volumes", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_near_surface_distance(volumes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On random volumes of four organs, the HD95 of a volume lies within 0.5 mm; MONAI's is the same."""
+    pytest.importorskip("surface_distance")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "performance"))
+    seed, ours, monai, theirs, _, nsd, their_nsd = (
+        importlib.import_module("surface_definitions").compare(volumes).T
+    )
+    np.testing.assert_allclose(ours, monai, rtol=1e-5)
+    mean = np.array([[column[seed == one].mean() for one in range(volumes)] for column in (ours, theirs)])
+    assert np.abs(mean[0] - mean[1]).max() <= 0.5
+    # Another definition (see the module), so a single organ may differ by more: 0.62 mm was seen in 200 organs.
+    assert np.abs(ours - theirs).max() <= 0.7
+    assert np.abs(nsd - their_nsd).max() <= 0.15
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.8, 5.0), (3.0, 1.0, 0.4)])
