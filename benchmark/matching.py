@@ -25,6 +25,7 @@ from robustvox.attacks.task import Task
 from .distortion import Distortion, measure
 from .loading import NamedAttack
 from .protocols import Protocol
+from .published import LastIterate
 from .specs import UsageError, format_value, parse_value
 
 #: knob -> largest value that is tried; an attack's knob is the first of these fields that holds a number > 0
@@ -209,6 +210,11 @@ def find_knob(attack: Attack) -> str:
         value = getattr(attack, name, None)
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             return name
+    if isinstance(attack, LastIterate):
+        raise ValueError(
+            "attack: expected one that keeps its best iterate, got the last one; ask for iterate=best, or for the "
+            "protocol with last_iterate=false"
+        )
     raise ValueError(
         f"attack: expected {type(attack).__name__} to have a knob > 0 among {', '.join(KNOBS)}, got none. "
         "Without one it cannot be matched: leave it out, or set the knob"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -53,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
     try:
-        code = app(args=arguments, prog_name="python -m benchmark", standalone_mode=False)
+        with _warnings_told_once():
+            code = app(args=arguments, prog_name="python -m benchmark", standalone_mode=False)
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
@@ -62,6 +66,24 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; finished cases are recorded, the same command continues", err=True)
         return INTERRUPTED
+
+
+@contextmanager
+def _warnings_told_once() -> Iterator[None]:
+    """One line per warning about what was asked for, however often an attack is built; no path and no source line."""
+    told: set[str] = set()
+
+    def tell(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if category is not UserWarning:
+            usual(message, category, *rest)
+        elif str(message) not in told:
+            told.add(str(message))
+            typer.echo("warning: " + " ".join(str(message).split()), err=True)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.showwarning = tell
+        yield
 
 
 def _usage(message: str) -> int:

@@ -23,6 +23,15 @@ def steady(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=list(MEASURED_COLUMNS))
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_warning_is_told_once_and_in_one_line(toy, capsys):
+    assert toy("--attack", "pgd:steps=2,alpha=1/255") == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line.lower()] == [
+        "warning: PGD: steps * alpha = 0.00784314 < eps = 0.0313725. "
+        "The attack cannot reach the edge of its ball: raise steps or alpha"
+    ]
+
+
 def test_a_run_writes_records_and_tables(toy, capsys):
     assert toy("--attack", "pgd:steps=2,alpha=4/255", "--attack", "gn") == 0
     printed = capsys.readouterr().out

@@ -139,6 +139,13 @@ def test_iterate_is_best_or_last_where_there_are_iterates(text):
         load_attack(text)
 
 
+def test_a_last_iterate_is_not_matched_and_the_error_says_how_it_can_be():
+    with pytest.raises(UsageError, match="ask for iterate=best"):
+        load_attack("vafa@l2=pgd", THEIRS)
+    load_attack("vafa:iterate=best@l2=pgd:iterate=best", THEIRS)
+    load_attack("vafa@l2=pgd", find_protocol("bmvc2024:last_iterate=false"))
+
+
 def test_without_random_start_pgd_is_bim():
     images, labels = batch(volume(organs()))
     pgd = load_attack("pgd:steps=3", find_protocol("robustvox-1:clean_start=true")).attack
