@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -123,10 +124,13 @@ def brief(spec: str, budgets: Sequence[str] = BUDGETS, protocol: Protocol | None
     parsed = Spec.parse(spec)
     kept = dict(parsed.parameters)
     try:
-        for key in parsed.parameters:
-            rest = {k: v for k, v in kept.items() if k != key}
-            if key not in budgets and load_attack(canonical(parsed.name, rest), protocol).spec == spec:
-                kept = rest
+        with warnings.catch_warnings():
+            # What is only tried here concerns nobody.
+            warnings.simplefilter("ignore")
+            for key in parsed.parameters:
+                rest = {k: v for k, v in kept.items() if k != key}
+                if key not in budgets and load_attack(canonical(parsed.name, rest), protocol).spec == spec:
+                    kept = rest
     except UsageError:
         # An attack of somebody's own, called by another name than it imports by.
         return spec

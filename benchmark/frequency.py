@@ -164,14 +164,3 @@ def energy_share(part: np.ndarray, whole: np.ndarray) -> float:
     """Share of the squared L2 norm of ``whole`` that ``part`` has; NaN for a perturbation of nothing."""
     total = float(np.square(whole, dtype=np.float64).sum())
     return float(np.square(part, dtype=np.float64).sum()) / total if total else math.nan
-
-
-def mean_dice(prediction: np.ndarray, reference: np.ndarray, num_classes: int) -> float:
-    """Mean Dice over the foreground classes that either volume has, as in the tables; NaN where there are none."""
-    values = []
-    for class_id in range(1, num_classes):
-        predicted, true = prediction == class_id, reference == class_id
-        total = np.count_nonzero(predicted) + np.count_nonzero(true)
-        if total:
-            values.append(2.0 * np.count_nonzero(predicted & true) / total)
-    return float(np.mean(values)) if values else math.nan

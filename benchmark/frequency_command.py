@@ -21,6 +21,7 @@ from rich.table import Table
 
 from robustvox.datasets import Volume
 
+from .attack_view import truncate
 from .console import brief, make_console, progress
 from .frequency import (
     CUTS,
@@ -31,11 +32,11 @@ from .frequency import (
     bands,
     energy_share,
     filter_perturbation,
-    mean_dice,
 )
 from .harness import CASE_FAILURES, CaseCache, Job, Plan, craft, predict
 from .loading import NamedModel
 from .running import DONE, SOME_FAILED, RunRequest, build_plan
+from .scoring import Scorer
 from .specs import UsageError, match, parse_value
 from .statistics import bootstrap_intervals
 
@@ -76,11 +77,11 @@ def study_frequencies(request: FrequencyRequest) -> int:
     with progress(f"{plan.dataset.name}: frequencies", len(jobs)) as bar:
         for job in jobs:
             try:
-                volume, _, _ = load(job.case)
+                volume, _, scorer = load(job.case)
                 rows = [
                     row
                     for target in job.targets
-                    for row in study(plan, job, target, volume, chosen, scalings)
+                    for row in study(plan, job, target, volume, scorer, chosen, scalings)
                 ]
                 measured = merge(measured, pd.DataFrame(rows, columns=list(COLUMNS)))
                 # After every job, so that a kill loses one.
@@ -113,13 +114,21 @@ def choose_bands(kinds: Sequence[str], cuts: str) -> list[Band]:
 
 
 def study(
-    plan: Plan, job: Job, target: NamedModel, volume: Volume, chosen: Sequence[Band], scalings: Sequence[str]
+    plan: Plan,
+    job: Job,
+    target: NamedModel,
+    volume: Volume,
+    scorer: Scorer,
+    chosen: Sequence[Band],
+    scalings: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """A row per band and scaling of one adversarial volume on one target, the whole perturbation first."""
     image, _, _ = craft(plan, job, volume)
     unit = plan.unit(job, target, "")
+    # What another model sees under this protocol, as in a run.
+    truncated = plan.protocol.uint8 and unit.surrogate_sha256 != target.sha256
     perturbation = image[0].cpu().numpy().astype(np.float64) - volume.image
-    unharmed = mean_dice(plan.clean(plan, target, volume), volume.label, len(plan.dataset.class_names))
+    unharmed = float(scorer(plan.clean(plan, target, volume))["dice"].mean())
     same = {name: getattr(unit, name) for name in (*GROUP, "seed", "case")}
     scored: dict[bytes, dict[str, Any]] = {}
     attacked = float("nan")
@@ -129,9 +138,13 @@ def study(
             key = rescale.encode() + hashlib.sha256(np.packbits(mask).tobytes()).digest()
             # The published cubes and the low bands share members; each is predicted once.
             if key not in scored:
-                scored[key] = _rescore(
-                    plan, target, volume, perturbation, None if mask.all() else mask, rescale
-                )
+                part = None if mask.all() else mask
+                image = _filtered(volume, perturbation, part, rescale).to(plan.device)
+                image = truncate(image) if truncated else image
+                scored[key] = {
+                    **_norms(volume, perturbation, part, image),
+                    "dice": float(scorer(predict(target, image))["dice"].mean()),
+                }
             if band is WHOLE:
                 attacked = scored[key]["dice"]
             edges = {
@@ -156,20 +169,22 @@ def _name(band: Band) -> str:
     return "all" if band is WHOLE else band.name
 
 
-def _rescore(
-    plan: Plan, target: NamedModel, volume: Volume, whole: np.ndarray, mask: np.ndarray | None, rescale: str
-) -> dict[str, Any]:
-    """Energy, norms as scored (after clipping to [0, 1]) and Dice of one part."""
-    part = whole if mask is None else filter_perturbation(whole, mask)
+def _filtered(volume: Volume, whole: np.ndarray, mask: np.ndarray | None, rescale: str) -> torch.Tensor:
+    """The volume ``(1, C, *spatial)`` with one part of the perturbation, clipped to [0, 1]."""
     scaled = whole if mask is None else filter_perturbation(whole, mask, rescale=rescale)
-    image = np.clip(volume.image + scaled, 0.0, 1.0).astype(np.float32)
-    change = image.astype(np.float64) - volume.image
-    prediction = predict(target, torch.from_numpy(image)[None].to(plan.device))
+    return torch.from_numpy(np.clip(volume.image + scaled, 0.0, 1.0).astype(np.float32))[None]
+
+
+def _norms(
+    volume: Volume, whole: np.ndarray, mask: np.ndarray | None, image: torch.Tensor
+) -> dict[str, float]:
+    """Energy of one part, and the norms of what is scored."""
+    part = whole if mask is None else filter_perturbation(whole, mask)
+    change = image[0].cpu().numpy().astype(np.float64) - volume.image
     return {
         "energy": energy_share(part, whole),
         "linf": float(np.abs(change).max()),
         "l2": float(np.linalg.norm(change)),
-        "dice": mean_dice(prediction, volume.label, len(plan.dataset.class_names)),
     }
 
 
@@ -265,8 +280,9 @@ def _title(row: Frame) -> str:
     scaled = (
         "" if row["rescale"] == "none" else f", every band rescaled to the {row['rescale']} norm of the whole"
     )
+    under = "" if row["protocol"] == RunRequest.protocol else f" under {row['protocol']}"
     return (
-        f"{brief(row['attack'])} on {on}: {row['n_cases']} cases of {row['dataset']}, clean Dice "
+        f"{brief(row['attack'])} on {on}: {row['n_cases']} cases of {row['dataset']}{under}, clean Dice "
         f"{row['dice_clean']:.3f}, attacked {row['dice_adv']:.3f}{scaled}"
     )
 

@@ -25,7 +25,6 @@ from robustvox.benchmark.frequency import (
     bands,
     energy_share,
     filter_perturbation,
-    mean_dice,
 )
 from robustvox.benchmark.frequency_command import merge, read_cases, summarize
 from robustvox.benchmark.metrics import score
@@ -162,16 +161,6 @@ def test_bad_arguments_of_the_filter_are_refused(mask, rescale):
         filter_perturbation(np.zeros((1, 3, 3)), mask, rescale=rescale)
 
 
-def test_mean_dice_is_that_of_the_tables():
-    rng = np.random.default_rng(0)
-    for classes in (3, 4, 7):
-        prediction, reference = rng.integers(0, classes - 1, (2, 6, 7, 5))
-        reference[reference == 1] = classes - 1  # a class each side lacks
-        table = score(prediction, reference, num_classes=classes, spacing_mm=(1, 1, 1))
-        assert mean_dice(prediction, reference, classes) == pytest.approx(table["dice"].mean(), abs=1e-12)
-    assert math.isnan(mean_dice(np.zeros((2, 2)), np.zeros((2, 2)), 3))
-
-
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -186,9 +175,12 @@ def cases(toy, out=None):
 PGD = ("--attack", "pgd:steps=2,alpha=4/255")
 
 
-def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys):
-    assert toy(*PGD, "--cases", "case_000,case_001") == 0
-    assert frequency(toy, *PGD, "--bands", "low_high", "--cuts", "1/4,1/2") == 0
+@pytest.mark.parametrize("protocol", ["robustvox-1", "bmvc2024", "robustvox-1:background=true"])
+def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys, protocol):
+    under = (*PGD, "--protocol", protocol)
+    assert toy(*under, "--cases", "case_000,case_001") == 0
+    capsys.readouterr()
+    assert frequency(toy, *under, "--bands", "low_high", "--cuts", "1/4,1/2") == 0
     records = load_records(toy.root / "results" / "toy" / "records")
     scores = records.scores[records.scores["attack"] != "none"].groupby("case")["dice"].mean()
     clean = records.scores[records.scores["attack"] == "none"].groupby("case")["dice"].mean()
@@ -198,7 +190,23 @@ def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys):
     costs = records.costs[records.costs["attack"] != "none"].set_index("case")
     np.testing.assert_allclose(whole["l2"], costs.loc[whole.index, "l2"], rtol=1e-9)
     assert (toy.root / "results" / "toy" / "frequency" / "bands.csv").is_file()
-    assert "effect" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "effect" in shown
+    assert (f"under {protocol}" in " ".join(shown.split())) == (protocol != "robustvox-1")
+
+
+def test_another_model_sees_what_the_protocol_shows_it(toy):
+    """Under uint8 a transferred volume is truncated, as in a run."""
+    under = (*PGD, "--protocol", "bmvc2024")
+    other = next(name for name in toy.checkpoints if name != "unet")
+    assert toy(*under, "--transfer", "--cases", "case_000,case_001", models=("unet", other)) == 0
+    named = ["--target", str(toy.checkpoints[other])]
+    assert frequency(toy, *under, *named, "--bands", "radial", "--cuts", "1/2") == 0
+    records = load_records(toy.root / "results" / "toy" / "records")
+    pairs = records.costs.query("attack != 'none' and surrogate == 'unet'").set_index(["target", "case"])
+    whole = cases(toy).query("kind == 'whole'").set_index(["target", "case"])
+    np.testing.assert_allclose(whole["l2"], pairs.loc[whole.index, "l2"], rtol=1e-9)
+    assert (np.abs(whole["l2"].to_numpy() - pairs.loc["unet", "l2"].to_numpy()) > 1e-6).all()
 
 
 def test_rows_have_energies_that_add_up_and_are_replaced_not_repeated(toy):
