@@ -27,7 +27,6 @@ from robustvox.benchmark.frequency import (
     filter_perturbation,
 )
 from robustvox.benchmark.frequency_command import merge, read_cases, summarize
-from robustvox.benchmark.metrics import score
 from robustvox.benchmark.records import load_records
 
 SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=3).map(tuple)
