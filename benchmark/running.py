@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def run_benchmark(request: RunRequest) -> int:
         provenance = store.provenance({"protocol": plan.protocol.name, **entry})
         for event in execute(plan, store, provenance, recompute=request.recompute, submit=submit):
             events.append(event)
-            bar.update(bar.task_ids[0], advance=1, description=_describe(plan, event.job))
+            bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
     tables.write(request.out)
     records = _print(console, request, plan, events)
     if request.report:
@@ -292,7 +292,18 @@ def _describe(plan: Plan, job: Job) -> str:
     what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
     if job.saved is not None:
         what = f"{brief(job.saved.note.attack)} on {job.saved.note.surrogate} ({job.saved.path.name})"
-    return escape(f"{plan.dataset.name} {job.case} {what}")
+    return f"{plan.dataset.name} {job.case} {what}"
+
+
+def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
+    """A line per case and reason, however many attacks it cost."""
+    jobs: dict[tuple[str, str], list[str]] = {}
+    for event in events:
+        if event.status == "failed":
+            jobs.setdefault((event.job.case, event.error), []).append(_describe(plan, event.job))
+    for (_, error), failed in jobs.items():
+        more = f" and {len(failed) - 1} more of this case" if len(failed) > 1 else ""
+        yield f"{failed[0]}{more}: {error}"
 
 
 def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> Records:
@@ -306,12 +317,8 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
     ):
         if len(table):
             console.print(results_table(table, title))
-    for event in events:
-        if event.status == "failed":
-            console.print(
-                f"[red]failed[/red] {escape(_describe(plan, event.job))}: {escape(event.error)}",
-                soft_wrap=True,
-            )
+    for line in _failures(plan, events):
+        console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
     recorded = sum(e.status == "recorded" for e in events)
     computed = sum(e.status == "computed" for e in events)
     note = f"{computed} computed, {recorded} already recorded" + (

@@ -111,7 +111,8 @@ def test_one_bad_case_fails_alone(toy, capsys, data_root):
     )
     assert toy("--attack", "fgsm") == 1
     printed = capsys.readouterr().out
-    assert "case case_001: expected" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("failed")]
+    assert line.startswith("failed toy case_001 clean and 1 more of this case: case case_001: expected")
     table = toy.table()
     assert table["n_cases"].tolist() == [2]
     assert table["failed"].tolist() == [1]
