@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PERCENTILE = 95.0
 _REACH = 6  # voxels per axis that the neighbourhood search may look ahead before the tree takes over
-_CELLS = ((24.0, 20_000), (8.0, 1), (3.0, 1), (0.0, 1), (0.0, 1))
+_CELLS = ((24.0, 20_000), (8.0, 20_000), (5.0, 1), (2.5, 1), (0.0, 1), (0.0, 1))
 """Sides of the cells that share a measured point, in mean voxel sizes, and from how many open points they pay.
 
 Twice down to single points: what lies below ``known`` only matters if the percentile is above.
