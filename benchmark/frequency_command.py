@@ -128,7 +128,7 @@ def study(
     # What another model sees under this protocol, as in a run.
     truncated = plan.protocol.uint8 and unit.surrogate_sha256 != target.sha256
     perturbation = image[0].cpu().numpy().astype(np.float64) - volume.image
-    unharmed = float(scorer(plan.clean(plan, target, volume))["dice"].mean())
+    unharmed = _mean_dice(scorer, plan.clean(plan, target, volume))
     same = {name: getattr(unit, name) for name in (*GROUP, "seed", "case")}
     scored: dict[bytes, dict[str, Any]] = {}
     attacked = float("nan")
@@ -143,7 +143,7 @@ def study(
                 image = truncate(image) if truncated else image
                 scored[key] = {
                     **_norms(volume, perturbation, part, image),
-                    "dice": float(scorer(predict(target, image))["dice"].mean()),
+                    "dice": _mean_dice(scorer, predict(target, image)),
                 }
             if band is WHOLE:
                 attacked = scored[key]["dice"]
@@ -167,6 +167,11 @@ def study(
 
 def _name(band: Band) -> str:
     return "all" if band is WHOLE else band.name
+
+
+def _mean_dice(scorer: Scorer, prediction: np.ndarray) -> float:
+    dice: Any = scorer(prediction)["dice"]
+    return float(dice.mean())
 
 
 def _filtered(volume: Volume, whole: np.ndarray, mask: np.ndarray | None, rescale: str) -> torch.Tensor:
