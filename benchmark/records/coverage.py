@@ -14,15 +14,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..specs.spec import UsageError
+from ..specs.spec import CLEAN, UsageError
 from .paths import component, records_file
 from .reading import Records
 from .unit import Unit
 
 Slot = tuple[str, str, str, str, int]  # case, attack, surrogate sha256, target sha256, seed
-
-
-CLEAN = "none"
 
 
 _UNIT = tuple(Unit.__dataclass_fields__)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..specs.protocols import DEFAULT_PROTOCOL
-from ..specs.spec import UsageError, match
+from ..specs.spec import CLEAN, UsageError, match
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,9 +25,6 @@ COLUMNS = (
 
 
 METRICS = ("dice", "hd95_mm", "nsd")
-
-
-CLEAN = "none"
 
 
 def compare_models(

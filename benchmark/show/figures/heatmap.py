@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CLEAN = "no attack"
+NO_ATTACK = "no attack"
 
 
 _CELL = 0.42
@@ -42,7 +42,7 @@ def transfer_matrix(white_box: Frame, transfer: Frame, attack: str) -> Frame:
         surrogates, columns=targets
     )
     clean = pairs.groupby("target")["dice_clean"].mean().reindex(targets)
-    return concat([clean.to_frame(CLEAN).T, matrix])
+    return concat([clean.to_frame(NO_ATTACK).T, matrix])
 
 
 def transfer_heatmaps(white_box: Frame, transfer: Frame) -> Figure | None:
