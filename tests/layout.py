@@ -178,7 +178,8 @@ class Tree:
             text = node.value if isinstance(node, ast.Constant) else None
             if not isinstance(text, str) or not text.strip(".").replace(".", "").isidentifier():
                 continue
-            for written in (text, f".{text}"):
+            text = text.rstrip(".")  # the beginning of an f-string
+            for written in (text,) if text.startswith(".") else (text, f".{text}"):
                 one = self._import(module, written, node.lineno)
                 if one.ours and one.target in self.files and one.target != module:
                     yield one

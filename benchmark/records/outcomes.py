@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,6 @@ from .writing import replace_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from ..studies.sanity.base import Result
 
 
 KEYS = ("dataset", "protocol", "surrogate_sha256", "attack")
@@ -36,8 +35,30 @@ _ORDER = ("dataset", "protocol", "surrogate", "surrogate_sha256", "attack")
 _TEXT = ("surrogate", "slug", "status", "flag", "rule", "detail", "robustvox", "commit", "torch")
 
 
+@dataclass(frozen=True)
+class CheckOutcome:
+    """The outcome of one check.
+
+    Attributes:
+        id, slug, title, rule: what was checked, ``C1`` to ``C22``, in words, and the thresholds.
+        status: ``pass``, ``warn``, ``fail`` or ``skip``.
+        number: what was compared with the rule, None where nothing was measured.
+        detail: what the number means here, or why the check was skipped or could not be computed.
+        flag: short form for the tables, ``C8:fail``; empty unless it warns or fails.
+    """
+
+    id: str
+    slug: str
+    title: str
+    status: str
+    number: float | None
+    rule: str
+    detail: str
+    flag: str
+
+
 def line(
-    result: Result,
+    result: CheckOutcome,
     *,
     dataset: str,
     protocol: str,

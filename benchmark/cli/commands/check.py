@@ -15,12 +15,13 @@ from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.plan import Plan
 from ...records import outcomes as store
+from ...records.outcomes import CheckOutcome
 from ...records.provenance import describe
 from ...show.files import write
 from ...specs.protocols import PROTOCOLS
 from ...specs.requests import CheckRequest
 from ...specs.spec import UsageError
-from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check, Result
+from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check
 from ...studies.sanity.context import Context
 from ...studies.sanity.registry import select
 from ...studies.sanity.runner import results
@@ -72,7 +73,7 @@ def _check_one(
     attack: NamedAttack,
     volumes: list[Volume],
     checks: tuple[Check, ...],
-) -> list[Result]:
+) -> list[CheckOutcome]:
     work = {check.id: check.runs + check.per_query * request.queries for check in checks}
     title = f"{model.name}, {brief(attack.spec)}"
     with progress(escape(title), 1) as bar:
@@ -117,7 +118,9 @@ class _Pace:
         )
 
 
-def _table(plan: Plan, model: NamedModel, attack: NamedAttack, found: list[Result], cases: int) -> Table:
+def _table(
+    plan: Plan, model: NamedModel, attack: NamedAttack, found: list[CheckOutcome], cases: int
+) -> Table:
     title = (
         f"{plan.dataset.name}, {plan.protocol.name}: {model.name} under {brief(attack.spec)}, {cases} cases"
     )
@@ -148,7 +151,7 @@ def _save(
     plan: Plan,
     model: NamedModel,
     attack: NamedAttack,
-    found: list[Result],
+    found: list[CheckOutcome],
     volumes: list[Volume],
 ) -> None:
     provenance = describe()

@@ -13,7 +13,8 @@ from robustvox.datasets import Volume
 
 from ...craft.named import NamedAttack, NamedModel
 from ...plan.attacks import attack_spec
-from .base import FAIL, SKIP, Check, Finding, Result
+from ...records.outcomes import CheckOutcome
+from .base import FAIL, SKIP, Check, Finding
 from .context import Context
 from .registry import select
 
@@ -30,7 +31,7 @@ def run_checks(
     protocol: str = "robustvox-1",
     seed: int = 0,
     device: str = "cpu",
-) -> list[Result]:
+) -> list[CheckOutcome]:
     """Check whether the numbers of an attack on a model can be believed.
 
     Args:
@@ -89,7 +90,7 @@ def run_checks(
 
 def results(
     context: Context, checks: Sequence[Check], announce: Callable[[Check], None] = lambda _: None
-) -> Iterator[Result]:
+) -> Iterator[CheckOutcome]:
     """The result of each check as it comes; ``announce`` hears which one starts."""
     met: dict[str, str] = {}
     for check in checks:
@@ -97,7 +98,7 @@ def results(
         finding = _run(check, context, met)
         number = finding.number if finding.number is not None and math.isfinite(finding.number) else None
         flagged = check.flagged and finding.status in ("warn", "fail")
-        yield Result(
+        yield CheckOutcome(
             id=check.id,
             slug=check.slug,
             title=check.title,

@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 
-from robustvox.benchmark.records.outcomes import line, load_flags, save
+from robustvox.benchmark.records.outcomes import CheckOutcome, line, load_flags, save
 from robustvox.benchmark.records.reading import load_records
 from robustvox.benchmark.records.store import RecordStore
 from robustvox.benchmark.records.unit import RecordsError, Unit
 from robustvox.benchmark.show.files import check, write
 from robustvox.benchmark.show.tables.results import transfer, white_box
-from robustvox.benchmark.studies.sanity import Result
 
 PROVENANCE = {"robustvox": "0.1.0", "commit": "abc", "packages": {"torch": "2.9"}}
 
 
 def outcome(id: str, status: str, **changes: Any) -> dict[str, Any]:
     flag = f"{id}:{status}" if status in ("warn", "fail") else ""
-    result = Result(id, "slug", "title", status, 0.5, "rule", "detail", flag)
+    result = CheckOutcome(id, "slug", "title", status, 0.5, "rule", "detail", flag)
     about: dict[str, Any] = {
         "dataset": "phantom",
         "protocol": "robustvox-1",

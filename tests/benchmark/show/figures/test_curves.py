@@ -42,11 +42,11 @@ def lines(*specs):
 
 
 def test_a_step_size_that_follows_the_budget_does_not_split_a_family():
-    found = lines("pgd:eps=2/255", "pgd:eps=8/255", "pgd:eps=8/255,alpha=0.0001", "pgd:eps=4/255,steps=10")
+    found = lines("pgd:eps=2/255", "pgd:eps=8/255", "pgd:eps=8/255,alpha=0.005", "pgd:eps=4/255,steps=10")
     assert list(found.values()) == [
         ("pgd", "eps"),
         ("pgd", "eps"),
-        ("pgd alpha 0.0001", "eps"),
+        ("pgd alpha 0.005", "eps"),
         ("pgd steps 10", "eps"),
     ]
     found = lines(
@@ -60,7 +60,7 @@ def test_a_step_size_that_follows_the_budget_does_not_split_a_family():
 
 
 def test_another_step_size_at_the_same_budget_is_no_point_on_the_curve(white_box):
-    slow = pd.DataFrame([row("unet", "unet", "pgd:eps=4/255,alpha=0.0001", 0.88, 0.5)])
+    slow = pd.DataFrame([row("unet", "unet", "pgd:eps=4/255,alpha=0.005", 0.88, 0.5)])
     figure = budget_curves(pd.concat([white_box, slow], ignore_index=True))
     (axes,) = figure.axes
     (line,) = [line for line in axes.lines if line.get_label() == "unet"]

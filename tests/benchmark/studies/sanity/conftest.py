@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustvox.attacks import BIM, PGD, Attack
-from robustvox.benchmark.studies.sanity import Result, run_checks
+from robustvox.benchmark.records.outcomes import CheckOutcome
+from robustvox.benchmark.studies.sanity import run_checks
 from robustvox.datasets import IntensityWindow, Volume
 
 LEVELS = (0.5, 0.4, 0.6)
@@ -96,10 +97,10 @@ def strong() -> PGD:
 
 
 @pytest.fixture
-def outcome(volumes, strong) -> Callable[..., Result]:
+def outcome(volumes, strong) -> Callable[..., CheckOutcome]:
     """The result of one check: ``(id, model, attack, **options) -> result``; the defaults have no defect."""
 
-    def run(id: str, model: nn.Module | None = None, attack: Attack | None = None, **options) -> Result:
+    def run(id: str, model: nn.Module | None = None, attack: Attack | None = None, **options) -> CheckOutcome:
         cases = options.pop("cases", None) or volumes()
         options = {"num_classes": 3, "queries": 60} | options
         (result,) = run_checks(model or Nearest(), attack or strong, cases, only=id, **options)
