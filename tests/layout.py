@@ -74,6 +74,7 @@ class Import:
         name: what is taken from the module; empty for the module itself.
         ours: whether the target is one of ours.
         relative: whether it is written with dots.
+        late: whether loading the file does not run it: inside a function, for a type, or by computed name.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Import:
     name: str = ""
     ours: bool = True
     relative: bool = False
+    late: bool = False
 
 
 class Tree:
@@ -141,24 +143,24 @@ class Tree:
 
     def _read(self, module: str) -> Iterator[Import]:
         computed = False
-        for node in ast.walk(self.parsed[module]):
+        for node, late in _nodes(self.parsed[module]):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    yield self._import(module, alias.name, node.lineno)
+                    yield self._import(module, alias.name, node.lineno, late=late)
             elif isinstance(node, ast.ImportFrom):
                 base = "." * node.level + (node.module or "")
                 for alias in node.names:
-                    yield self._import(module, base, node.lineno, alias.name)
+                    yield self._import(module, base, node.lineno, alias.name, late=late)
             elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
                 name = node.args[0] if node.args else None
                 if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                    yield self._import(module, name.value, node.lineno)
+                    yield self._import(module, name.value, node.lineno, late=late)
                 else:
                     computed = True
         if computed:
             yield from self._named_in_text(module)
 
-    def _import(self, module: str, written: str, line: int, name: str = "") -> Import:
+    def _import(self, module: str, written: str, line: int, name: str = "", *, late: bool) -> Import:
         """What ``from <written> import <name>`` means in a file; without a name ``import <written>``."""
         target, level = written.lstrip("."), len(written) - len(written.lstrip("."))
         if level:
@@ -167,11 +169,11 @@ class Tree:
         elif target == ROOT or target.startswith(f"{ROOT}."):
             target = target[len(ROOT) + 1 :]
         else:
-            return Import(module, target.split(".")[0], line, name, ours=False)
+            return Import(module, target.split(".")[0], line, name, ours=False, late=late)
         inner = f"{target}.{name}".strip(".")
         if name and inner in self.files:
             target, name = inner, ""
-        return Import(module, target, line, name, relative=level > 0)
+        return Import(module, target, line, name, relative=level > 0, late=late)
 
     def _named_in_text(self, module: str) -> Iterator[Import]:
         for node in ast.walk(self.parsed[module]):
@@ -180,9 +182,18 @@ class Tree:
                 continue
             text = text.rstrip(".")  # the beginning of an f-string
             for written in (text,) if text.startswith(".") else (text, f".{text}"):
-                one = self._import(module, written, node.lineno)
+                one = self._import(module, written, node.lineno, late=True)
                 if one.ours and one.target in self.files and one.target != module:
                     yield one
+
+
+def _nodes(node: ast.AST, late: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """All nodes of a file, each with whether loading the file leaves it alone."""
+    for child in ast.iter_child_nodes(node):
+        typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and child in node.body
+        inner = late or typing or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield child, inner
+        yield from _nodes(child, inner)
 
 
 def _called(node: ast.Call) -> str:
@@ -248,18 +259,23 @@ def never(tree: Tree) -> Iterator[str]:
 
 
 def _is_catalogue(tree: Tree, one: Import, faces: frozenset[str]) -> bool:
-    """Whether a name of a face loads nothing: neither the file behind it nor anything below that needs a package."""
+    """Whether a name of a face loads nothing: neither the file behind it nor what that loads needs a package."""
     if one.target in faces:
         return bool(one.name)
     if room(one.target) not in faces:
         return False
-    reached, left = set(), [one.target]
+    reached: set[str] = set()
+    left = [one.target]
     while left:
         module = left.pop()
+        if module in reached or module not in tree.files:
+            continue
         reached.add(module)
-        left += tree.edges.get(module, set()) - reached
-    foreign = {i.target for module in reached & set(tree.files) for i in tree.written[module] if not i.ours}
-    return foreign <= sys.stdlib_module_names
+        loaded = [other for other in tree.written[module] if not other.late]
+        if any(not other.ours and other.target not in sys.stdlib_module_names for other in loaded):
+            return False
+        left += [other.target for other in loaded if other.ours]
+    return True
 
 
 def circles(tree: Tree) -> Iterator[str]:

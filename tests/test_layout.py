@@ -129,7 +129,7 @@ NEVER = {
 }
 ATTACKS = {
     "attacks/__init__.py": "from typing import TYPE_CHECKING\nfrom .catalog import CATALOG\nif TYPE_CHECKING:\n    from .pgd import PGD\n",
-    "attacks/catalog.py": "from dataclasses import dataclass\nCATALOG = {}\n",
+    "attacks/catalog.py": "from dataclasses import dataclass\nCATALOG = {}\ndef build():\n    import torch\n",
     "attacks/pgd.py": "import torch\nclass PGD: ...\n",
 }
 
@@ -142,8 +142,14 @@ def test_show_never_computes(plant, text):
 
 
 def test_show_may_read_the_catalogues(plant):
-    text = "from robustvox.attacks import CATALOG\n"
-    assert list(layout.never(plant({**ATTACKS, "benchmark/show/labels.py": text}))) == []
+    for text in (
+        "from robustvox.attacks import CATALOG\n",
+        "from robustvox.attacks.catalog import CATALOG\n",
+    ):
+        assert list(layout.never(plant({**ATTACKS, "benchmark/show/labels.py": text}))) == []
+    heavy = {**ATTACKS, "attacks/catalog.py": "import torch\nCATALOG = {}\n"}
+    (found,) = layout.never(plant({**heavy, "benchmark/show/labels.py": text}))
+    assert found == "benchmark/show/labels.py:1: benchmark.show never imports attacks.catalog"
 
 
 @pytest.mark.parametrize(

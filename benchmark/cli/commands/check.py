@@ -14,14 +14,13 @@ from ...harness.faults import CASE_FAILURES
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.plan import Plan
-from ...records import outcomes as store
-from ...records.outcomes import CheckOutcome
+from ...records.outcomes import CheckOutcome, save
 from ...records.provenance import describe
 from ...show.files import write
 from ...specs.protocols import PROTOCOLS
 from ...specs.requests import CheckRequest
 from ...specs.spec import UsageError
-from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check
+from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check, Result
 from ...studies.sanity.context import Context
 from ...studies.sanity.registry import select
 from ...studies.sanity.runner import results
@@ -73,7 +72,7 @@ def _check_one(
     attack: NamedAttack,
     volumes: list[Volume],
     checks: tuple[Check, ...],
-) -> list[CheckOutcome]:
+) -> list[Result]:
     work = {check.id: check.runs + check.per_query * request.queries for check in checks}
     title = f"{model.name}, {brief(attack.spec)}"
     with progress(escape(title), 1) as bar:
@@ -118,9 +117,7 @@ class _Pace:
         )
 
 
-def _table(
-    plan: Plan, model: NamedModel, attack: NamedAttack, found: list[CheckOutcome], cases: int
-) -> Table:
+def _table(plan: Plan, model: NamedModel, attack: NamedAttack, found: list[Result], cases: int) -> Table:
     title = (
         f"{plan.dataset.name}, {plan.protocol.name}: {model.name} under {brief(attack.spec)}, {cases} cases"
     )
@@ -151,24 +148,32 @@ def _save(
     plan: Plan,
     model: NamedModel,
     attack: NamedAttack,
-    found: list[CheckOutcome],
+    found: list[Result],
     volumes: list[Volume],
 ) -> None:
-    provenance = describe()
-    store.save(
+    versions = describe()
+    save(
         request.run.out / plan.dataset.name / "checks",
         [
-            store.line(
-                result,
+            CheckOutcome(
                 dataset=plan.dataset.name,
                 protocol=plan.protocol.name,
                 surrogate=model.name,
                 surrogate_sha256=model.sha256,
                 attack=attack.spec,
-                cases=[volume.id for volume in volumes],
+                check=result.id,
+                slug=result.slug,
+                status=result.status,
+                flag=result.flag,
+                number=result.number,
+                rule=result.rule,
+                detail=result.detail,
+                cases=tuple(volume.id for volume in volumes),
                 seed=plan.seed,
                 queries=request.queries,
-                provenance=provenance,
+                robustvox=versions["robustvox"],
+                commit=versions["commit"],
+                torch=versions["packages"]["torch"],
             )
             for result in found
         ],

@@ -17,15 +17,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .base import Check
+    from .base import Check, Result
     from .registry import CHECKS
     from .runner import run_checks
 
 
-_HOME = {"Check": "base", "CHECKS": "registry", "run_checks": "runner"}
+_HOME = {"Check": "base", "Result": "base", "CHECKS": "registry", "run_checks": "runner"}
 
 
-__all__ = ["CHECKS", "Check", "run_checks"]
+__all__ = ["CHECKS", "Check", "Result", "run_checks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -58,6 +58,28 @@ class Check:
         return int(self.id[1:])
 
 
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one check.
+
+    Attributes:
+        id, slug, title, rule: those of the :class:`Check`.
+        status: ``pass``, ``warn``, ``fail`` or ``skip``.
+        number: what was compared with the rule, None where nothing was measured.
+        detail: what the number means here, or why the check was skipped or could not be computed.
+        flag: short form for the tables, ``C8:fail``; empty unless it warns or fails.
+    """
+
+    id: str
+    slug: str
+    title: str
+    status: str
+    number: float | None
+    rule: str
+    detail: str
+    flag: str
+
+
 def check(
     id: str,
     slug: str,

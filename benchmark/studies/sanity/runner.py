@@ -13,8 +13,7 @@ from robustvox.datasets import Volume
 
 from ...craft.named import NamedAttack, NamedModel
 from ...plan.attacks import attack_spec
-from ...records.outcomes import CheckOutcome
-from .base import FAIL, SKIP, Check, Finding
+from .base import FAIL, SKIP, Check, Finding, Result
 from .context import Context
 from .registry import select
 
@@ -31,7 +30,7 @@ def run_checks(
     protocol: str = "robustvox-1",
     seed: int = 0,
     device: str = "cpu",
-) -> list[CheckOutcome]:
+) -> list[Result]:
     """Check whether the numbers of an attack on a model can be believed.
 
     Args:
@@ -90,7 +89,7 @@ def run_checks(
 
 def results(
     context: Context, checks: Sequence[Check], announce: Callable[[Check], None] = lambda _: None
-) -> Iterator[CheckOutcome]:
+) -> Iterator[Result]:
     """The result of each check as it comes; ``announce`` hears which one starts."""
     met: dict[str, str] = {}
     for check in checks:
@@ -98,7 +97,7 @@ def results(
         finding = _run(check, context, met)
         number = finding.number if finding.number is not None and math.isfinite(finding.number) else None
         flagged = check.flagged and finding.status in ("warn", "fail")
-        yield CheckOutcome(
+        yield Result(
             id=check.id,
             slug=check.slug,
             title=check.title,

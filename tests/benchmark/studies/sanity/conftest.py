@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustvox.attacks import BIM, PGD, Attack
-from robustvox.benchmark.records.outcomes import CheckOutcome
-from robustvox.benchmark.studies.sanity import run_checks
+from robustvox.benchmark.studies.sanity import Result, run_checks
 from robustvox.datasets import IntensityWindow, Volume
 
 LEVELS = (0.5, 0.4, 0.6)
@@ -97,10 +96,10 @@ def strong() -> PGD:
 
 
 @pytest.fixture
-def outcome(volumes, strong) -> Callable[..., CheckOutcome]:
+def outcome(volumes, strong) -> Callable[..., Result]:
     """The result of one check: ``(id, model, attack, **options) -> result``; the defaults have no defect."""
 
-    def run(id: str, model: nn.Module | None = None, attack: Attack | None = None, **options) -> CheckOutcome:
+    def run(id: str, model: nn.Module | None = None, attack: Attack | None = None, **options) -> Result:
         cases = options.pop("cases", None) or volumes()
         options = {"num_classes": 3, "queries": 60} | options
         (result,) = run_checks(model or Nearest(), attack or strong, cases, only=id, **options)
