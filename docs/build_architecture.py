@@ -29,12 +29,12 @@ COMMAND = "python docs/build_architecture.py"
 
 PLACES = {
     **{"benchmark.cli": 2.0},
-    **{"benchmark.evaluation": 0.5, "benchmark.report": 1.5, "benchmark.studies": 2.5},
+    **{"benchmark.evaluation": 0.0, "benchmark.report": 1.5, "benchmark.studies": 2.5},
     **{"benchmark.harness": 3.0},
-    **{"benchmark.show": 0.5, "benchmark.training": 2.0, "benchmark.plan": 3.0},
-    **{"benchmark.records": 2.0, "benchmark.craft": 3.0},
-    **{"benchmark.metrics": 0.0, "benchmark.specs": 1.0},
-    **{"attacks": 1.4, "datasets": 2.4, "models": 3.4},
+    **{"benchmark.show": 0.0, "benchmark.training": 2.0, "benchmark.plan": 3.0},
+    **{"benchmark.craft": 1.5, "benchmark.records": 2.5},
+    **{"benchmark.metrics": 0.0, "benchmark.specs": 3.0},
+    **{"datasets": 0.5, "models": 1.5, "attacks": 2.5},
 }
 """Where a box stands from left to right, in widths of a box; what floor it is on follows from the law."""
 
@@ -157,7 +157,7 @@ def _box(tree: layout.Tree, room: str) -> Iterator[str]:
     yield (
         f'<text x="{x + 9:.0f}" y="{y + 18:.0f}" font-size="14" font-weight="bold" fill="#222">{escape(shown)}</text>'
     )
-    told = textwrap.wrap(words(tree, room), 27, max_lines=2, placeholder=" ...")
+    told = textwrap.wrap(words(tree, room), 26, max_lines=2, placeholder=" ...")
     for at, line in enumerate(told):
         yield f'<text x="{x + 9:.0f}" y="{y + 33 + 13 * at:.0f}" font-size="11" fill="#444">{escape(line)}</text>'
 
