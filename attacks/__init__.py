@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .base import BoundAttack as BoundAttack
     from .cospgd import CosPGD as CosPGD
     from .ensemble import Ensemble as Ensemble
+    from .examples import tiny_case as tiny_case
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
     from .mifgsm import MIFGSM as MIFGSM
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     ATTACKS: dict[str, type[Attack]]
 
 _HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.compatibility}
-_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task"}
+_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task", "tiny_case": "examples"}
 
 __all__ = [
     "APGD",
@@ -62,6 +63,7 @@ __all__ = [
     "StepInfo",
     "Uniform",
     "load_attack_class",
+    "tiny_case",
 ]
 
 

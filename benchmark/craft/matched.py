@@ -198,7 +198,7 @@ def find_knob(attack: Attack) -> str:
         'q_max'
     """
     knob = knobs.find_knob({name: getattr(attack, name, None) for name in KNOBS})
-    if knob:
+    if knob and getattr(attack, knob) > 0:
         return knob
     if isinstance(attack, LastIterate):
         raise ValueError(

@@ -26,8 +26,8 @@ KNOBS: Mapping[str, Knob] = {
     "std": Knob(1.0),
     "eps": Knob(1.0, step="alpha"),
 }
-"""An attack's knob is the first of these that holds a number > 0: where a frequency attack has an ``eps`` too, that is
-a bound beside its budget."""
+"""In the order in which an attack's knob is found: where a frequency attack has an ``eps`` too, that is a bound beside
+its budget."""
 
 STEPS = tuple(knob.step for knob in KNOBS.values() if knob.step)
 """Fields that follow a knob as a rule, and matter only where they do not."""
@@ -40,13 +40,14 @@ TOLERANCE = 0.02
 
 
 def find_knob(parameters: Mapping[str, Any]) -> str:
-    """The knob among hyper-parameters, or nothing.
+    """The knob among hyper-parameters: the first that is a number > 0, else one that is 0, else nothing.
 
     Example:
-        >>> find_knob({"q_max": 20, "eps": 8 / 255}), find_knob({"eps": None, "steps": 5})
-        ('q_max', '')
+        >>> find_knob({"q_max": 20, "eps": 8 / 255}), find_knob({"eps": 0.0}), find_knob({"eps": None, "steps": 5})
+        ('q_max', 'eps', '')
     """
-    return next((name for name in KNOBS if is_number(value := parameters.get(name)) and value > 0), "")
+    numbers = [name for name in KNOBS if is_number(parameters.get(name))]
+    return next((name for name in numbers if parameters[name] > 0), numbers[0] if numbers else "")
 
 
 def is_number(value: Any) -> TypeGuard[float]:

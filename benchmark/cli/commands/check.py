@@ -17,7 +17,7 @@ from ...plan.plan import Plan
 from ...records.outcomes import CheckOutcome, save
 from ...records.provenance import describe
 from ...show.files import write
-from ...specs.protocols import PROTOCOLS
+from ...specs.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from ...specs.requests import CheckRequest
 from ...specs.spec import UsageError
 from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check, Result
@@ -34,7 +34,7 @@ def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
     checks = select(request.only)
     plan = build_plan(request.run)
-    if plan.protocol != PROTOCOLS["robustvox-1"]:
+    if plan.protocol != PROTOCOLS[DEFAULT_PROTOCOL]:
         raise UsageError(
             f"expected --protocol robustvox-1, whose view and scores the checks use, got {plan.protocol.name}; a "
             "single defect can be checked as an attack, --attack pgd:iterate=last"

@@ -21,6 +21,7 @@ from ...craft.named import NamedAttack, NamedModel, predict
 from ...metrics.scores import LabelSurfaces, score
 from ...plan.attacks import attack_spec
 from ...specs.knobs import find_knob
+from ...specs.protocols import DEFAULT_PROTOCOL
 from ...specs.spec import Spec
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Context:
         *,
         num_classes: int,
         dataset: str = "volumes",
-        protocol: str = "robustvox-1",
+        protocol: str = DEFAULT_PROTOCOL,
         seed: int = 0,
         device: str = "cpu",
         queries: int = 1000,
