@@ -210,9 +210,6 @@ def _within(module: str, names: Collection[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-# --- who may import whom --------------------------------------------------------------------------
-
-
 def floors(tree: Tree) -> Iterator[str]:
     """A room imports lower floors only; every room has a floor; nobody imports a door."""
     height = {f"benchmark.{name}": at for at, names in enumerate(FLOORS, 2) for name in names}
@@ -327,9 +324,6 @@ def style(tree: Tree) -> Iterator[str]:
             continue  # in the clone it runs under the bare name, where no relative import reaches the package
         elif one.ours and one in tree.written[one.source] and one.relative != same:
             yield f"{place}: imports {one.target} {'relatively' if one.relative else 'absolutely'}"
-
-
-# --- how large things may get ---------------------------------------------------------------------
 
 
 def long_files(tree: Tree) -> Iterator[str]:
