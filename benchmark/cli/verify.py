@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..specs.requests import MAX_COST, VerifyRequest
 from .options import DataRoot, Device
 
 
@@ -24,10 +25,29 @@ def verify(
         list[Path] | None,
         typer.Option("--checkpoint", metavar="FILE", help="A submitted checkpoint; may repeat."),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME[:k=v,...]",
+            help="A factory or path of your own that the records name and that may be used; may repeat.",
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            metavar="MODULE:NAME",
+            help="An attack class of your own that the records name and that may be imported; may repeat.",
+        ),
+    ] = None,
+    max_cost: Annotated[
+        int,
+        typer.Option("--max-cost", metavar="N", help="Forward and backward passes a row may take.", min=1),
+    ] = MAX_COST,
     device: Device = "auto",
 ) -> int:
     """Recompute a random sample of record rows from the checkpoints and compare; checks every row's identity."""
-    from ..specs.requests import VerifyRequest
     from .commands.verify import verify_records
 
     request = VerifyRequest(
@@ -37,6 +57,9 @@ def verify(
         dataset=dataset,
         data_root=data_root,
         checkpoints=tuple(checkpoint or ()),
+        models=tuple(model or ()),
+        attacks=tuple(attack or ()),
+        max_cost=max_cost,
         device=device,
     )
     return verify_records(request)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_COST = 5000
+"""Forward and backward passes that recomputing a row may take unless more are asked for: ``ensemble`` takes 1010."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRequest:
@@ -17,6 +20,9 @@ class VerifyRequest:
     data_root: Path | None = None
     dataset: str | None = None
     checkpoints: tuple[Path, ...] = ()
+    models: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    max_cost: int = MAX_COST
     device: str = "auto"
 
 
