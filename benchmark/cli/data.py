@@ -14,7 +14,7 @@ def data(
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="Split to verify; may repeat. Default: all but test.")
+        list[str] | None, typer.Option("--split", help="Split to verify; may repeat. Default: all.")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch an MSD task first.")] = False,
     out: Annotated[

@@ -31,7 +31,6 @@ def show(console: Console | None = None) -> None:
     console.print(_table("datasets (--dataset)", DATASETS))
     protocols = {p.name: _switched_on(p) for p in PROTOCOLS.values()}
     console.print(_table("protocols (--protocol)", protocols))
-    console.print(_zoo())
     for group in ("robustvox.models", "robustvox.attacks", "robustvox.datasets"):
         for entry in importlib.metadata.entry_points(group=group):
             console.print(f"plug-in {group}: {escape(entry.name)} = {escape(entry.value)}")
