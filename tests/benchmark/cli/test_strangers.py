@@ -11,10 +11,12 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import pytest
 import torch
+from nibabel.nifti1 import Nifti1Extension
 
 from robustvox.benchmark.cli import main
 from robustvox.models import ModelCard, build_model, save_checkpoint
@@ -105,15 +107,13 @@ def plant_notes(results: Path) -> Path:
     folder = results / "toy" / "adversarial"
     paths = sorted(folder.rglob("*.nii.gz"))
     for path, attack in zip(paths, (ATTACK, MATCHED), strict=True):
-        volume = nib.load(path)
+        volume: Any = nib.load(path)
         (extension,) = volume.header.extensions
         text = extension.get_content().rstrip(b"\0").removeprefix(b"robustvox ")
         note = json.loads(text) | {"attack": attack, "surrogate": SHELL}
-        values = nib.Nifti1Image(volume.get_fdata(dtype="float32"), volume.affine, volume.header)
+        values: Any = nib.Nifti1Image(volume.get_fdata(dtype="float32"), volume.affine, volume.header)
         values.header.extensions.clear()
-        values.header.extensions.append(
-            nib.nifti1.Nifti1Extension(6, b"robustvox " + json.dumps(note).encode())
-        )
+        values.header.extensions.append(Nifti1Extension(6, b"robustvox " + json.dumps(note).encode()))
         nib.save(values, path)
     return folder
 
