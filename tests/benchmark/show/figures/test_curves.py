@@ -10,7 +10,7 @@ from robustvox.benchmark.plan.attacks import load_attack
 from robustvox.benchmark.show.figures.bars import MOST, drop_chart
 from robustvox.benchmark.show.figures.canvas import encode
 from robustvox.benchmark.show.figures.curves import budget_curves, distortion_curves
-from robustvox.benchmark.show.figures.heatmap import CLEAN, transfer_heatmaps, transfer_matrix
+from robustvox.benchmark.show.figures.heatmap import NO_ATTACK, transfer_heatmaps, transfer_matrix
 from robustvox.benchmark.show.labels import attack_names
 
 
@@ -107,12 +107,12 @@ def test_distortion_curves_hold_every_measured_row(white_box):
 def test_the_transfer_matrix_is_what_was_measured(white_box, transfer):
     attack = load_attack("pgd:eps=8/255").spec
     matrix = transfer_matrix(white_box, transfer, attack)
-    assert matrix.index.tolist() == [CLEAN, "unet", "unetr"]
+    assert matrix.index.tolist() == [NO_ATTACK, "unet", "unetr"]
     assert matrix.columns.tolist() == ["segresnet", "unetr"]
     assert matrix.loc["unet", "unetr"] == 0.85
     assert matrix.loc["unetr", "unetr"] == 0.55
     assert np.isnan(matrix.loc["unet", "segresnet"])
-    assert (matrix.loc[CLEAN] == 0.9).all()
+    assert (matrix.loc[NO_ATTACK] == 0.9).all()
     (axes, _) = transfer_heatmaps(white_box, transfer).axes
     assert sorted(t.get_text() for t in axes.texts) == sorted(["0.90", "0.90", "–", "0.85", "0.86", "0.55"])
     assert transfer_heatmaps(white_box, transfer.iloc[:0]) is None
