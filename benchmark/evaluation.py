@@ -18,12 +18,15 @@ from robustvox.datasets.bare import check_volumes
 from robustvox.models import SlidingWindow
 from robustvox.models.checkpoint import state_sha256
 
-from . import tables
-from .harness import Event, Plan, execute
-from .loading import NamedAttack, NamedModel, attack_spec
-from .matching import match_all
-from .protocols import find_protocol
-from .records import RecordStore, load_records
+from .craft.named import NamedAttack, NamedModel
+from .harness.bench import Bench
+from .harness.execute import Event, Status, execute
+from .plan.attacks import attack_spec, match_all
+from .plan.plan import Plan
+from .records.reading import load_records
+from .records.store import RecordStore
+from .show.tables import results as tables
+from .specs.protocols import find_protocol
 
 
 def evaluate(
@@ -54,13 +57,13 @@ def evaluate(
         roi_size: window for networks that are not predictors yet; default the dataset's.
         num_classes: needed with bare volumes, whose labels may lack the last classes.
         transfer: score every model on every other's volumes too.
-        protocol: a name of :data:`~robustvox.benchmark.protocols.PROTOCOLS` or a variant of one. Attack objects run
+        protocol: a name of :data:`~robustvox.benchmark.specs.protocols.PROTOCOLS` or a variant of one. Attack objects run
             as they are; `load_attack("pgd", PROTOCOLS["bmvc2024"]).attack` is one with a protocol's defaults.
         seed: of all noise.
         device: where networks run.
         store: folder that keeps records, so that an interrupted call continues; default none is kept.
         match: a reference attack; all other attacks are scaled, per case, to its distortion, see
-            :class:`~robustvox.benchmark.matching.Matched`.
+            :class:`~robustvox.benchmark.craft.matched.Matched`.
         match_on: the distortion that is equated, ``"l2"`` or ``"ssim"``.
 
     Returns:
@@ -103,10 +106,10 @@ def evaluate(
         root = Path(store) if store is not None else Path(scratch)
         with RecordStore(root) as records_store:
             provenance = records_store.provenance({"protocol": chosen.name})
-            events = list(execute(plan, records_store, provenance))
+            events = list(execute(Bench(plan), records_store, provenance))
         records = load_records(root)
-    failures = tuple(dict.fromkeys(_reason(e) for e in events if e.status == "failed"))
-    if events and all(event.status == "failed" for event in events):
+    failures = tuple(dict.fromkeys(_reason(e) for e in events if e.status is Status.FAILED))
+    if events and all(event.status is Status.FAILED for event in events):
         raise ValueError(f"every case failed: {'; '.join(failures)}")
     for failure in failures:
         warnings.warn(failure, UserWarning, stacklevel=2)
