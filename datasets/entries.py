@@ -28,6 +28,7 @@ class Entry:
         id: as given; empty for one made from the path of the first image.
         split: ``train``, ``validation`` or ``test``; empty where the list does not say.
         fold: in which the case is held out, where the list says.
+        named_by: path the id is made from; empty for the first image.
     """
 
     images: tuple[str, ...]
@@ -35,6 +36,7 @@ class Entry:
     id: str = ""
     split: str = ""
     fold: int | None = None
+    named_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def arrange(
     kept = [entry for entry in entries if not is_hidden(entry.images[0])]
     if not kept:
         raise DatasetError(f"expected a case in {where}, found none; complete the list")
-    made = name_cases([entry.images[0] for entry in kept], first_channel=first_channel)
+    made = name_cases([entry.named_by or entry.images[0] for entry in kept], first_channel=first_channel)
     ids = [entry.id or name for entry, name in zip(kept, made, strict=True)]
     files = {case: CaseFiles(e.images, e.label) for case, e in zip(ids, kept, strict=True)}
     faults = {
