@@ -53,7 +53,9 @@ def test_an_empty_split_says_the_way_out(here, layout):
     path = write(layout, here / "two", {"a": example(), "b": example(1)})
     data = load_dataset(str(path), None)
     for cases in ("4", "all", "first:4", "nosuch"):
-        with pytest.raises(UsageError, match=r"expected cases in the split validation .* give --split all") as caught:
+        with pytest.raises(
+            UsageError, match=r"expected cases in the split validation .* give --split all"
+        ) as caught:
             select_cases(data, "validation", cases)
         assert "\n" not in str(caught.value)
     assert select_cases(data, "all", "all") == ("a", "b")
@@ -144,7 +146,9 @@ def test_compare_figures_and_verify_take_what_run_took(here, toy, capsys):
     path = write("msd", here / "data" / "Mine", {f"c{n}": example(n) for n in range(5)})
     for name in ("unet", "segresnet"):
         network = ("--model", name, "--checkpoint", str(toy.checkpoints[name]))
-        assert main(["--no-report", *network, "--attack", "gn", "--dataset", "data/Mine", "--out", "out"]) == 0
+        assert (
+            main(["--no-report", *network, "--attack", "gn", "--dataset", "data/Mine", "--out", "out"]) == 0
+        )
     for text in ("data/Mine", "./data/Mine/", str(path), "mine", "Mine"):
         two = ("--model", "unet", "--model", "segresnet")
         assert main(["compare", *two, "--dataset", text, "--out", "out"]) == 0, text
@@ -187,7 +191,10 @@ def test_saved_volumes_lie_on_the_file_they_are_made_from(here, toy, axes):
     image, affine = turn(case.channels[0], case.affine, axes)
     label, _ = turn(case.label, case.affine, axes)
     path = write("msd", here / "turned", {"a": Stored((image,), label, affine)})
-    assert run(toy, path, "--attack", "gn:std=0", "--split", "all", "--save-adversarial", "--units", "original") == 0
+    assert (
+        run(toy, path, "--attack", "gn:std=0", "--split", "all", "--save-adversarial", "--units", "original")
+        == 0
+    )
     (saved,) = (here / "out" / "turned" / "adversarial").rglob("*.nii.gz")
     found = nib.load(saved)
     np.testing.assert_allclose(found.affine, nib.load(path / "imagesTr/a.nii.gz").affine, atol=1e-6)
