@@ -35,7 +35,7 @@ class Option:
 
 
 DatasetName = Annotated[
-    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
+    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name, or a folder or list of your own.")
 ]
 DataRoot = Annotated[
     Path | None,
@@ -74,7 +74,9 @@ class RunRequest:
     cases: Annotated[
         str,
         Option(
-            metavar="N|ID,...|all", help="How many, or which.", shown="4; with --adversarial all it holds"
+            metavar="N|first:N|ID,...|all",
+            help="How many, or which.",
+            shown="4; with --adversarial all it holds",
         ),
     ] = ""
     protocol: ProtocolName = DEFAULT_PROTOCOL
@@ -100,6 +102,8 @@ class RunRequest:
         True
     )
     out: Out = Path("results")
+    # Nobody types it: what the results call a dataset that was given by its path, for the workers of a run.
+    dataset_name: str | None = None
 
 
 CROSSED = (
