@@ -34,8 +34,12 @@ class BroughtModel:
         predictor: maps whole volumes ``(B, C, *spatial)`` to logits ``(B, K, *spatial)``, differentiable; for
             formats that bring their own pre- and postprocessing.
         notes: what the user should know about how it was read, one sentence each.
-        spacing_mm: the voxel spacing the model was made for, in the axes of the data, where the format tells it and
-            nothing is resampled; data of another spacing are not for it.
+        spacing_mm: the voxel spacing the model was made for, in the axes of the data, where the format tells it.
+        resamples: whether its predictor brings a case to that spacing by itself; where it does not, data of another
+            spacing are not for it.
+        preprocessing: steps between a case and the windows of ``network``, as :mod:`~.transforms` has them.
+        held_out: ids of the data's cases it was validated on; None where nobody knows.
+        trained_on: ids of the data's cases it was trained on, as far as known.
     """
 
     name: str
@@ -45,6 +49,10 @@ class BroughtModel:
     predictor: nn.Module | None = None
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, ...] | None = None
+    resamples: bool = False
+    preprocessing: tuple[Any, ...] = ()
+    held_out: tuple[str, ...] | None = None
+    trained_on: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.predictor is None):
@@ -56,7 +64,12 @@ class BroughtModel:
             return cast("nn.Module", self.predictor)
         from ..sliding_window import SlidingWindow
 
-        return SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode)
+        windows = SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode)
+        if not self.reads_files:
+            return windows
+        from .transforms import Preprocessed
+
+        return Preprocessed(windows, self.preprocessing, self.name)
 
 
 def open_model(
