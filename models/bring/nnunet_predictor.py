@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..case import CasePredictor, CaseSource, turn, turn_back
 from ..resampling import NnUNetResampling
@@ -25,7 +26,7 @@ class NnUNetWindows(SlidingWindow):
 
     Differs from :class:`SlidingWindow`: MONAI steps regularly and moves only the last window back; here all steps
     shrink alike. The weight's peak is the voxel ``side // 2``, and its zeros are its least positive value.
-    nnU-Net blends in half precision: so does :meth:`deployed`, while the forward that an attack differentiates does not.
+    nnU-Net blends in half precision: so does :meth:`deployed`, with the gradient of single precision.
     """
 
     def starts(self, side: int, roi: int) -> list[int]:
@@ -71,6 +72,45 @@ class NnUNetWindows(SlidingWindow):
                 "stops here: check the weights"
             )
         return output[None][crop]
+
+
+class _Deployed(torch.autograd.Function):
+    """The values of :meth:`NnUNetWindows.deployed` with the gradient of the same windows blended without rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, windows: NnUNetWindows) -> Tensor:
+        ctx.windows = windows
+        ctx.save_for_backward(images)
+        return windows.deployed(images).to(images.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (images,) = ctx.saved_tensors
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            logits = ctx.windows(images)
+        return torch.autograd.grad(logits, images, gradient)[0], None
+
+
+class _Rounded(torch.autograd.Function):
+    """To half precision and back; the gradient passes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        del ctx
+        return values.half().to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        del ctx
+        return gradient
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """``function.apply``, which torch does not type."""
+    call: Any = function.apply
+    return call(*arguments)
 
 
 @dataclass(frozen=True)
@@ -130,8 +170,7 @@ class NnUNetPredictor(CasePredictor):
     Bound to a case (``for_case``) the network sees the intensities of the file. Without one, the image is taken to be
     on the grid of the plan in the axes of the file, and intensities in [0, 1] to be the file's.
 
-    Differs from the source: no mirroring; where gradients are asked for, logits are blended in the volume's precision
-    instead of half. The prediction that is scored, of a bound predictor without gradients, is nnU-Net's to the bit.
+    Differs from the source: no mirroring; without a case logits are blended in the volume's precision instead of half.
 
     Args:
         networks: one per fold; their logits are averaged.
@@ -234,7 +273,7 @@ class NnUNetPredictor(CasePredictor):
         logits = self._blended(normalized, source)
         if own is not None and self.spacing_mm is not None:
             logits = self.resampling[1](logits[0], cropped, self.spacing_mm, own)[None]
-            logits = logits if torch.is_grad_enabled() else logits.half().to(logits.dtype)
+            logits = logits if source is None else apply(_Rounded, logits)
         if cropped != tuple(turned.shape[1:]):
             full = logits.new_zeros((1, logits.shape[1], *turned.shape[1:]))
             # Far below any other class, yet finite so that no loss turns to NaN.
@@ -244,14 +283,14 @@ class NnUNetPredictor(CasePredictor):
         return logits.permute(0, 1, *(int(axis) + 2 for axis in np.argsort(self.order)))
 
     def _blended(self, image: Tensor, source: CaseSource | None) -> Tensor:
-        """Logits ``(1, K, *spatial)`` of a preprocessed image; of a case, without gradients, in nnU-Net's precision."""
+        """Logits ``(1, K, *spatial)`` of a preprocessed image; of a case, with the values nnU-Net stores."""
         networks: Any = self._networks(source)
-        if source is None or torch.is_grad_enabled():
+        if source is None:
             return torch.stack([windows(image) for windows in networks]).mean(0)
-        total = networks[0].deployed(image)
-        for windows in networks[1:]:
-            total += windows.deployed(image)
-        return (total / len(networks)).to(image.dtype)
+        total, *others = (apply(_Deployed, image, windows) for windows in networks)
+        for logits in others:
+            total = apply(_Rounded, total + logits)
+        return apply(_Rounded, total / len(networks)) if others else total
 
     def _networks(self, source: CaseSource | None) -> Sequence[nn.Module]:
         """Those that predict a case."""
