@@ -175,6 +175,10 @@ class CasePredictor(nn.Module):
         """
         return _ForCase(self, source)
 
+    def sides(self, source: CaseSource) -> tuple[float, ...]:
+        """Voxels of a case along the axes of the window, on the grid the network sees."""
+        raise NotImplementedError
+
     def predict(self, images: Tensor, source: CaseSource | None) -> Tensor:
         """Logits of images that are of ``source``."""
         raise NotImplementedError

@@ -17,6 +17,7 @@ from .options import (
     Models,
     Out,
     ProtocolName,
+    RoiSize,
     Seed,
     Split,
     Untrained,
@@ -39,6 +40,7 @@ def check(
     device: Device = "auto",
     checkpoint: Checkpoints = None,
     untrained: Untrained = False,
+    roi_size: RoiSize = None,
     out: Out = Path("results"),
 ) -> int:
     """Check whether the numbers of attacks on models can be believed: C1 to C22, pass, warn or fail.
@@ -61,6 +63,7 @@ def check(
         device=device,
         checkpoints=tuple(checkpoint or ()),
         untrained=untrained,
+        roi_size=roi_size,
         out=out,
     )
     return check_benchmark(CheckRequest(run=run, only=only, queries=queries))

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from .options import Cases, Checkpoints, DataRoot, DatasetName, Device, ProtocolName, Seed, Split, Untrained
+from .options import (
+    Cases,
+    Checkpoints,
+    DataRoot,
+    DatasetName,
+    Device,
+    ProtocolName,
+    RoiSize,
+    Seed,
+    Split,
+    Untrained,
+)
 
 
 def figures(
@@ -27,6 +38,7 @@ def figures(
     device: Device = "auto",
     checkpoint: Checkpoints = None,
     untrained: Untrained = False,
+    roi_size: RoiSize = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="png,svg,pdf", help="File formats.")
     ] = "png,svg",
@@ -64,6 +76,7 @@ def figures(
         device=device,
         checkpoints=tuple(checkpoint or ()),
         untrained=untrained,
+        roi_size=roi_size,
         out=results,
     )
     kinds = tuple(dict.fromkeys(kind.strip().lower() for kind in formats.split(",") if kind.strip()))

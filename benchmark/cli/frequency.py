@@ -17,6 +17,7 @@ from .options import (
     Models,
     Out,
     ProtocolName,
+    RoiSize,
     Seed,
     Split,
     Untrained,
@@ -59,6 +60,7 @@ def frequency(
     device: Device = "auto",
     checkpoint: Checkpoints = None,
     untrained: Untrained = False,
+    roi_size: RoiSize = None,
     out: Out = Path("results"),
 ) -> int:
     """Filter an attack's perturbation by frequency and score every band: which frequencies do the harm?"""
@@ -79,6 +81,7 @@ def frequency(
         device=device,
         checkpoints=tuple(checkpoint or ()),
         untrained=untrained,
+        roi_size=roi_size,
         out=out,
     )
     return study_frequencies(

@@ -51,4 +51,14 @@ Checkpoints = Annotated[
 Untrained = Annotated[bool, typer.Option("--untrained", help="Allow random weights; flagged in the table.")]
 
 
+RoiSize = Annotated[
+    str | None,
+    typer.Option(
+        "--roi-size",
+        metavar="N|X,Y,Z",
+        help="Window of a network that tells none; default what volumes need.",
+    ),
+]
+
+
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all noise.")]

@@ -16,6 +16,7 @@ from .options import (
     Models,
     Out,
     ProtocolName,
+    RoiSize,
     Seed,
     Untrained,
 )
@@ -53,6 +54,7 @@ def run(
     device: Device = "auto",
     checkpoint: Checkpoints = None,
     untrained: Untrained = False,
+    roi_size: RoiSize = None,
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Write adversarial NIfTI files.")
     ] = False,
@@ -99,6 +101,7 @@ def run(
         device=device,
         checkpoints=tuple(checkpoint or ()),
         untrained=untrained,
+        roi_size=roi_size,
         save_adversarial=save_adversarial,
         units=units,
         sw_batch_size=sw_batch_size,

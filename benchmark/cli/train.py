@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataRoot, DatasetName, Device, Seed
+from .options import DataRoot, DatasetName, Device, RoiSize, Seed
 
 
 def train(
@@ -24,6 +24,7 @@ def train(
         typer.Option("--adversarial", metavar="ATTACK", help="Train on volumes attacked on the fly."),
     ] = None,
     seed: Seed = 0,
+    roi_size: RoiSize = None,
     device: Device = "auto",
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", metavar="FILE", help="Where to write; default models/zoo.")
@@ -45,5 +46,6 @@ def train(
             seed=seed,
             device=device,
             checkpoint=checkpoint,
+            roi_size=roi_size,
         )
     )

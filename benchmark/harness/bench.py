@@ -99,7 +99,7 @@ class Bench:
             self._clean_of, self._clean = volume, {}
         if target.key not in self._clean:
             image = torch.from_numpy(volume.image)[None].to(self.plan.device)
-            self._clean[target.key] = predict(target, image).astype(np.int16)
+            self._clean[target.key] = predict(target.for_case(volume), image).astype(np.int16)
         return self._clean[target.key]
 
     def craft(self, job: Job) -> Crafted:
@@ -175,7 +175,7 @@ class Bench:
     ) -> Scored:
         case = self.case(job.case)
         volume = case.volume
-        target.check(volume)
+        target = target.for_case(volume)
         truncated = self.truncates(job, target)
         images = truncate(crafted.images) if truncated else crafted.images
         if truncated not in distances:

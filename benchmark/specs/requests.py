@@ -44,6 +44,7 @@ class TrainRequest:
     seed: int = 0
     device: str = "auto"
     checkpoint: Path | None = None
+    roi_size: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class RunRequest:
     device: str = "auto"
     checkpoints: tuple[Path, ...] = ()
     untrained: bool = False
+    roi_size: str | None = None
     save_adversarial: bool = False
     units: str = "unit"
     sw_batch_size: int = 4

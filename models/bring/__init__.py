@@ -37,6 +37,7 @@ class BroughtModel:
         spacing_mm: the voxel spacing the model was made for, in the axes of the data, where the format tells it.
         resamples: whether its predictor brings a case to that spacing by itself; where it does not, data of another
             spacing are not for it.
+        own_window: whether the format says its window; where not, it is the one that was given.
         preprocessing: steps between a case and the windows of ``network``, as :mod:`~.transforms` has them.
         held_out: ids of the data's cases it was validated on; None where nobody knows.
         trained_on: ids of the data's cases it was trained on, as far as known.
@@ -50,6 +51,7 @@ class BroughtModel:
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, ...] | None = None
     resamples: bool = False
+    own_window: bool = True
     preprocessing: tuple[Any, ...] = ()
     held_out: tuple[str, ...] | None = None
     trained_on: frozenset[str] = frozenset()
@@ -58,14 +60,16 @@ class BroughtModel:
         if (self.network is None) == (self.predictor is None):
             raise ValueError("expected a network or a predictor, got both or neither; give exactly one")
 
-    def as_predictor(self, overlap: float, mode: str, sw_batch_size: int) -> nn.Module:
+    def as_predictor(
+        self, overlap: float, mode: str, sw_batch_size: int, padding: str = "zeros"
+    ) -> nn.Module:
         """The predictor of whole volumes: its own, or a sliding window around the network."""
         if self.network is None:
             return cast("nn.Module", self.predictor)
         from ..sliding_window import SlidingWindow
 
-        windows = SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode)
-        if not self.reads_files:
+        windows = SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode, padding=padding)
+        if not self.preprocessing:
             return windows
         from .transforms import Preprocessed
 
@@ -83,6 +87,8 @@ def open_model(
     overlap: float = 0.5,
     mode: str = "gaussian",
     sw_batch_size: int = 1,
+    cases: Sequence[str] = (),
+    data: Path | None = None,
 ) -> BroughtModel:
     """Read the model that a folder or file holds; nothing in it is run.
 
@@ -97,6 +103,8 @@ def open_model(
         overlap: of the windows, for formats that predict whole volumes themselves.
         mode: of the windows' weights, likewise.
         sw_batch_size: windows per forward, likewise.
+        cases: ids of the data's cases, to know which of them a model was trained on.
+        data: folder of the data, likewise.
 
     Raises:
         CheckpointError: not a known format, or one that cannot be used; one line with expected, found, remedy.
@@ -108,7 +116,7 @@ def open_model(
     if kind == "nnunet":
         _refuse_parameters(path, given, ("fold", "checkpoint", "window"))
         chosen = {key: value if key == "window" else str(value) for key, value in given.items()}
-        return _reader("nnunet")(path, **classes, **windows, **chosen)
+        return _reader("nnunet")(path, **classes, **windows, **chosen, cases=tuple(cases), data=data)
     if kind == "bundle":
         _refuse_parameters(path, given, ("legacy_merging",))
         return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)

@@ -80,6 +80,7 @@ def load(
     _check_postprocessing(config)
     notes += _modernize(target, arguments, metadata, legacy_merging)
     window = _window(config, metadata, len(roi_size))
+    own_window = window is not None
     if window is None:
         window = tuple(roi_size)
         notes.append(f"the bundle names no window; the data's {window} is used")
@@ -112,6 +113,7 @@ def load(
         roi_size=window,
         network=Foreign(with_fast_convolutions(network), name),
         notes=tuple(notes + _said(preprocessing)),
+        own_window=own_window,
         preprocessing=preprocessing.steps if preprocessing is not None else (),
     )
 

@@ -24,7 +24,7 @@ from .nnunet_plan import (
     refusal,
     resampling,
 )
-from .nnunet_predictor import NnUNetPredictor, sides
+from .nnunet_predictor import NnUNetPredictor, side_text
 from .weights import read_checkpoint
 
 EACH = "cv"
@@ -113,7 +113,7 @@ def load(
         notes=(
             "test-time mirroring is off",
             f"read as nnU-Net reads it: axes {'turned to RAS' if reorient else 'as stored in the file'}, intensities of the "
-            f"file, resampled to {sides(spacing_mm)} mm in those axes and the logits back",
+            f"file, resampled to {side_text(spacing_mm)} mm in those axes and the logits back",
             *note,
         ),
         spacing_mm=spacing_mm,

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..case import CasePredictor, CaseSource, turn, turn_back
+from ..case import CasePredictor, CaseSource, Turn, turn, turn_back
 from ..resampling import NnUNetResampling
 from ..sliding_window import SlidingWindow, _pad_to
 
@@ -229,6 +229,19 @@ class NnUNetPredictor(CasePredictor):
         self._networks(source)
         return super().for_case(source)
 
+    def sides(self, source: CaseSource) -> tuple[float, ...]:
+        axes = self._turn(source)[0]
+        voxels = [float(source.image.shape[1 + axis]) for axis in axes]
+        if self.spacing_mm is None:
+            return tuple(voxels)
+        plan = [self.spacing_mm[self.order.index(axis)] for axis in range(len(axes))]
+        own = [source.spacing_mm[axis] for axis in axes]
+        return tuple(side * old / new for side, old, new in zip(voxels, own, plan, strict=True))
+
+    def _turn(self, source: CaseSource) -> Turn:
+        """From the axes of the image to those nnU-Net's reader gives."""
+        return source.turn_to("RAS") if self.reorient else source.turn_to_stored()
+
     def predict(self, images: Tensor, source: CaseSource | None) -> Tensor:
         if images.ndim != len(self.order) + 2 or images.shape[1] != len(self.normalizations):
             raise ValueError(
@@ -237,7 +250,7 @@ class NnUNetPredictor(CasePredictor):
             )
         if source is None:
             return torch.cat([self._predict(image, None, None, self.crop) for image in images])
-        stored = source.turn_to("RAS") if self.reorient else source.turn_to_stored()
+        stored = self._turn(source)
         spacing = tuple(source.spacing_mm[axis] for axis in stored[0])
         values = turn(source.intensities(images), stored)
         # Where the file's intensities are not known, 0 is 0 only where the window begins there.
@@ -265,8 +278,8 @@ class NnUNetPredictor(CasePredictor):
             ]
             if min(shape) < 1:
                 raise ValueError(
-                    f"expected a volume of at least a voxel at {sides(self.spacing_mm)} mm, found {cropped} at "
-                    f"{sides(own)} mm; check its spacing"
+                    f"expected a volume of at least a voxel at {side_text(self.spacing_mm)} mm, found {cropped} at "
+                    f"{side_text(own)} mm; check its spacing"
                 )
             normalized = self.resampling[0](normalized, shape, own, self.spacing_mm)
         normalized = normalized[None].contiguous()
@@ -305,7 +318,7 @@ class NnUNetPredictor(CasePredictor):
         return [everyone[self.held_out[source.id]]]
 
 
-def sides(spacing: Sequence[float]) -> str:
+def side_text(spacing: Sequence[float]) -> str:
     """Sides of a voxel for people."""
     return " x ".join(f"{side:g}" for side in spacing)
 

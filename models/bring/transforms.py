@@ -326,6 +326,14 @@ class Preprocessed(CasePredictor):
         super().__init__()
         self.predictor, self.steps, self.name = predictor, tuple(steps), name
 
+    def sides(self, source: CaseSource) -> tuple[float, ...]:
+        # An image without values is enough: neither of these steps asks for any.
+        frame = Frame(torch.empty((0, *source.image.shape[1:])), np.asarray(source.affine, float))
+        for step in self.steps:
+            if isinstance(step, Orientation | Spacing | SpatialPad):
+                step(frame)
+        return tuple(float(side) for side in frame.image.shape[1:])
+
     def predict(self, images: Tensor, source: CaseSource | None) -> Tensor:
         needy = [step for step in self.steps if isinstance(step, (*ABSOLUTE, Orientation, Spacing))]
         if source is None and needy:
