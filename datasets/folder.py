@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +33,8 @@ class CaseFolder:
         notes: source, licence, split rule and how to obtain the files.
         faults: ids that cannot be used whatever their files hold.
         ignore: id in the label files of voxels that are neither trained on nor scored.
+        path: of the folder or list that was opened by its path, which is its identity; ``None`` for a dataset of
+            the registry.
 
     Raises:
         DatasetError: a split names a case without files, or there are fewer than two classes.
@@ -50,6 +53,7 @@ class CaseFolder:
     notes: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, CaseError] = field(default_factory=dict)
     ignore: int | None = None
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -74,6 +78,13 @@ class CaseFolder:
         if self.train_preparation is not None:
             text = f"{text} (train: {self.train_preparation.describe()})"
         return {"source": "unknown", "licence": "unknown", **self.notes, "preprocessing": text}
+
+    def renamed(self, name: str, path: Path) -> CaseFolder:
+        """The same dataset under the name that results know the path by."""
+        twin = copy(self)
+        object.__setattr__(twin, "name", name)
+        object.__setattr__(twin, "path", path)
+        return twin
 
     def paths(self, case_id: str) -> CaseFiles:
         """Where the files of one case are expected, relative to ``root``."""

@@ -30,7 +30,7 @@ def check(
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
     split: Split = "validation",
-    cases: Cases = "2",
+    cases: Cases = "first:2",
     protocol: ProtocolName = "robustvox-1",
     only: Annotated[str, typer.Option("--only", metavar="C2,...", help="Ids or names of checks.")] = "",
     queries: Annotated[

@@ -32,7 +32,7 @@ def figures(
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
     split: Split = "validation",
-    cases: Cases = "1",
+    cases: Cases = "first:1",
     protocol: ProtocolName = "robustvox-1",
     seed: Seed = 0,
     device: Device = "auto",

@@ -54,7 +54,7 @@ def frequency(
     dataset: DatasetName = "phantom",
     data_root: DataRoot = None,
     split: Split = "validation",
-    cases: Cases = "4",
+    cases: Cases = "first:4",
     protocol: ProtocolName = "robustvox-1",
     seed: Seed = 0,
     device: Device = "auto",

@@ -95,7 +95,7 @@ def run(
         dataset=dataset,
         data_root=data_root,
         split=split or (EVERY_SPLIT if adversarial else "validation"),
-        cases=cases or ("all" if adversarial else "4"),
+        cases=cases or ("all" if adversarial else "first:4"),
         protocol=protocol,
         seed=seed,
         device=device,

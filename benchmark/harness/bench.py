@@ -17,12 +17,12 @@ from ..craft.meter import Cost
 from ..craft.named import NamedModel, predict
 from ..craft.view import truncate
 from ..metrics.distortion import Distortion, measure
-from ..metrics.success import voxel_success
+from ..metrics.success import VoxelSuccess, voxel_success
 from ..plan.plan import Job, Plan
 from ..records.unit import data_fingerprint
 from ..records.volumes import Note, save_adversarial
 from ..specs.requests import RunRequest
-from .compute import ClassScore, Failure, Outcome, Scored
+from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
 from .faults import CASE_FAILURES
 from .scoring import Scorer
 
@@ -186,10 +186,18 @@ class Bench:
             scores=self._class_scores(case.scorer, prediction),
             cost=crafted.cost,
             distortion=distances[truncated],
-            success=None if job.clean else voxel_success(prediction, unharmed, volume.label),
+            success=None if job.clean else self._success(prediction, unharmed, volume),
+            channels=channel_changes(images[0].cpu().numpy(), volume),
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
         )
         return Scored(job, target, volume, images, prediction, outcome)
+
+    def _success(self, prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> VoxelSuccess:
+        """Over the voxels that somebody labelled."""
+        if volume.ignore is None:
+            return voxel_success(prediction, unharmed, volume.label)
+        there = ~volume.ignore
+        return voxel_success(prediction[there], unharmed[there], volume.label[there])
 
     def _class_scores(self, scorer: Scorer, prediction: np.ndarray) -> tuple[ClassScore, ...]:
         names = self.plan.dataset.class_names

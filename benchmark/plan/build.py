@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustvox.datasets import Dataset
+from robustvox.datasets.folder import CaseFolder
 from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ..craft.named import NamedAttack, NamedModel
+from ..records.sources import path_of
 from ..records.volumes import UNITS
 from ..specs.knobs import MEASURES
 from ..specs.protocols import Protocol, find_protocol
@@ -36,7 +38,7 @@ def build_plan(request: RunRequest) -> Plan:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
     protocol = find_protocol(request.protocol)
     attacks = load_attacks(request, protocol)
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_requested(request)
     device = choose_device(request.device)
     models = load_models(request, dataset, protocol, device)
     cases = select_cases(dataset, request.split, request.cases, held_out(request.split, models))
@@ -73,7 +75,7 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
             + (", ".join(superfluous) or "no --target")
         )
     protocol = find_protocol(request.protocol)
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_requested(request)
     device = choose_device(request.device)
     folder = open_folder(
         directory, dataset, protocol.name, select_cases(dataset, request.split, request.cases)
@@ -94,6 +96,15 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
         saved=folder.volumes,
         refused=folder.refused,
     )
+
+
+def load_requested(request: RunRequest) -> Dataset:
+    """The dataset of a request, under the name its results have."""
+    dataset = load_dataset(request.dataset, request.data_root, request.out)
+    path = path_of(dataset)
+    if request.dataset_name is None or path is None or not isinstance(dataset, CaseFolder):
+        return dataset
+    return dataset.renamed(request.dataset_name, path)
 
 
 def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:

@@ -59,7 +59,7 @@ class RunRequest:
     dataset: str = "phantom"
     data_root: Path | None = None
     split: str = "validation"
-    cases: str = "4"
+    cases: str = "first:4"
     protocol: str = "robustvox-1"
     seed: int = 0
     device: str = "auto"
@@ -76,6 +76,7 @@ class RunRequest:
     match_on: str | None = None
     report: bool = True
     out: Path = Path("results")
+    dataset_name: str | None = None  # of a dataset given by its path, once its results have a folder
 
 
 @dataclass(frozen=True)

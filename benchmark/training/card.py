@@ -24,7 +24,9 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
         volume = dataset.load(case)
         with torch.inference_mode():
             logits = predictor(torch.from_numpy(volume.image)[None].to(device))
-        scores.append(_mean_dice(logits.argmax(1)[0].cpu().numpy(), volume.label, len(dataset.class_names)))
+        prediction = logits.argmax(1)[0].cpu().numpy()
+        prediction = prediction if volume.ignore is None else np.where(volume.ignore, 0, prediction)
+        scores.append(_mean_dice(prediction, volume.label, len(dataset.class_names)))
     low, high = bootstrap_intervals(np.array([scores]))
     return {
         "validation_dice": float(np.mean(scores)),

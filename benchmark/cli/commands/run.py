@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,7 @@ from ...plan.plan import Job, Plan, describe_plan
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
 from ...records.reading import Records, load_records
+from ...records.sources import claim
 from ...records.store import RecordStore
 from ...report.facts import Run
 from ...report.gallery import FirstCase
@@ -37,12 +39,13 @@ def run_benchmark(request: RunRequest) -> int:
     bench = Bench(plan, save=requested_saver(request, plan), watch=gallery if request.report else None)
     for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
         console.print(escape(line), style="dim", soft_wrap=True)
+    claim(request.out, plan.dataset)
     jobs = sum(1 for _ in plan.jobs())
     entry = describe() | dict(describe_plan(plan))
     events: list[Event] = []
     with (
         RecordStore(request.out / plan.dataset.name / "records") as store,
-        submitter(request) as submit,
+        submitter(replace(request, dataset_name=plan.dataset.name)) as submit,
         progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
     ):
         provenance = store.provenance({"protocol": plan.protocol.name, **entry})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from robustvox.models import CATALOG, ZOO
 
 from ...plan.attacks import load_attack
-from ...plan.cases import load_dataset
+from ...plan.cases import load_dataset, require_cases
 from ...plan.models import choose_device
 from ...specs.requests import TrainRequest
 from ...specs.spec import Spec, UsageError, match
@@ -19,6 +19,8 @@ def train_model(request: TrainRequest) -> int:
     spec = Spec.parse(request.model)
     spec = Spec(match(spec.name, CATALOG, "model"), spec.parameters)
     dataset = load_dataset(request.dataset, request.data_root)
+    for split in ("train", "validation"):
+        require_cases(dataset, split, remedy=f"training needs it; declare which cases are in {split}")
     attack = load_attack(request.adversarial) if request.adversarial else None
     path = request.checkpoint or ZOO / dataset.name / f"{spec.name}.safetensors"
     recipe = Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr)

@@ -16,8 +16,9 @@ from robustvox.attacks import Attack, StepInfo
 from robustvox.attacks.base import frozen
 from robustvox.datasets import Volume
 
-from ...craft.crafting import noise_generator
+from ...craft.crafting import labelled, noise_generator
 from ...craft.named import NamedAttack, NamedModel, predict
+from ...harness.scoring import counted
 from ...metrics.scores import LabelSurfaces, score
 from ...plan.attacks import attack_spec
 from ...specs.spec import Spec
@@ -188,7 +189,7 @@ class Context:
         with frozen(self.model.predictor):
             prediction = predict(self.model, images)
         return score(
-            prediction,
+            counted(prediction, case.volume.ignore),
             case.volume.label,
             num_classes=self.num_classes,
             spacing_mm=case.volume.spacing_mm,
@@ -214,7 +215,12 @@ class Context:
             seen[:] = [info]
 
         images = named.attack(
-            self.model.predictor, case.images, case.labels, generator=self.generator(case), on_step=watch
+            self.model.predictor,
+            case.images,
+            case.labels,
+            mask=labelled(case.volume, self.device),
+            generator=self.generator(case),
+            on_step=watch,
         )
         self._tick()
         if named.spec == self.named.spec:
