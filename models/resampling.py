@@ -23,7 +23,7 @@ ANISOTROPY = 3.0
 def zoom_matrix(size: int, new_size: int, order: int) -> np.ndarray:
     """``(new_size, size)`` of ``skimage.transform.resize(order=order, mode="edge", anti_aliasing=False)``."""
     columns = [
-        zoom(row, new_size / size, order=order, mode="nearest", grid_mode=True, output=np.float64)
+        np.asarray(zoom(row, new_size / size, order=order, mode="nearest", grid_mode=True, output=np.float64))
         for row in np.eye(size)
     ]
     return np.stack(columns, axis=1)
@@ -34,7 +34,8 @@ def sampled_matrix(size: int, positions: tuple[float, ...], order: int) -> np.nd
     """``(len(positions), size)`` of spline interpolation at ``positions`` in voxels, the edge voxel beyond the edge."""
     where = np.asarray([positions])
     columns = [
-        map_coordinates(row, where, order=order, mode="nearest", output=np.float64) for row in np.eye(size)
+        np.asarray(map_coordinates(row, where, order=order, mode="nearest", output=np.float64))
+        for row in np.eye(size)
     ]
     return np.stack(columns, axis=1)
 
@@ -42,7 +43,7 @@ def sampled_matrix(size: int, positions: tuple[float, ...], order: int) -> np.nd
 def along(images: Tensor, matrix: np.ndarray, axis: int) -> Tensor:
     """Apply ``(new, old)`` to one axis of a tensor, in its precision."""
     weights = torch.as_tensor(matrix, dtype=images.dtype, device=images.device)
-    return torch.tensordot(images, weights, dims=([axis], [1])).movedim(-1, axis)
+    return (images.movedim(axis, -1) @ weights.T).movedim(-1, axis)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,9 +109,9 @@ class NamedModel:
         """Share of the model's window that a volume fills; None for a model without a window."""
         if self.window is None:
             return None
-        reads = isinstance(self.predictor, CasePredictor)
-        sides = self.predictor.sides(case_source(volume)) if reads else volume.image.shape[1:]
-        return self.window.filled(sides)
+        if isinstance(self.predictor, CasePredictor):
+            return self.window.filled(self.predictor.sides(case_source(volume)))
+        return self.window.filled(volume.image.shape[1:])
 
 
 def case_source(volume: Volume) -> CaseSource:

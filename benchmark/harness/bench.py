@@ -73,6 +73,8 @@ class Bench:
         self._errors: dict[str, BaseException] = {}
         self._clean: dict[tuple[str, str], np.ndarray] = {}
         self._clean_of: Volume | None = None
+        #: share of each model's window that each case fills, as far as cases were read
+        self.filled: dict[tuple[str, str], dict[str, float]] = {}
 
     def case(self, case_id: str) -> PreparedCase:
         """The case, read once, also where reading fails.
@@ -162,6 +164,10 @@ class Bench:
     def _prepare(self, case_id: str) -> PreparedCase:
         dataset = self.plan.dataset
         volume = dataset.load(case_id)
+        for model in self.plan.models:
+            share = model.filled(volume)
+            if share is not None:
+                self.filled.setdefault(model.key, {})[case_id] = share
         scorer = Scorer(
             self.plan.protocol,
             volume,

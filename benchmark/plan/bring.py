@@ -175,11 +175,11 @@ def load_factory(
             {} if checkpoint is None else {"checkpoint": checkpoint}
         )
         model, window = _built(name, factory, offered, given)
-        if not choice.fixed and window == roi_size and any(side % UNASKED for side in window):
-            if not can_be_asked(model.network if isinstance(model, SlidingWindow) else model):
-                raise UsageError(
-                    f"expected a roi_size for {name}, which cannot be asked what it takes; give --roi-size"
-                )
+        guessed = not choice.fixed and window == roi_size and any(side % UNASKED for side in window)
+        if guessed and not can_be_asked(model.network if isinstance(model, SlidingWindow) else model):
+            raise UsageError(
+                f"expected a roi_size for {name}, which cannot be asked what it takes; give --roi-size"
+            )
         return model, window
 
     (model, roi_size), _ = with_window(choice, build, UsageError)

@@ -113,15 +113,11 @@ def read_window(value: Any, where: str, axes: int = 3) -> tuple[int, ...]:
         >>> read_window(32, "--roi-size"), read_window("48x64x48", "--roi-size")
         ((32, 32, 32), (48, 64, 48))
     """
-    found = value
+    found: list[Any] = list(value) if isinstance(value, tuple | list) else [value]
     if isinstance(value, str):
         parts = value.strip("() ").lower().replace("x", ",").split(",")
-        found = tuple(int(part) if part.strip().isdigit() else -1 for part in parts if part.strip())
-    if isinstance(found, int) and not isinstance(found, bool):
-        found = (found,)
-    whole = isinstance(found, tuple | list) and all(
-        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found
-    )
+        found = [int(part) if part.strip().isdigit() else part for part in parts if part.strip()]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found)
     if not whole or len(found) not in (1, axes):
         raise UsageError(
             f"expected {where} as one or {axes} positive whole numbers, such as 96 or 48,64,48, got {value!r}"

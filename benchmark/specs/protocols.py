@@ -103,7 +103,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         # The attack differentiates through the same overlapping window that is scored; foreground classes only;
         # distances in mm; float32 throughout; best iterate; per-case seeds; budgets measured.
         "robustvox-1": Protocol(name="robustvox-1"),
-        "bmvc2024": Protocol(name="bmvc2024", mode="constant", **dict.fromkeys(SWITCHES, True)),
+        "bmvc2024": Protocol(
+            name="bmvc2024", mode="constant", padding="zeros", **dict.fromkeys(SWITCHES, True)
+        ),
     }
 )
 

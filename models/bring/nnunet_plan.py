@@ -157,7 +157,7 @@ def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, f
             "give the dataset it was trained on",
         )
     # A class to ignore has no logit; a list of one class is that class.
-    labels = {
+    labels: dict[str, Any] = {
         key: value[0] if isinstance(value, list) and len(value) == 1 else value
         for key, value in dataset.get("labels", {}).items()
         if key != "ignore"
@@ -167,7 +167,7 @@ def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, f
         raise refusal(
             folder, "one class per voxel", f"regions {', '.join(regions)}", "train it with plain labels"
         )
-    if sorted(map(int, labels.values())) != list(range(num_classes)):
+    if sorted(int(value) for value in labels.values()) != list(range(num_classes)):
         found = ", ".join(f"{key}={value}" for key, value in labels.items())
         raise refusal(folder, f"labels 0 to {num_classes - 1}", found, "give the dataset it was trained on")
 
