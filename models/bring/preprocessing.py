@@ -222,7 +222,7 @@ def _arguments(
 
 
 def _said(name: str, arguments: Mapping[str, Any]) -> str:
-    listed = ", ".join(f"{key} {value}" for key, value in arguments.items())
+    listed = ", ".join(f"{key} {value}" for key, value in arguments.items() if key != "mode")
     own = {"ScaleIntensityRange": "a_min", "Spacing": "pixdim", "Orientation": "axcodes"}
     return listed if own.get(name) in arguments else f"{name}{f' ({listed})' if listed else ''}"
 
