@@ -31,7 +31,7 @@ from .plan.windows import choose_window, with_window
 from .records.reading import load_records
 from .records.store import RecordStore
 from .show.tables import results as tables
-from .specs.protocols import Protocol, find_protocol
+from .specs.protocols import DEFAULT_PROTOCOL, Protocol, find_protocol
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
     roi_size: Sequence[int] | None = None,
     num_classes: int | None = None,
     transfer: bool = False,
-    protocol: str = "robustvox-1",
+    protocol: str = DEFAULT_PROTOCOL,
     seed: int = 0,
     device: str = "cpu",
     store: Path | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .base import CaseError, DatasetError
@@ -28,6 +28,7 @@ class Entry:
         id: as given; empty for one made from the path of the first image.
         split: ``train``, ``validation`` or ``test``; empty where the list does not say.
         fold: in which the case is held out, where the list says.
+        named_by: path the id is made from; empty for the first image.
     """
 
     images: tuple[str, ...]
@@ -35,6 +36,7 @@ class Entry:
     id: str = ""
     split: str = ""
     fold: int | None = None
+    named_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def arrange(
     kept = [entry for entry in entries if not is_hidden(entry.images[0])]
     if not kept:
         raise DatasetError(f"expected a case in {where}, found none; complete the list")
-    made = name_cases([entry.images[0] for entry in kept], first_channel=first_channel)
+    made = name_cases([entry.named_by or entry.images[0] for entry in kept], first_channel=first_channel)
     ids = [entry.id or name for entry, name in zip(kept, made, strict=True)]
     files = {case: CaseFiles(e.images, e.label) for case, e in zip(ids, kept, strict=True)}
     faults = {
@@ -128,34 +130,43 @@ def arrange(
         for case, n in Counter(ids).items()
         if n > 1
     }
-    pairs = list(zip(ids, kept, strict=True))
-    test = tuple(dict.fromkeys(case for case, entry in pairs if entry.split == "test"))
+    splits, rule = _split(
+        list(zip(ids, kept, strict=True)), declared or f"lists of {where}", where, validation, seed
+    )
+    everything = tuple(sorted(files)) if rule.startswith("sha256") else tuple(files)
+    return CaseList(files, {**splits, "all": everything}, faults, rule)
+
+
+def _split(
+    pairs: Sequence[tuple[str, Entry]], declared: str, where: str, validation: float | int, seed: int
+) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Splits of named entries, test cases and folds beside training and validation, and who made them."""
+    test = _unique(case for case, entry in pairs if entry.split == "test")
     rest = [(case, entry) for case, entry in pairs if entry.split != "test"]
     folds = {
-        f"{FOLD}{k}": tuple(dict.fromkeys(case for case, entry in rest if entry.fold == k))
+        f"{FOLD}{k}": _unique(case for case, entry in rest if entry.fold == k)
         for k in sorted({entry.fold for _, entry in rest if entry.fold is not None})
     }
     if any(entry.split for _, entry in rest) or not rest:
-        rule = declared or f"lists of {where}"
-        splits = {
-            name: tuple(dict.fromkeys(case for case, entry in rest if (entry.split == "validation") == held))
-            for name, held in (("train", False), ("validation", True))
-        }
+        held_out = {case for case, entry in rest if entry.split == "validation"}
+        # A case in both lists stays in both, which is its fault.
+        train = _unique(case for case, entry in rest if entry.split != "validation")
+        chosen = _unique(case for case, _ in rest if case in held_out)
+        rule = declared
     elif folds:
         first = next(iter(folds))
-        rule = f"fold {first.removeprefix(FOLD)} of {where}"
-        held_out = set(folds[first])
-        splits = {
-            "train": tuple(dict.fromkeys(case for case, _ in rest if case not in held_out)),
-            "validation": folds[first],
-        }
+        train = _unique(case for case, _ in rest if case not in folds[first])
+        chosen, rule = folds[first], f"fold {first.removeprefix(FOLD)} of {where}"
     else:
+        hashed = split_ids(_unique(case for case, _ in rest), validation, seed)
+        train, chosen = hashed["train"], hashed["validation"]
         rule = f"sha256 order, seed {seed}, validation share {validation}"
-        hashed = split_ids(list(dict.fromkeys(case for case, _ in rest)), validation, seed)
-        splits = {"train": hashed["train"], "validation": hashed["validation"]}
-    everything = tuple(sorted(files)) if rule.startswith("sha256") else tuple(files)
-    splits = {**splits, **({"test": test} if test else {}), **folds, "all": everything}
-    return CaseList(files, splits, faults, rule)
+    return {"train": train, "validation": chosen, **({"test": test} if test else {}), **folds}, rule
+
+
+def _unique(cases: Iterable[str]) -> tuple[str, ...]:
+    """In order, each once."""
+    return tuple(dict.fromkeys(cases))
 
 
 def split_ids(ids: Sequence[str], validation: float | int, seed: int) -> dict[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def _arguments(
         Entry(
             images=_images(root, entry["image"], len(channels)),
             label=entry["label"],
+            named_by=_named_by(entry["image"]),
             split=_split(key, meta),
             fold=entry.get("fold"),
         )
@@ -147,6 +149,11 @@ def _images(root: Path, image: str | Sequence[str], channels: int) -> tuple[str,
     if not ending or (root / image).is_file() or not (root / f"{stem}_0000{ending}").is_file():
         return (image,)
     return tuple(f"{stem}_{k:04d}{ending}" for k in range(max(channels, 1)))
+
+
+def _named_by(image: str | Sequence[str]) -> str:
+    """The path a case is called by: as listed, and of several channels the first without its number."""
+    return image if isinstance(image, str) else re.sub(r"_0000(?=\.nii(\.gz)?$)", "", image[0])
 
 
 def read_meta(root: Path) -> dict[str, Any]:

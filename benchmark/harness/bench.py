@@ -24,7 +24,7 @@ from ..records.volumes import Note, save_adversarial
 from ..specs.requests import RunRequest
 from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
 from .faults import CASE_FAILURES
-from .scoring import Scorer
+from .scoring import Scorer, prepare_scorer
 
 Save = Callable[[Job, "PreparedCase", Crafted], None]
 """Called with every volume that was crafted."""
@@ -168,12 +168,7 @@ class Bench:
             share = model.filled(volume)
             if share is not None:
                 self.filled.setdefault(model.key, {})[case_id] = share
-        scorer = Scorer(
-            self.plan.protocol,
-            volume,
-            num_classes=len(dataset.class_names),
-            nsd_tolerance_mm=dataset.nsd_tolerance_mm,
-        )
+        scorer = prepare_scorer(dataset, volume, self.plan.protocol)
         return PreparedCase(volume, data_fingerprint(volume), scorer)
 
     def _score(

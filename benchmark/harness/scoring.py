@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustvox.datasets import Volume
+from robustvox.datasets import Dataset, Volume
 
 from ..metrics.scores import LabelSurfaces, score
-from ..specs.protocols import Protocol
+from ..specs.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,3 +98,17 @@ class Scorer:
             nsd_tolerance_mm=self._tolerance,
             cache=surfaces,
         )
+
+
+def prepare_scorer(dataset: Dataset, volume: Volume, protocol: Protocol = PROTOCOLS["robustvox-1"]) -> Scorer:
+    """What scores the predictions of a case of a dataset: with reading it, all that a run asks of a case.
+
+    Raises:
+        ValueError: a case nobody can be scored on.
+    """
+    return Scorer(
+        protocol,
+        volume,
+        num_classes=len(dataset.class_names),
+        nsd_tolerance_mm=dataset.nsd_tolerance_mm,
+    )

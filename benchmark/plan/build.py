@@ -19,7 +19,7 @@ from ..specs.requests import RunRequest
 from ..specs.spec import Spec, UsageError, match, normalize
 from .attacks import load_attack, match_all
 from .bring import locate
-from .cases import load_dataset, select_cases
+from .cases import EVERY_SPLIT, load_dataset, select_cases
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
@@ -41,7 +41,8 @@ def build_plan(request: RunRequest) -> Plan:
     dataset = load_requested(request)
     device = choose_device(request.device)
     models = load_models(request, dataset, protocol, device)
-    cases = select_cases(dataset, request.split, request.cases, held_out(request.split, models))
+    split = request.split or "validation"
+    cases = select_cases(dataset, split, request.cases or "first:4", held_out(split, models))
     surrogates = models[: len(request.models)]
     targets = models[len(request.models) :] if request.targets and not request.transfer else models
     if request.units not in UNITS:
@@ -78,7 +79,10 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
     dataset = load_requested(request)
     device = choose_device(request.device)
     folder = open_folder(
-        directory, dataset, protocol.name, select_cases(dataset, request.split, request.cases)
+        directory,
+        dataset,
+        protocol.name,
+        select_cases(dataset, request.split or EVERY_SPLIT, request.cases or "all"),
     )
     if not folder.volumes and not folder.refused:
         raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")

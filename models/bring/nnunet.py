@@ -12,7 +12,7 @@ from typing import Any
 
 from ..checkpoint import file_sha256
 from ..header import CheckpointError
-from . import BroughtModel
+from .brought import BroughtModel
 from .configuration import read_json
 from .folds import Folds, find_folds
 from .nnunet_plan import (
