@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from ..sliding_window import SlidingWindow
+from .transforms import Preprocessed, Step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,7 @@ class BroughtModel:
     spacing_mm: tuple[float, ...] | None = None
     resamples: bool = False
     own_window: bool = True
-    preprocessing: tuple[Any, ...] = ()
+    preprocessing: tuple[Step, ...] = ()
     held_out: tuple[str, ...] | None = None
     trained_on: frozenset[str] = frozenset()
 
@@ -55,10 +56,7 @@ class BroughtModel:
         """The predictor of whole volumes: its own, or a sliding window around the network."""
         if self.network is None:
             return cast("nn.Module", self.predictor)
-
         windows = SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode, padding=padding)
         if not self.preprocessing:
             return windows
-        from .transforms import Preprocessed
-
         return Preprocessed(windows, self.preprocessing, self.name)
