@@ -13,7 +13,7 @@ import torch
 
 from robustvox.datasets import Dataset
 from robustvox.models import CATALOG as MODEL_CATALOG
-from robustvox.models import ZOO, CheckpointError, ModelCard, build_model, load_checkpoint, read_card
+from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
 from ..craft.named import ModelWindow, NamedModel
@@ -83,8 +83,6 @@ def load_model(
         brought = load_path(path, parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size)
         shown = {key: last_part(value) for key, value in parameters.items()}
         brought = replace(brought, name=canonical(brought.name, shown))
-        if recognize(path) == "safetensors":
-            brought = replace(brought, trained_on=_trained_on(read_card(path), dataset))
         untrained = False
     elif (factory := _factory(spec := Spec.parse(text))) is not None:
         asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
@@ -179,18 +177,7 @@ def _registered(
             f"expected {written.name} with the window {tuple(roi_size)} it was trained on in {file.name}, got "
             f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
         )
-    return BroughtModel(
-        name=name,
-        sha256=loaded.sha256,
-        roi_size=roi_size,
-        network=loaded.network,
-        trained_on=_trained_on(loaded.card, dataset),
-    )
-
-
-def _trained_on(card: ModelCard, dataset: Dataset) -> frozenset[str]:
-    """Cases of the data that one of our checkpoints was trained on: the split ``train`` of the dataset it names."""
-    return frozenset(dataset.splits.get("train", ()) if card.dataset == dataset.name else ())
+    return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
 
 
 def _factory(spec: Spec) -> Any | None:
