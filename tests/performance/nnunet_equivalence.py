@@ -82,9 +82,9 @@ def main() -> None:
             if not reader.endswith("WithReorient"):
                 change = ornt_transform(io_orientation(source.affine), io_orientation(image.affine))
                 ours = apply_orientation(ours, change)
-            seconds = middle - started, time.perf_counter() - middle
-            print(path.name, nib.orientations.aff2axcodes(image.affine), np.round(dice(ours, reference, classes), 5),
-                  "nnU-Net %.1f s, ours %.1f s" % seconds)  # fmt: skip
+            took = f"nnU-Net {middle - started:.1f} s, ours {time.perf_counter() - middle:.1f} s"
+            shown = np.round(dice(ours, reference, classes), 5)
+            print(path.name, nib.orientations.aff2axcodes(image.affine), shown, took)
 
 
 if __name__ == "__main__":
