@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .cases import EVERY_SPLIT, load_dataset, select_cases
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
+from .windows import read_window
 
 
 def build_plan(request: RunRequest) -> Plan:
@@ -39,13 +41,15 @@ def build_plan(request: RunRequest) -> Plan:
     dataset = load_requested(request)
     device = choose_device(request.device)
     models = load_models(request, dataset, protocol, device)
+    split = request.split or "validation"
+    cases = select_cases(dataset, split, request.cases or "first:4", held_out(split, models))
     surrogates = models[: len(request.models)]
     targets = models[len(request.models) :] if request.targets and not request.transfer else models
     if request.units not in UNITS:
         raise UsageError(f"expected --units among {', '.join(UNITS)}, got {request.units!r}")
     return Plan(
         dataset=dataset,
-        cases=select_cases(dataset, request.split or "validation", request.cases or "first:4"),
+        cases=cases,
         surrogates=surrogates,
         targets=targets,
         attacks=attacks,
@@ -118,6 +122,12 @@ def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
     return match_all(attacks, load_attack(request.match, protocol), measure)
 
 
+def held_out(split: str, models: Sequence[NamedModel]) -> tuple[str, ...] | None:
+    """What the models were validated on, where ``validation`` is asked for and all say the same; else None."""
+    told = {model.held_out for model in models}
+    return next(iter(told)) if len(told) == 1 and normalize(split) == "validation" else None
+
+
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
     named = [text for text in request.models if locate(text, MODEL_CATALOG) is None]
@@ -148,6 +158,7 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
                 device=device,
                 sw_batch_size=request.sw_batch_size,
                 seed=request.seed,
+                roi_size=None if request.roi_size is None else read_window(request.roi_size, "--roi-size"),
             )
     return [loaded[_identity(text), checkpoint] for text, checkpoint in order]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,11 @@ from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
-from ..craft.named import NamedModel
+from ..craft.named import ModelWindow, NamedModel
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, match, normalize
 from .registries import UnregisteredError, find_plugin, import_name
+from .windows import WindowChoice, choose_window, with_window
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,17 +51,30 @@ def load_model(
     device: str = "cpu",
     sw_batch_size: int = 4,
     seed: int = 0,
+    roi_size: tuple[int, ...] | None = None,
 ) -> NamedModel:
     """The predictor somebody typed: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
 
     For what was typed only: a path is opened, a factory imported and called. What a file names is
     :func:`recorded_model`'s.
 
+    Args:
+        text: as written.
+        dataset: tells channels, classes, cases, and the window of a network that has none.
+        protocol: how volumes are predicted.
+        checkpoint: weights for a name.
+        untrained: random weights of ``seed`` for a name of the registry.
+        device: where it runs.
+        sw_batch_size: windows per forward.
+        seed: see ``untrained``.
+        roi_size: of ``--roi-size``, for a network that tells no window.
+
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
-    from .bring import last_part, load_factory, load_path, locate
+    from .bring import last_part, load_factory, load_path, locate, take_data_parameters
 
+    choice = choose_window(dataset, roi_size)
     located = locate(text, MODEL_CATALOG)
     if located is not None:
         path, parameters = located
@@ -67,12 +83,14 @@ def load_model(
                 f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
                 "with its weights"
             )
-        brought = load_path(path, parameters, dataset, protocol, sw_batch_size=sw_batch_size)
+        brought = load_path(path, parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size)
         shown = {key: last_part(value) for key, value in parameters.items()}
         brought = replace(brought, name=canonical(brought.name, shown))
         untrained = False
     elif (factory := _factory(spec := Spec.parse(text))) is not None:
-        brought = load_factory(spec.name, factory, spec.parameters, dataset, checkpoint)
+        asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
+        choice = choice if asked is None else choose_window(dataset, asked)
+        brought = load_factory(spec.name, factory, spec.parameters, dataset, choice, checkpoint)
         untrained = False
     else:
         spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
@@ -80,8 +98,13 @@ def load_model(
             raise UsageError(
                 f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
             )
-        brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
-    return _predictor(brought, protocol, device, sw_batch_size, ("untrained",) if untrained else ())
+        parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
+        choice = choice if asked is None else choose_window(dataset, asked)
+        written = Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
+        brought = _registered(written, dataset, protocol, checkpoint, seed if untrained else None, choice)
+    flags = ("untrained",) if untrained else ()
+    named = _named(brought, protocol, choice, device, sw_batch_size, flags)
+    return replace(named, notes=(*named.notes, *_unused(brought, roi_size)))
 
 
 def recorded_model(
@@ -107,7 +130,9 @@ def recorded_model(
     factory = find_recorded(spec)
     if factory is None:
         return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
-    return _predictor(load_factory(spec.name, factory, spec.parameters, dataset), protocol, device, 4, ())
+    choice = choose_window(dataset, None)
+    brought = load_factory(spec.name, factory, spec.parameters, dataset, choice)
+    return _named(brought, protocol, choice, device)
 
 
 def find_recorded(spec: Spec) -> Any | None:
@@ -132,35 +157,91 @@ def is_architecture(name: str) -> bool:
     return normalize(name) in map(normalize, MODEL_CATALOG)
 
 
-def _predictor(
-    brought: BroughtModel, protocol: Protocol, device: str, sw_batch_size: int, flags: tuple[str, ...]
+def _named(
+    brought: BroughtModel,
+    protocol: Protocol,
+    choice: WindowChoice,
+    device: str,
+    sw_batch_size: int = 4,
+    flags: tuple[str, ...] = (),
 ) -> NamedModel:
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size).to(device).eval()
-    return NamedModel(brought.name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size, protocol.padding)
+    return NamedModel(
+        brought.name,
+        _identity(brought, choice),
+        predictor.to(device).eval(),
+        flags,
+        brought.notes,
+        None if brought.resamples else brought.spacing_mm,
+        ModelWindow(brought.roi_size, "the model" if brought.own_window else choice.source),
+        brought.held_out,
+        brought.trained_on,
+    )
+
+
+def _identity(brought: BroughtModel, choice: WindowChoice) -> str:
+    """The sha256 of a model, with its window where neither the model nor the dataset decides that."""
+    if brought.own_window or not choice.in_identity:
+        return brought.sha256
+    return hashlib.sha256(repr((brought.sha256, brought.roi_size)).encode()).hexdigest()
+
+
+def _unused(brought: BroughtModel, roi_size: tuple[int, ...] | None) -> tuple[str, ...]:
+    if roi_size is None or not brought.own_window or brought.roi_size == roi_size:
+        return ()
+    shown, asked = ("x".join(map(str, sizes)) for sizes in (brought.roi_size, roi_size))
+    return (f"its own window {shown} is used, not {asked} of --roi-size",)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model of the registry as written, without what the data decide.
+
+    Args:
+        name: of the registry.
+        parameters: of the architecture.
+        roi_size: the window that was asked for behind the name.
+        shown: canonical spec, for people.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    roi_size: tuple[int, ...] | None
+    shown: str
 
 
 def _registered(
-    spec: Spec, dataset: Dataset, protocol: Protocol, checkpoint: Path | None, seed: int | None
+    written: Written,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    seed: int | None,
+    choice: WindowChoice,
 ) -> BroughtModel:
     """An architecture of the registry with random weights of ``seed``, or those of a file."""
     from robustvox.models.checkpoint import state_sha256
 
     from .bring import load_path
 
-    name = canonical(spec.name, spec.parameters)
+    name, asked = written.shown, written.roi_size
     if seed is not None:
-        network = _untrained(spec, dataset, seed)
+        network, roi_size = _untrained(written, dataset, seed, choice)
         return BroughtModel(
-            name=name, sha256=state_sha256(network), roi_size=tuple(dataset.roi_size), network=network
+            name=name, sha256=state_sha256(network), roi_size=roi_size, network=network, own_window=False
         )
     if checkpoint is not None and _is_foreign(checkpoint):
-        brought = load_path(checkpoint, spec.parameters, dataset, protocol, architecture=spec.name)
+        given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
+        brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / dataset.name / f"{spec.name}.safetensors"
-    loaded = _load(file, spec.name, dataset, spec)
-    return BroughtModel(
-        name=name, sha256=loaded.sha256, roi_size=loaded.card.roi_size, network=loaded.network
-    )
+    file = checkpoint or ZOO / dataset.name / f"{written.name}.safetensors"
+    loaded = _load(file, written, dataset)
+    roi_size = loaded.card.roi_size
+    if asked is not None and tuple(asked) != tuple(roi_size):
+        raise UsageError(
+            f"expected {written.name} with the window {tuple(roi_size)} it was trained on in {file.name}, got "
+            f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
+        )
+    return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
 
 
 def _factory(spec: Spec) -> Any | None:
@@ -179,7 +260,8 @@ def _is_foreign(checkpoint: Path) -> bool:
     return False
 
 
-def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
+def _load(path: Path, written: Written, dataset: Dataset) -> Any:
+    name, parameters = written.name, written.parameters
     if path.is_dir():
         raise UsageError(
             f"expected a file as --checkpoint of {name}, found the folder {path.name}; a folder is given to --model"
@@ -191,7 +273,7 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             "or say --untrained"
         )
     try:
-        computed = {k: v for k, v in spec.parameters.items() if k in COMPUTED}
+        computed = {k: v for k, v in parameters.items() if k in COMPUTED}
         loaded = load_checkpoint(path, architecture=name, overrides=computed)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
@@ -202,29 +284,34 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             f"{dataset.name}, found {card.in_channels} and {card.num_classes} (trained on {card.dataset}) in "
             f"{path.name}; give the right --checkpoint"
         )
-    fixed = {k: v for k, v in spec.parameters.items() if k not in COMPUTED}
+    fixed = {k: v for k, v in parameters.items() if k not in COMPUTED}
     wrong = [k for k, v in fixed.items() if card.arguments.get(k) != v]
     if wrong:
         raise UsageError(
-            f"expected {name} with {', '.join(f'{k}={spec.parameters[k]}' for k in wrong)}, found "
+            f"expected {name} with {', '.join(f'{k}={parameters[k]}' for k in wrong)}, found "
             f"{dict(card.arguments)} in {path.name}; drop the parameter or give another --checkpoint"
         )
     return loaded
 
 
-def _untrained(spec: Spec, dataset: Dataset, seed: int) -> nn.Module:
-    import torch
+def _untrained(
+    written: Written, dataset: Dataset, seed: int, choice: WindowChoice
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network with random weights of ``seed``, and the window it takes."""
+    arguments = {"size": "small", **written.parameters}
 
-    arguments = {"size": "small", **spec.parameters}
-    try:
+    def build(roi_size: tuple[int, ...]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_model(
-                spec.name,
+                written.name,
                 in_channels=dataset.in_channels,
                 num_classes=len(dataset.class_names),
-                roi_size=dataset.roi_size,
+                roi_size=roi_size,
                 **arguments,
             )
+
+    try:
+        return with_window(choice, build, ValueError)
     except ValueError as error:
         raise UsageError(str(error)) from error

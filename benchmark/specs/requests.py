@@ -47,6 +47,10 @@ ProtocolName = Annotated[
 ]
 Seed = Annotated[int, Option(help="Seed of all noise.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")]
+RoiSize = Annotated[
+    str | None,
+    Option(metavar="N|X,Y,Z", help="Window of a network that tells none.", shown="what the volumes need"),
+]
 Out = Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")]
 
 
@@ -86,6 +90,7 @@ class RunRequest:
         tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = ()
     untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
+    roi_size: RoiSize = None
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
     sw_batch_size: Annotated[int, Option(help="Windows per forward.", least=1)] = 4
@@ -108,7 +113,7 @@ class RunRequest:
 
 CROSSED = (
     *("models", "attacks", "dataset", "data_root", "split", "cases", "protocol", "seed", "device"),
-    *("checkpoints", "untrained", "out"),
+    *("checkpoints", "untrained", "roi_size", "out"),
 )
 """Fields of a run that every command takes which attacks: what is crossed, on which data, by which rules."""
 
@@ -202,6 +207,7 @@ class TrainRequest:
     checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
         None
     )
+    roi_size: RoiSize = None
 
 
 @dataclass(frozen=True, kw_only=True)
