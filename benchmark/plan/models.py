@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
 from ..craft.named import ModelWindow, NamedModel
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, match, normalize
-from .registries import UnregisteredError, find_plugin, import_name
+from ..specs.spec import Spec, UsageError, canonical
+from .bring import last_part, load_factory, load_path, take_data_parameters
+from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
+from .registries import UnregisteredError, find_plugin
 from .windows import WindowChoice, choose_window, with_window
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ COMPUTED = ("scan",)
 
 
 def load_model(
-    text: str,
+    text: str | ModelText,
     dataset: Dataset,
     protocol: Protocol,
     *,
@@ -59,7 +60,7 @@ def load_model(
     :func:`recorded_model`'s.
 
     Args:
-        text: as written.
+        text: as written, or what :func:`~robustvox.benchmark.plan.model_text.parse_model` made of it.
         dataset: tells channels, classes, cases, and the window of a network that has none.
         protocol: how volumes are predicted.
         checkpoint: weights for a name.
@@ -72,39 +73,63 @@ def load_model(
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
-    from .bring import last_part, load_factory, load_path, locate, take_data_parameters
-
     choice = choose_window(dataset, roi_size)
-    located = locate(text, MODEL_CATALOG)
-    if located is not None:
-        path, parameters = located
-        if checkpoint is not None:
-            raise UsageError(
-                f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
-                "with its weights"
-            )
-        brought = load_path(path, parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size)
-        shown = {key: last_part(value) for key, value in parameters.items()}
-        brought = replace(brought, name=canonical(brought.name, shown))
-        untrained = False
-    elif (factory := _factory(spec := Spec.parse(text))) is not None:
-        asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
-        choice = choice if asked is None else choose_window(dataset, asked)
-        brought = load_factory(spec.name, factory, spec.parameters, dataset, choice, checkpoint)
-        untrained = False
+    given = parse_model(text) if isinstance(text, str) else text
+    if isinstance(given, ByPath):
+        brought = _from_path(given, dataset, protocol, checkpoint, choice, sw_batch_size)
+    elif isinstance(given, ByFactory):
+        choice = _written_window(given.spec, dataset, choice)
+        brought = load_factory(
+            given.spec.name, given.factory, given.spec.parameters, dataset, choice, checkpoint
+        )
     else:
-        spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
-        if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
-            raise UsageError(
-                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
-            )
-        parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
-        choice = choice if asked is None else choose_window(dataset, asked)
-        written = Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
-        brought = _registered(written, dataset, protocol, checkpoint, seed if untrained else None, choice)
+        _require_device(given.spec, device)
+        choice = _written_window(given.spec, dataset, choice)
+        brought = _registered(
+            _written(given.spec, dataset), dataset, protocol, checkpoint, seed if untrained else None, choice
+        )
+    untrained = untrained and isinstance(given, Registered)
     flags = ("untrained",) if untrained else ()
     named = _named(brought, protocol, choice, device, sw_batch_size, flags)
     return replace(named, notes=(*named.notes, *_unused(brought, roi_size)))
+
+
+def _from_path(
+    given: ByPath,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    choice: WindowChoice,
+    sw_batch_size: int,
+) -> BroughtModel:
+    if checkpoint is not None:
+        raise UsageError(
+            f"expected no --checkpoint beside the path {given.path.name}, got {checkpoint.name}; a path is a model "
+            "with its weights"
+        )
+    brought = load_path(
+        given.path, given.parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size
+    )
+    shown = {key: last_part(value) for key, value in given.parameters.items()}
+    return replace(brought, name=canonical(brought.name, shown))
+
+
+def _written_window(spec: Spec, dataset: Dataset, choice: WindowChoice) -> WindowChoice:
+    """The window that is written behind a name, else the one chosen so far."""
+    asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
+    return choice if asked is None else choose_window(dataset, asked)
+
+
+def _written(spec: Spec, dataset: Dataset) -> Written:
+    parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
+    return Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
+
+
+def _require_device(spec: Spec, device: str) -> None:
+    if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+        raise UsageError(
+            f"expected a CUDA device for {spec}, got {device}; say --device cuda or drop scan=mamba_ssm"
+        )
 
 
 def recorded_model(
@@ -124,8 +149,6 @@ def recorded_model(
         UnregisteredError: a model of somebody's own; whoever trusts it types it.
         UsageError: as :func:`load_model`.
     """
-    from .bring import load_factory
-
     spec = Spec.parse(name)
     factory = find_recorded(spec)
     if factory is None:
@@ -150,11 +173,6 @@ def find_recorded(spec: Spec) -> Any | None:
             "neither imported nor opened; type it yourself, --model with its factory or path, to allow it"
         )
     return factory
-
-
-def is_architecture(name: str) -> bool:
-    """Whether the registry has a model of this name."""
-    return normalize(name) in map(normalize, MODEL_CATALOG)
 
 
 def _named(
@@ -221,8 +239,6 @@ def _registered(
     """An architecture of the registry with random weights of ``seed``, or those of a file."""
     from robustvox.models.checkpoint import state_sha256
 
-    from .bring import load_path
-
     name, asked = written.shown, written.roi_size
     if seed is not None:
         network, roi_size = _untrained(written, dataset, seed, choice)
@@ -242,15 +258,6 @@ def _registered(
             f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
         )
     return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
-
-
-def _factory(spec: Spec) -> Any | None:
-    """The callable behind ``package.module:factory``, or behind the name of an entry point."""
-    if ":" in spec.name:
-        return import_name(spec.name, "model")
-    if is_architecture(spec.name):
-        return None
-    return find_plugin(spec.name, "robustvox.models")
 
 
 def _is_foreign(checkpoint: Path) -> bool:
