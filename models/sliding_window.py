@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .window_memory import MEMORY, Execution, WindowMemory, is_out_of_memory
+from .window_memory import MEMORY, Execution, WindowMemory, autocast_dtype, is_out_of_memory
 
 Window = tuple[int, tuple[slice, ...]]
 """Index in the batch and one slice per spatial axis."""
@@ -173,7 +173,8 @@ class _Stitch(torch.autograd.Function):
         output, ctx.kept = _blend(predictor, images, windows, keep)
         how = "none" if not ctx.needs_input_grad[0] else "recompute" if ctx.kept is None else "keep"
         predictor.execution = Execution(predictor._fit.batch_size(first), how)
-        ctx.predictor, ctx.cast = predictor, _cast(images.device)
+        # The backward pass may run in another thread, which knows nothing of this one's autocast.
+        ctx.predictor, ctx.dtype = predictor, autocast_dtype(images.device)
         ctx.save_for_backward(images)
         return output
 
@@ -185,7 +186,7 @@ class _Stitch(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None  # a second backward pass through the same graph recomputes
         windows = predictor.windows(images.shape[0], images.shape[2:])
         size = predictor._fit.batch_size(_gather(images, windows[:1]))
-        with ctx.cast():
+        with _autocast(images.device, ctx.dtype):
             return _spread(predictor, images, grad_output, deque(kept or _split(windows, size))), None
 
 
@@ -276,10 +277,11 @@ def _split(windows: list[Window], size: int) -> Iterable[_Group]:
     return [_Group(windows[i : i + size]) for i in range(0, len(windows), size)]
 
 
-def _cast(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The autocast of the moment: the backward pass may run in another thread, which knows nothing of it."""
-    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-    return lambda: torch.autocast(device.type, dtype=dtype, enabled=enabled)
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast to ``dtype``, or off."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def _gather(images: Tensor, group: list[Window]) -> Tensor:

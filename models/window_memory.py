@@ -94,7 +94,9 @@ class WindowMemory:
         if need is None:
             return False
         at_once = self.batch_size(window) * _TEMPORARY * need.largest
-        whole = int(3 * volumes * need.logits)  # the blended logits, their gradient, and what a loss makes of them
+        whole = int(
+            3 * volumes * need.logits
+        )  # the blended logits, their gradient, and what a loss makes of them
         room = _SHARE.get(window.device.type, 0) * available_bytes(window.device)
         return count * need.held + at_once + whole <= room
 
@@ -131,13 +133,14 @@ class WindowMemory:
 
     def _key(self, window: Tensor) -> tuple[Any, ...]:
         trainable = any(p.requires_grad for p in self._network.parameters())
-        cast = torch.is_autocast_enabled(window.device.type)
-        return tuple(window.shape[1:]), window.dtype, window.device, trainable, cast
+        return tuple(window.shape[1:]), window.dtype, window.device, trainable, autocast_dtype(window.device)
 
     def _measure(self, window: Tensor) -> Footprint | None:
         if any(module.training for module in self._network.modules()):
             return None  # a forward for measuring would move running statistics and random states
-        own = {t.untyped_storage().data_ptr() for t in (*self._network.parameters(), *self._network.buffers())}
+        own = {
+            t.untyped_storage().data_ptr() for t in (*self._network.parameters(), *self._network.buffers())
+        }
         held: dict[int, int] = {}
         elements = [1]
 
@@ -201,6 +204,13 @@ def _control_groups() -> Iterator[tuple[Path, Path]]:
     for folder in {root, root / own.lstrip("/")}:
         yield folder / "memory.max", folder / "memory.current"
     yield root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on a device at this moment; None where it is off."""
+    kind = device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
