@@ -195,9 +195,10 @@ def load_model(
         untrained = False
     else:
         spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
-        if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+        scan = spec.parameters.get("scan")
+        if scan in ("triton", "mamba_ssm") and not device.startswith("cuda"):
             raise UsageError(
-                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
+                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan={scan}"
             )
         brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
     predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size)
