@@ -25,6 +25,11 @@ def predicted(logits: Tensor) -> Tensor:
     return known[1]
 
 
+def _on_host(tensor: Tensor) -> bool:
+    """Whether the host computes it: then one serial pass over the voxels is fastest, and nobody waits."""
+    return tensor.device.type == "cpu"
+
+
 def class_counts(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
     """How many counted voxels carry each class, (B, K) int64.
 
@@ -36,7 +41,7 @@ def class_counts(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tens
     if mask is not None:
         classes = classes.masked_fill(~mask, num_classes)
     batch, flat = classes.shape[0], classes.flatten(1)
-    if flat.device.type == "cpu":
+    if _on_host(flat):
         # One spare bin per sample for what does not count.
         bins = num_classes + 1
         offset = torch.arange(0, batch * bins, bins).unsqueeze(1)
@@ -53,7 +58,7 @@ def class_sums(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
     scatter_add_ would do, but adds in any order on a GPU: the same seed would no longer give the same bits.
     """
-    if values.device.type == "cpu":
+    if _on_host(values):
         offset = torch.arange(0, values.shape[0] * num_classes, num_classes).unsqueeze(1)
         bins, wide = (classes + offset).flatten(), values.double().flatten()
         sums = torch.bincount(bins, weights=wide, minlength=values.shape[0] * num_classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -86,6 +86,13 @@ class Task:
     def streams(self) -> Sequence[torch.Generator]:
         """One CPU generator per sample, for draws that are not shaped like the images."""
         return self._streams
+
+    def afresh(self) -> Task:
+        """The same batch, unobserved, with its random streams at their start; what was checked stays so."""
+        task = replace(self, on_step=None)
+        if self._classes:
+            task._classes, task._aimed, task._connected = self._classes, self._aimed, self._connected
+        return task
 
     def objective(self, loss: str) -> Objective:
         """The value to increase, (logits, step) -> (B,): one of `LOSSES`, its sign turned when targeted."""
