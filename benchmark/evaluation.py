@@ -82,7 +82,7 @@ def evaluate(
         predictor = (
             model
             if isinstance(model, SlidingWindow)
-            else SlidingWindow(model, window, chosen.overlap, 4, chosen.mode)
+            else SlidingWindow(model, window, chosen.overlap, "auto", chosen.mode)
         )
         named.append(NamedModel(name, state_sha256(model), predictor.to(device).eval()))
     plan = Plan(

@@ -93,6 +93,18 @@ class SlidingWindow(nn.Module):
         self._fit = WindowMemory(network, sw_batch_size, memory)
         self._weights: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
+    def configure(self, *, memory: str | None = None, network: nn.Module | None = None) -> None:
+        """Change how windows are computed, or put another network in the place of the one that is there."""
+        self.memory = self.memory if memory is None else memory
+        if self.memory not in MEMORY:
+            raise ValueError(f"expected memory to be one of {', '.join(MEMORY)}, got {memory!r}")
+        self.network = self.network if network is None else network
+        self._fit = WindowMemory(self.network, self.sw_batch_size, self.memory)
+
+    def batch_size(self, window: Tensor) -> int:
+        """How many windows like ``window`` ``(1, C, *roi_size)`` go through the network at once."""
+        return self._fit.batch_size(window)
+
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != len(self.roi_size) + 2:
             raise ValueError(

@@ -52,3 +52,25 @@ Untrained = Annotated[bool, typer.Option("--untrained", help="Allow random weigh
 
 
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all noise.")]
+
+
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", metavar="float32|tf32|bf16", help="Of the network; the attack stays float32."
+    ),
+]
+
+
+Memory = Annotated[
+    str,
+    typer.Option("--memory", metavar="auto|keep|recompute", help="Windows' graphs for the backward pass."),
+]
+
+
+SwBatchSize = Annotated[str, typer.Option("--sw-batch-size", metavar="N|auto", help="Windows per forward.")]
+
+
+CaseBatch = Annotated[
+    str, typer.Option("--case-batch", metavar="N|auto", help="Cases of one window attacked together.")
+]

@@ -9,14 +9,18 @@ import typer
 
 from .options import (
     Attacks,
+    CaseBatch,
     Checkpoints,
     DataRoot,
     DatasetName,
     Device,
+    Memory,
     Models,
     Out,
+    Precision,
     ProtocolName,
     Seed,
+    SwBatchSize,
     Untrained,
 )
 
@@ -59,7 +63,10 @@ def run(
     units: Annotated[
         str, typer.Option("--units", help="Intensities of saved files: unit or original.")
     ] = "unit",
-    sw_batch_size: Annotated[int, typer.Option("--sw-batch-size", help="Windows per forward.", min=1)] = 4,
+    sw_batch_size: SwBatchSize = "auto",
+    case_batch: CaseBatch = "auto",
+    memory: Memory = "auto",
+    precision: Precision = "float32",
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Processes on this machine.", min=0)
     ] = 0,
@@ -81,6 +88,7 @@ def run(
 ) -> int:
     """Attack models on a dataset, record every case, print and write the tables and a report."""
     from ..plan.cases import EVERY_SPLIT
+    from ..specs.compute import Compute, count_or_auto
     from ..specs.requests import RunRequest
     from .commands.run import run_benchmark
 
@@ -101,7 +109,12 @@ def run(
         untrained=untrained,
         save_adversarial=save_adversarial,
         units=units,
-        sw_batch_size=sw_batch_size,
+        compute=Compute(
+            precision=precision.lower(),
+            memory=memory.lower(),
+            sw_batch_size=count_or_auto(sw_batch_size),
+            case_batch=count_or_auto(case_batch),
+        ),
         workers=workers,
         scheduler=scheduler,
         recompute=recompute,

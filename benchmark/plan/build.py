@@ -132,7 +132,7 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
                 checkpoint=checkpoint,
                 untrained=request.untrained,
                 device=device,
-                sw_batch_size=request.sw_batch_size,
+                compute=request.compute,
                 seed=request.seed,
             )
     return [loaded[_identity(text), checkpoint] for text, checkpoint in order]

@@ -15,8 +15,10 @@ from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
 from ..craft.named import NamedModel
+from ..specs.compute import Compute
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, match, normalize
+from .computing import computed, split_precision
 from .registries import find_plugin, import_name
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def load_model(
     checkpoint: Path | None = None,
     untrained: bool = False,
     device: str = "cpu",
-    sw_batch_size: int = 4,
+    compute: Compute | None = None,
     seed: int = 0,
 ) -> NamedModel:
     """The predictor a spec names: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
@@ -54,6 +56,8 @@ def load_model(
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
+    compute = compute or Compute()
+    text, precision = split_precision(text, compute.precision)
     from .bring import last_part, load_factory, load_path, locate
 
     located = locate(text, MODEL_CATALOG)
@@ -64,7 +68,7 @@ def load_model(
                 f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
                 "with its weights"
             )
-        brought = load_path(path, parameters, dataset, protocol, sw_batch_size=sw_batch_size)
+        brought = load_path(path, parameters, dataset, protocol, sw_batch_size=compute.sw_batch_size)
         shown = {key: last_part(value) for key, value in parameters.items()}
         brought = replace(brought, name=canonical(brought.name, shown))
         untrained = False
@@ -79,10 +83,13 @@ def load_model(
                 f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan={scan}"
             )
         brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size)
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, compute.sw_batch_size)
     flags = ("untrained",) if untrained else ()
-    predictor = predictor.to(device).eval()
-    return NamedModel(brought.name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
+    name = brought.name
+    if precision != "float32":
+        name, flags = f"{name}{',' if '=' in name else ':'}precision={precision}", (*flags, precision)
+    predictor = computed(predictor, name, precision, compute.memory, device).to(device).eval()
+    return NamedModel(name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
 
 
 def _registered(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from .compute import Compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class RunRequest:
     untrained: bool = False
     save_adversarial: bool = False
     units: str = "unit"
-    sw_batch_size: int = 4
+    compute: Compute = field(default_factory=Compute)
     workers: int = 0
     scheduler: str | None = None
     recompute: bool = False

@@ -50,7 +50,7 @@ class BroughtModel:
         if (self.network is None) == (self.predictor is None):
             raise ValueError("expected a network or a predictor, got both or neither; give exactly one")
 
-    def as_predictor(self, overlap: float, mode: str, sw_batch_size: int) -> nn.Module:
+    def as_predictor(self, overlap: float, mode: str, sw_batch_size: int | str) -> nn.Module:
         """The predictor of whole volumes: its own, or a sliding window around the network."""
         if self.network is None:
             return cast("nn.Module", self.predictor)
@@ -69,7 +69,7 @@ def open_model(
     arguments: Mapping[str, Any] | None = None,
     overlap: float = 0.5,
     mode: str = "gaussian",
-    sw_batch_size: int = 1,
+    sw_batch_size: int | str = 1,
 ) -> BroughtModel:
     """Read the model that a folder or file holds; nothing in it is run.
 

@@ -49,7 +49,7 @@ def load(
     checkpoint: str = "checkpoint_final.pth",
     overlap: float = 0.5,
     mode: str = "gaussian",
-    sw_batch_size: int = 1,
+    sw_batch_size: int | str = 1,
     window: tuple[float, float] | None = None,
 ) -> BroughtModel:
     """The model of ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.

@@ -108,7 +108,7 @@ class NnUNetPredictor(nn.Module):
         *,
         overlap: float = 0.5,
         mode: str = "gaussian",
-        sw_batch_size: int = 1,
+        sw_batch_size: int | str = 1,
         crop: bool = True,
     ) -> None:
         super().__init__()

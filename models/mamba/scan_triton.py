@@ -8,6 +8,9 @@ its own partial sums, which are added in a fixed order.
 Importing this module needs Triton, which comes with PyTorch for CUDA on Linux; see :func:`.kernel.find_scan`.
 """
 
+# Triton's decorator gives kernels a call signature that no type checker knows.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import contextlib
@@ -72,7 +75,7 @@ def _carry(
     e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
     c = tl.zeros([BE, NP], F)
     for i in range(0, K, U):
-        for j in tl.static_range(U):
+        for j in tl.static_range(U):  # pyright: ignore
             k = i + j
             ok = k < K
             kk = K - 1 - k if REV else k
