@@ -69,8 +69,3 @@ Memory = Annotated[
 
 
 SwBatchSize = Annotated[str, typer.Option("--sw-batch-size", metavar="N|auto", help="Windows per forward.")]
-
-
-CaseBatch = Annotated[
-    str, typer.Option("--case-batch", metavar="N|auto", help="Cases of one window attacked together.")
-]

@@ -9,7 +9,6 @@ import typer
 
 from .options import (
     Attacks,
-    CaseBatch,
     Checkpoints,
     DataRoot,
     DatasetName,
@@ -64,7 +63,6 @@ def run(
         str, typer.Option("--units", help="Intensities of saved files: unit or original.")
     ] = "unit",
     sw_batch_size: SwBatchSize = "auto",
-    case_batch: CaseBatch = "auto",
     memory: Memory = "auto",
     precision: Precision = "float32",
     workers: Annotated[
@@ -113,7 +111,6 @@ def run(
             precision=precision.lower(),
             memory=memory.lower(),
             sw_batch_size=count_or_auto(sw_batch_size),
-            case_batch=count_or_auto(case_batch),
         ),
         workers=workers,
         scheduler=scheduler,

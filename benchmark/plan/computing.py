@@ -59,7 +59,7 @@ def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
         batches = {_batch(window, plan) for window in _windows(model.predictor)}
         scans = scans_used(model.predictor, plan.device)
         found[model.name] = {"sw_batch_size": sorted(batches), **({"scan": scans} if scans else {})}
-    asked = {"precision": compute.precision, "memory": compute.memory, "case_batch": compute.case_batch}
+    asked = {"precision": compute.precision, "memory": compute.memory}
     return {"compute": {"device": plan.device, **asked, "models": found}}
 
 

@@ -20,7 +20,6 @@ class Compute:
         memory: whether the windows' graphs are kept for the backward pass; see
             :class:`~robustvox.models.SlidingWindow`.
         sw_batch_size: windows per forward, or ``auto``.
-        case_batch: cases of one window that are attacked together, or ``auto``: one on a CPU.
 
     Raises:
         UsageError: for a value outside these.
@@ -33,16 +32,14 @@ class Compute:
     precision: str = "float32"
     memory: str = "auto"
     sw_batch_size: int | str = "auto"
-    case_batch: int | str = "auto"
 
     def __post_init__(self) -> None:
         for name, options in (("precision", PRECISIONS), ("memory", MEMORY)):
             if getattr(self, name) not in options:
                 raise UsageError(f"expected --{name} among {', '.join(options)}, got {getattr(self, name)!r}")
-        for name in ("sw_batch_size", "case_batch"):
-            value = getattr(self, name)
-            if value != "auto" and (isinstance(value, str) or value < 1):
-                raise UsageError(f"expected --{name.replace('_', '-')} of at least 1 or auto, got {value!r}")
+        windows = self.sw_batch_size
+        if windows != "auto" and (isinstance(windows, str) or windows < 1):
+            raise UsageError(f"expected --sw-batch-size of at least 1 or auto, got {windows!r}")
 
 
 def count_or_auto(text: str) -> int | str:

@@ -15,7 +15,6 @@ from robustvox.models import precision, window_memory
         ({"precision": "fp16"}, "expected --precision among float32, tf32, bf16, got 'fp16'"),
         ({"memory": "all"}, "expected --memory among auto, keep, recompute, got 'all'"),
         ({"sw_batch_size": 0}, "expected --sw-batch-size of at least 1 or auto, got 0"),
-        ({"case_batch": "many"}, "expected --case-batch of at least 1 or auto, got 'many'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(wrong, message) -> None:
