@@ -15,6 +15,7 @@ from robustvox.attacks import ATTACKS, Attack
 from robustvox.datasets import CaseError, Dataset, Volume
 from robustvox.models import SlidingWindow
 from robustvox.models.checkpoint import state_sha256
+from robustvox.models.precision import exact_float32
 
 from .craft.named import NamedAttack, NamedModel
 from .harness.bench import Bench
@@ -100,7 +101,7 @@ def evaluate(
         raise ValueError("expected at least one model, one attack and one case, got none of one of them")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(store) if store is not None else Path(scratch)
-        with RecordStore(root) as records_store:
+        with RecordStore(root) as records_store, exact_float32():
             for _ in execute(Bench(plan), records_store, records_store.provenance({"protocol": chosen.name})):
                 pass
         records = load_records(root)

@@ -61,6 +61,17 @@ def _tf32_products() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 in this block; what was allowed before is allowed again after it."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    set_tf32(convolutions=False)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def set_tf32(convolutions: bool) -> None:
     """Allow TF32 in convolutions, which only networks have, or nowhere; PyTorch allows it unless told.
 

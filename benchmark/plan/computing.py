@@ -56,16 +56,20 @@ def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
 
     found: dict[str, Any] = {}
     for model in plan.models:
-        batches = {_batch(window, plan) for window in _windows(model.predictor)}
+        batches = {batch for window in _windows(model.predictor) if (batch := _batch(window, plan))}
         scans = scans_used(model.predictor, plan.device)
         found[model.name] = {"sw_batch_size": sorted(batches), **({"scan": scans} if scans else {})}
     asked = {"precision": compute.precision, "memory": compute.memory}
     return {"compute": {"device": plan.device, **asked, "models": found}}
 
 
-def _batch(window: SlidingWindow, plan: Plan) -> int:
+def _batch(window: SlidingWindow, plan: Plan) -> int | None:
+    """None where the network fails, which its cases will tell."""
     image = torch.zeros(1, plan.dataset.in_channels, *window.roi_size, device=plan.device)
-    return window.batch_size(image)
+    try:
+        return window.batch_size(image)
+    except (RuntimeError, ValueError, TypeError):
+        return None
 
 
 def _windows(predictor: nn.Module) -> list[SlidingWindow]:

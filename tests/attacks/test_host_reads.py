@@ -90,3 +90,16 @@ def test_a_prediction_is_that_of_the_logits_also_after_they_change() -> None:
     assert predicted(logits) is first
     logits.mul_(-1)
     assert torch.equal(predicted(logits), logits.argmax(1))
+    with torch.inference_mode():
+        fixed = torch.randn(2, 3, 4, 4)
+        assert torch.equal(predicted(fixed), fixed.argmax(1))
+        assert torch.equal(predicted(fixed.neg_()), fixed.argmax(1))
+
+
+@pytest.mark.parametrize("loss", ["dice", "mask_ce"])
+def test_the_loss_and_the_metric_share_one_prediction(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = torch.randn(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 1, 4, 4, dtype=torch.int64)
+    LOSSES[loss](logits, labels, None)
+    known = predicted(logits)
+    assert predicted(logits) is known
+    assert logits._robustvox_predicted[1] is known  # pyright: ignore[reportAttributeAccessIssue]
