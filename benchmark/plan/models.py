@@ -19,7 +19,7 @@ from ..specs.compute import Compute
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, match, normalize
 from .computing import computed, split_precision
-from .registries import find_plugin, import_name
+from .registries import UnregisteredError, find_plugin, import_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,14 +51,18 @@ def load_model(
     compute: Compute | None = None,
     seed: int = 0,
 ) -> NamedModel:
-    """The predictor a spec names: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+    """The predictor somebody typed: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+
+    For what was typed only: a path is opened, a factory imported and called. What a file names is
+    :func:`recorded_model`'s.
 
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
-    compute = compute or Compute()
-    text, precision = split_precision(text, compute.precision)
     from .bring import last_part, load_factory, load_path, locate
+
+    text, precision = split_precision(text, (compute or Compute()).precision)
+    compute = replace(compute or Compute(), precision=precision)
 
     located = locate(text, MODEL_CATALOG)
     if located is not None:
@@ -83,9 +87,65 @@ def load_model(
                 f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan={scan}"
             )
         brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
+    return _predictor(brought, protocol, device, compute, ("untrained",) if untrained else ())
+
+
+def recorded_model(
+    name: str, dataset: Dataset, protocol: Protocol, *, checkpoint: Path | None = None, device: str = "cpu"
+) -> NamedModel:
+    """The predictor that a file names: an architecture of the registry with its checkpoint, or a plug-in's.
+
+    Nothing is imported and no path is opened for the sake of a file. A plug-in is called with the numbers that
+    stand in the name; text there could be a path, so it is refused.
+
+    Args:
+        name: as recorded.
+        dataset, protocol, device: as in :func:`load_model`.
+        checkpoint: the file at hand with the recorded sha256.
+
+    Raises:
+        UnregisteredError: a model of somebody's own; whoever trusts it types it.
+        UsageError: as :func:`load_model`.
+    """
+    from .bring import load_factory
+
+    plain, precision = split_precision(name, "float32")
+    spec = Spec.parse(plain)
+    factory = find_recorded(spec)
+    if factory is None:
+        return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
+    brought = load_factory(spec.name, factory, spec.parameters, dataset)
+    return _predictor(brought, protocol, device, Compute(precision=precision), ())
+
+
+def find_recorded(spec: Spec) -> Any | None:
+    """The plug-in behind a recorded name, None for an architecture of the registry.
+
+    Raises:
+        UnregisteredError: it is neither.
+    """
+    if is_architecture(spec.name):
+        return None
+    factory = None if ":" in spec.name else find_plugin(spec.name, "robustvox.models")
+    if factory is None or any(isinstance(value, str) for value in spec.parameters.values()):
+        raise UnregisteredError(
+            f"expected a model that is registered, found {str(spec)!r}, which is somebody's own: a name in a file is "
+            "neither imported nor opened; type it yourself, --model with its factory or path, to allow it"
+        )
+    return factory
+
+
+def is_architecture(name: str) -> bool:
+    """Whether the registry has a model of this name."""
+    return normalize(name) in map(normalize, MODEL_CATALOG)
+
+
+def _predictor(
+    brought: BroughtModel, protocol: Protocol, device: str, compute: Compute, flags: tuple[str, ...]
+) -> NamedModel:
+    """The named predictor; a precision other than float32 is part of its name and one of its flags."""
+    name, precision = brought.name, compute.precision
     predictor = brought.as_predictor(protocol.overlap, protocol.mode, compute.sw_batch_size)
-    flags = ("untrained",) if untrained else ()
-    name = brought.name
     if precision != "float32":
         name, flags = f"{name}{',' if '=' in name else ':'}precision={precision}", (*flags, precision)
     predictor = computed(predictor, name, precision, compute.memory, device).to(device).eval()
@@ -120,7 +180,7 @@ def _factory(spec: Spec) -> Any | None:
     """The callable behind ``package.module:factory``, or behind the name of an entry point."""
     if ":" in spec.name:
         return import_name(spec.name, "model")
-    if normalize(spec.name) in map(normalize, MODEL_CATALOG):
+    if is_architecture(spec.name):
         return None
     return find_plugin(spec.name, "robustvox.models")
 

@@ -6,52 +6,24 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
-from ..specs.spec import Spec, UsageError, format_value
+from robustvox.attacks import CATALOG as ATTACKS
+from robustvox.attacks.catalog import NOISE as NOISE
+from robustvox.models import CATALOG as MODELS
+
+from ..specs.knobs import KNOBS, STEPS, find_knob, is_number
+from ..specs.matched import split_spec
+from ..specs.spec import Spec, UsageError, canonical, format_value
 
 OTHER = "other"
-
-
-NOISE = "noise"
 
 
 UNBOUNDED = "no L∞ bound"
 
 
-ATTACK_FAMILIES = {
-    NOISE: ("gn", "uniform"),
-    "sign gradient": ("fgsm", "bim", "pgd", "mifgsm", "segpgd", "cospgd", "apgd"),
-    "frequency": ("vafa", "vafa2d", "sa2"),
-    "black-box": ("square",),
-    "ensemble": ("ensemble",),
-}
-
-
-MODEL_FAMILIES = {
-    "convolutional": ("unet", "segresnet"),
-    "transformer": ("unetr", "swin_unetr"),
-    "Mamba": ("umamba_bot", "umamba_enc", "segmamba", "nnmamba", "lma_unet", "em_unet", "mamba_unet"),
-}
-
-
-ONE_STEP = ("fgsm",)
-
-
 SLACK = 1e-3  # relative, of a measured L-inf over its bound: float32 and rounding of the image
-
-
-KNOBS = ("eps", "q_max", "rho", "std")  # what sets the budget, and is always shown
-
-
-DERIVED = ("alpha", "beta")  # follow the knob as a rule, and are shown only to tell two specs apart
-
-
-_FAMILY_OF_ATTACK = {name: family for family, names in ATTACK_FAMILIES.items() for name in names}
-
-
-_FAMILY_OF_MODEL = {name: family for family, names in MODEL_FAMILIES.items() for name in names}
 
 
 @dataclass(frozen=True)
@@ -61,10 +33,13 @@ class AttackName:
     Attributes:
         spec: canonical spec, its identity.
         name: registry key, as far as the spec tells.
-        family: a key of :data:`ATTACK_FAMILIES` or ``other``.
+        family: of the attack's row in the catalogue, or ``other``.
         budget: what may be compared with what: ``L∞ 8/255``, ``no L∞ bound``, ``L2 as pgd 8/255``.
         label: the shortest text that tells it from the other attacks on the page.
+        line: the same for all specs that differ in nothing but the budget, without it.
+        knob: the hyper-parameter that sets the budget; empty where none does, or where it is matched.
         parameters: hyper-parameters as parsed.
+        kept: those that stay when only the budget changes; a step size that follows the budget is not among them.
     """
 
     spec: str
@@ -72,14 +47,21 @@ class AttackName:
     family: str
     budget: str
     label: str
+    line: str = ""
+    knob: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def one_step(self) -> bool:
+        """Whether it takes a single step, and so is no measure of the worst case."""
+        return self.name in ATTACKS and ATTACKS[self.name].one_step
 
     @property
     def series(self) -> tuple[Any, ...]:
         """Equal for specs that differ in nothing but the budget."""
-        kept = {k: v for k, v in self.parameters.items() if k not in (*KNOBS, *DERIVED)}
         matched = self.budget if "@" in self.spec else ""
-        return (self.name, tuple(sorted((k, format_value(v)) for k, v in kept.items())), matched)
+        return (self.name, tuple(sorted((k, format_value(v)) for k, v in self.kept.items())), matched)
 
 
 def model_family(name: str) -> str:
@@ -89,7 +71,8 @@ def model_family(name: str) -> str:
         >>> model_family("swin_unetr@1a2b3c4d"), model_family("mine.net:Factory")
         ('transformer', 'other')
     """
-    return _FAMILY_OF_MODEL.get(re.split("[@:]", name, maxsplit=1)[0], OTHER)
+    entry = MODELS.get(re.split("[@:]", name, maxsplit=1)[0])
+    return entry.family if entry else OTHER
 
 
 def attack_names(
@@ -107,6 +90,8 @@ def attack_names(
         >>> names = attack_names({"pgd:eps=8/255,steps=20": 5, "pgd:eps=8/255,steps=100": 1, "gn:std=4/255": 5})
         >>> [(a.label, a.budget) for a in names.values()]
         [('gn std 4/255', 'no L∞ bound'), ('pgd 8/255 steps 100', 'L∞ 8/255'), ('pgd 8/255', 'L∞ 8/255')]
+        >>> [a.line for a in names.values()]
+        ['gn', 'pgd steps 100', 'pgd']
     """
     parsed = {spec: _parse(spec) for spec in sorted(specs)}
     usual = _usual(parsed, specs)
@@ -114,20 +99,28 @@ def attack_names(
     seen = Counter(labels.values())
     for spec, label in labels.items():
         if seen[label] > 1:
-            own = {k: v for k, v in parsed[spec][1].items() if k in DERIVED}
+            own = {k: v for k, v in parsed[spec][1].items() if k in STEPS}
             labels[spec] = " ".join([label, *(f"{k} {format_value(v)}" for k, v in sorted(own.items()))])
     seen = Counter(labels.values())
+    kept = _kept(parsed, specs)
     named = {}
     for spec, (name, parameters, matched) in parsed.items():
+        knob = "" if matched else find_knob(parameters)
         budget = (
             f"{matched[0]} as {_label(*_parse(matched[1]), usual)}"
             if matched
             else _budget(parameters, (measured or {}).get(spec, 0.0))
         )
         label = labels[spec] if seen[labels[spec]] == 1 else spec
-        family = _FAMILY_OF_ATTACK.get(name, OTHER)
-        named[spec] = AttackName(spec, name, family, budget, label, parameters)
-    return named
+        family = ATTACKS[name].family if name in ATTACKS else OTHER
+        line = _line(name, kept[spec], usual) if knob else label
+        named[spec] = AttackName(spec, name, family, budget, label, line, knob, parameters, kept[spec])
+    lines = {(name.line, name.series) for name in named.values()}
+    shared = Counter(line for line, _ in lines)
+    return {
+        spec: name if shared[name.line] == 1 else replace(name, line=canonical(name.name, name.kept))
+        for spec, name in named.items()
+    }
 
 
 _Parsed = tuple[str, Mapping[str, Any], tuple[str, str] | None]
@@ -135,12 +128,12 @@ _Parsed = tuple[str, Mapping[str, Any], tuple[str, str] | None]
 
 def _parse(spec: str) -> _Parsed:
     """Name, parameters, and for a matched attack the measure and the reference."""
-    matched = re.fullmatch(r"([^@]+)@([a-z0-9]+)(?:~[^=]*)?=(.+)", spec, re.IGNORECASE)
+    matched = split_spec(spec)
     try:
-        plain = Spec.parse(matched[1] if matched else spec)
+        plain = Spec.parse(matched.attack if matched else spec)
     except UsageError:
         return spec, {}, None
-    return plain.name, plain.parameters, (matched[2].upper(), matched[3]) if matched else None
+    return plain.name, plain.parameters, (matched.on.upper(), matched.reference) if matched else None
 
 
 def _usual(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[tuple[str, str], str]:
@@ -150,6 +143,45 @@ def _usual(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[tuple
         for key, value in parameters.items():
             counts.setdefault((name, key), Counter())[format_value(value)] += rows[spec]
     return {key: min(found, key=lambda v, c=found: (-c[v], v)) for key, found in counts.items()}
+
+
+def _kept(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Parameters that stay when only the budget changes, by spec.
+
+    A step size follows the budget where it keeps the ratio that most specs keep which agree in all else. One that
+    does not is a choice of its own: ``pgd:alpha=0.0001`` is no point on the curve of ``pgd``.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    ratios: dict[tuple[str, str], Counter[float]] = {}
+    weights: dict[tuple[str, str], Counter[float]] = {}
+    for spec, (name, parameters, matched) in parsed.items():
+        knob = "" if matched else find_knob(parameters)
+        kept[spec] = {k: v for k, v in parameters.items() if k not in (knob, *STEPS)}
+        for step, ratio in _ratios(parameters, knob).items():
+            key = (canonical(name, kept[spec]), step)
+            ratios.setdefault(key, Counter())[ratio] += 1
+            weights.setdefault(key, Counter())[ratio] += rows[spec]
+    for spec, (name, parameters, matched) in parsed.items():
+        group = canonical(name, kept[spec])
+        for step, ratio in _ratios(parameters, "" if matched else find_knob(parameters)).items():
+            found, heavy = ratios[group, step], weights[group, step]
+            if ratio != max(found, key=lambda r, f=found, h=heavy: (f[r], h[r], r)):
+                kept[spec][step] = parameters[step]
+    return kept
+
+
+def _ratios(parameters: Mapping[str, Any], knob: str) -> dict[str, float]:
+    """Step sizes over the budget, rounded so that equal ones are equal; a spec holds few digits."""
+    size = parameters.get(knob)
+    if not _number(size) or size <= 0:
+        return {}
+    steps = {step: parameters.get(step) for step in STEPS}
+    return {step: float(f"{value / size:.5g}") for step, value in steps.items() if _number(value)}
+
+
+def _line(name: str, kept: Mapping[str, Any], usual: Mapping[tuple[str, str], str]) -> str:
+    steps = [f"{step} {format_value(kept[step])}" for step in STEPS if step in kept]
+    return " ".join([_label(name, kept, None, usual), *steps])
 
 
 def _label(
@@ -162,7 +194,7 @@ def _label(
             words.append(("" if key == "eps" else f"{key} ") + format_value(parameters[key]))
     for key, value in sorted(parameters.items()):
         text = format_value(value)
-        if key not in (*KNOBS, *DERIVED) and usual.get((name, key), text) != text:
+        if key not in (*KNOBS, *STEPS) and usual.get((name, key), text) != text:
             words.append(f"{key} {text}")
     if matched:
         words.append(f"at {matched[0]} of {_label(*_parse(matched[1]), usual)}")
@@ -175,4 +207,4 @@ def _budget(parameters: Mapping[str, Any], linf: float) -> str:
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)

@@ -13,7 +13,7 @@ from monai.losses.dice import DiceCELoss
 from torch import nn
 
 from robustvox.datasets import Dataset, Volume
-from robustvox.models import SOURCES, ModelCard, SlidingWindow, build_model, save_checkpoint
+from robustvox.models import CATALOG, ModelCard, SlidingWindow, build_model, save_checkpoint
 
 from ..craft.named import NamedAttack
 from ..records.provenance import version
@@ -67,7 +67,7 @@ def train(
     card = ModelCard(
         **validation(window, dataset, device),
         **cost(averaged, dataset),
-        source=SOURCES[model.name],
+        source=CATALOG[model.name].source,
         architecture=model.name,
         arguments=arguments,
         in_channels=dataset.in_channels,
@@ -119,18 +119,20 @@ def _optimize(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        decay = min(recipe.ema, step / (step + 10))
-        with torch.no_grad():
-            for mean, value in zip(
-                averaged.state_dict().values(), network.state_dict().values(), strict=True
-            ):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - decay)
-                else:
-                    mean.copy_(value)
+        _move_average(averaged, network, decay=min(recipe.ema, step / (step + 10)))
         if on_step is not None:
             on_step(Progress(step, recipe.steps, float(loss.detach()), time.perf_counter() - start))
     return averaged
+
+
+@torch.no_grad()
+def _move_average(averaged: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move every weight of the average towards the network's; counters are taken over as they are."""
+    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
 
 
 def _channels_last(rank: int) -> torch.memory_format:
