@@ -13,11 +13,11 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 
 class InPrecision(nn.Module):
-    """Runs ``network`` in another precision, forward and backward, and gives its logits back in float32.
+    """Runs ``network`` in another precision and gives its logits back in float32.
 
-    TF32 rounds the factors of a product to 10 bits on cards that can, bfloat16 keeps 7 bits of all activations.
-    Nothing outside the network is touched: an attack's own transforms stay float32. With TF32 the backward pass of
-    matrix products is float32; that of convolutions is TF32 as well.
+    TF32 rounds the factors of a product to 10 bits on cards that can, forward only: which precision the backward
+    pass takes is a setting of the whole process, and other networks and the attack share it. bfloat16 keeps 7 bits
+    of all activations, forward and backward. An attack's own transforms stay float32.
 
     Args:
         network: maps windows to logits.
@@ -47,38 +47,31 @@ class InPrecision(nn.Module):
         return logits.to(windows.dtype) if isinstance(logits, Tensor) else logits
 
     def _inside(self, device: str) -> AbstractContextManager[Any]:
-        return torch.autocast(device, dtype=torch.bfloat16) if self.precision == "bf16" else _tf32_products()
+        return torch.autocast(device, dtype=torch.bfloat16) if self.precision == "bf16" else _tf32()
 
 
 @contextmanager
-def _tf32_products() -> Iterator[None]:
-    """TF32 for matrix products of this block only: those of an attack, such as its DCT, must not round so."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """No TF32 in this block; what was allowed before is allowed again after it."""
+def _tf32() -> Iterator[None]:
+    """TF32 in this block only: the matrix products of an attack, such as its DCT, must not round so."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    set_tf32(convolutions=False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def set_tf32(convolutions: bool) -> None:
-    """Allow TF32 in convolutions, which only networks have, or nowhere; PyTorch allows it unless told.
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 in this block; what was allowed before is allowed again after it."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    forbid_tf32()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
-    Example:
-        >>> set_tf32(convolutions=False)
-        >>> torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        (False, False)
-    """
-    torch.backends.cudnn.allow_tf32 = convolutions
-    torch.backends.cuda.matmul.allow_tf32 = False
+
+def forbid_tf32() -> None:
+    """No TF32 anywhere, so that numbers agree with a CPU's; PyTorch allows it in convolutions unless told."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -195,11 +195,14 @@ class _Stitch(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
         (images,) = ctx.saved_tensors
         predictor: SlidingWindow = ctx.predictor
-        kept, ctx.kept = ctx.kept, None  # a second backward pass through the same graph recomputes
         windows = predictor.windows(images.shape[0], images.shape[2:])
         size = predictor._fit.batch_size(_gather(images, windows[:1]))
+        groups = deque(ctx.kept or _split(windows, size))
+        # From here on the queue alone holds the graphs, so that each is freed when it was used. A second backward
+        # pass through the same graph recomputes.
+        ctx.kept = None
         with _autocast(images.device, ctx.dtype):
-            return _spread(predictor, images, grad_output, deque(kept or _split(windows, size))), None
+            return _spread(predictor, images, grad_output, groups), None
 
 
 def _blend(

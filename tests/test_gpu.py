@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustvox.attacks import ATTACKS, ensemble
 from robustvox.models import MODELS, SlidingWindow, build_model
-from robustvox.models.precision import set_tf32
+from robustvox.models.precision import forbid_tf32
 from robustvox.models.window_memory import available_bytes
 
 pytestmark = pytest.mark.gpu
@@ -24,7 +24,7 @@ ROI = (32, 32, 32)
 
 @pytest.fixture(autouse=True)
 def _no_tf32() -> None:
-    set_tf32(convolutions=False)
+    forbid_tf32()
 
 
 def convolutions() -> nn.Module:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robustvox.models import SlidingWindow
-from robustvox.models.precision import InPrecision, set_tf32
+from robustvox.models.precision import InPrecision, forbid_tf32
 
 from ..specs.compute import PRECISIONS, Compute
 from ..specs.spec import UsageError
@@ -40,7 +40,7 @@ def computed(predictor: nn.Module, name: str, precision: str, memory: str, devic
             f"expected --precision float32 for {name}, whose predictor is its own, got {precision}"
         )
     if device.startswith("cuda"):
-        set_tf32(convolutions=precision == "tf32")
+        forbid_tf32()
     for window in windows:
         network = window.network if precision == "float32" else InPrecision(window.network, precision)
         window.configure(memory=memory, network=network)

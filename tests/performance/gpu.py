@@ -30,7 +30,7 @@ from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, build_model, load_checkpoint
 from robustvox.models.mamba import selective_scan
 from robustvox.models.mamba.kernel import auto_scan, find_scan
-from robustvox.models.precision import set_tf32
+from robustvox.models.precision import forbid_tf32
 
 CLASSES = 14
 ZOO = Path(__file__).resolve().parents[2] / "models" / "zoo"
@@ -334,7 +334,7 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cpu" and not options.tiny:
         parser.error("expected a GPU, found none; --tiny runs the same code on toy sizes")
-    set_tf32(convolutions=False)
+    forbid_tf32()
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     bench = Bench(device, TINY if options.tiny else Sizes())
     about = {

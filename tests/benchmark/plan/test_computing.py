@@ -12,7 +12,7 @@ from robustvox.benchmark.specs.compute import Compute
 from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import open_dataset
-from robustvox.models.precision import InPrecision, set_tf32
+from robustvox.models.precision import InPrecision, exact_float32
 
 DATASET, PROTOCOL = open_dataset("phantom"), PROTOCOLS["robustvox-1"]
 
@@ -65,21 +65,21 @@ def test_an_unknown_precision_is_refused() -> None:
 
 
 def test_tf32_is_inside_the_network_only() -> None:
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
     seen = []
 
     class Looks(torch.nn.Module):
         def forward(self, x):
-            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            seen.append(flags())
             return x
 
-    InPrecision(Looks(), "tf32")(torch.zeros(1))
-    assert (seen, torch.backends.cuda.matmul.allow_tf32) == ([True], False)
-    before = torch.backends.cudnn.allow_tf32
-    try:
-        set_tf32(convolutions=False)
-        assert not torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    before = flags()
+    with exact_float32():
+        InPrecision(Looks(), "tf32")(torch.zeros(1))
+        assert (seen, flags()) == ([(True, True)], (False, False))
+    assert flags() == before
 
 
 def test_provenance_says_what_was_asked_and_what_it_came_to() -> None:
