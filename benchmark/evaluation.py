@@ -20,6 +20,7 @@ from robustvox.models import SlidingWindow
 from robustvox.models.bring.foreign import check_window
 from robustvox.models.case import CasePredictor
 from robustvox.models.checkpoint import state_sha256
+from robustvox.models.precision import exact_float32
 
 from .craft.named import NamedAttack, NamedModel
 from .harness.bench import Bench
@@ -106,7 +107,7 @@ def evaluate(
         raise ValueError("expected at least one model, one attack and one case, got none of one of them")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(store) if store is not None else Path(scratch)
-        with RecordStore(root) as records_store:
+        with RecordStore(root) as records_store, exact_float32():
             provenance = records_store.provenance({"protocol": chosen.name})
             events = list(execute(Bench(plan), records_store, provenance))
         records = load_records(root)
@@ -164,7 +165,9 @@ def _predictor(
             check_window(model, name, **classes, roi_size=size)
 
     _, window = with_window(choice, takes, ValueError)
-    predictor = SlidingWindow(model, window, protocol.overlap, 4, protocol.mode, padding=protocol.padding)
+    predictor = SlidingWindow(
+        model, window, protocol.overlap, "auto", protocol.mode, padding=protocol.padding
+    )
     identity = sha256 if choice.fixed else hashlib.sha256(repr((sha256, window)).encode()).hexdigest()
     return predictor, identity
 

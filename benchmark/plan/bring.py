@@ -43,7 +43,7 @@ def load_path(
     *,
     choice: WindowChoice,
     architecture: str | None = None,
-    sw_batch_size: int = 4,
+    sw_batch_size: int | str = "auto",
 ) -> BroughtModel:
     """The model a path holds, for the data and the windows of the protocol.
 

@@ -157,7 +157,7 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
                 checkpoint=checkpoint,
                 untrained=request.untrained,
                 device=device,
-                sw_batch_size=request.sw_batch_size,
+                compute=request.compute,
                 seed=request.seed,
                 roi_size=None if request.roi_size is None else read_window(request.roi_size, "--roi-size"),
             )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from robustvox.models import CATALOG
 
 from ..specs.spec import Spec, match, normalize
+from .computing import split_precision
 from .registries import find_plugin, import_name
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
@@ -23,6 +24,7 @@ class Registered:
 
     spec: Spec
     identity: str
+    precision: str = ""
     takes_checkpoint: ClassVar[bool] = True
 
 
@@ -33,6 +35,7 @@ class ByPath:
     path: Path
     parameters: Mapping[str, Any]
     identity: str
+    precision: str = ""
     takes_checkpoint: ClassVar[bool] = False
 
 
@@ -43,11 +46,13 @@ class ByFactory:
     spec: Spec
     factory: Callable[..., Any]
     identity: str
+    precision: str = ""
     takes_checkpoint: ClassVar[bool] = True
 
 
 ModelText = Registered | ByPath | ByFactory
-"""What a text after ``--model`` is. Equal ``identity`` means the same model, however it was written."""
+"""What a text after ``--model`` is. Equal ``identity`` means the same model, however it was written; ``precision`` is that
+of its network where the text says one."""
 
 
 def parse_model(text: str) -> ModelText:
@@ -60,18 +65,19 @@ def parse_model(text: str) -> ModelText:
         >>> parse_model("Swin-UNETR:size=small").identity, parse_model("runs/best.pt").takes_checkpoint
         ('swinunetr:size=small', False)
     """
-    located = locate(text, CATALOG)
+    written, precision = split_precision(text, "")
+    located = locate(written, CATALOG)
     if located is not None:
-        return ByPath(*located, identity=text)
-    spec = Spec.parse(text)
+        return ByPath(*located, identity=text, precision=precision)
+    spec = Spec.parse(written)
     if ":" in spec.name:
-        return ByFactory(spec, import_name(spec.name, "model"), identity=text)
+        return ByFactory(spec, import_name(spec.name, "model"), text, precision)
     if not is_architecture(spec.name):
         plugin = find_plugin(spec.name, "robustvox.models")
         if plugin is not None:
-            return ByFactory(spec, plugin, identity=normalize(text))
+            return ByFactory(spec, plugin, normalize(text), precision)
     known = Spec(match(spec.name, CATALOG, "model"), spec.parameters)
-    return Registered(known, identity=normalize(text))
+    return Registered(known, normalize(text), precision)
 
 
 def is_architecture(name: str) -> bool:

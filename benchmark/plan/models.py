@@ -16,9 +16,11 @@ from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
 from ..craft.named import ModelWindow, NamedModel
+from ..specs.compute import Compute
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical
 from .bring import last_part, load_factory, load_path, take_data_parameters
+from .computing import computed, split_precision
 from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
 from .registries import UnregisteredError, find_plugin
 from .windows import WindowChoice, choose_window, with_window
@@ -50,7 +52,7 @@ def load_model(
     checkpoint: Path | None = None,
     untrained: bool = False,
     device: str = "cpu",
-    sw_batch_size: int = 4,
+    compute: Compute | None = None,
     seed: int = 0,
     roi_size: tuple[int, ...] | None = None,
 ) -> NamedModel:
@@ -66,7 +68,7 @@ def load_model(
         checkpoint: weights for a name.
         untrained: random weights of ``seed`` for a name of the registry.
         device: where it runs.
-        sw_batch_size: windows per forward.
+        compute: how it runs.
         seed: see ``untrained``.
         roi_size: of ``--roi-size``, for a network that tells no window.
 
@@ -75,8 +77,10 @@ def load_model(
     """
     choice = choose_window(dataset, roi_size)
     given = parse_model(text) if isinstance(text, str) else text
+    compute = compute or Compute()
+    compute = replace(compute, precision=given.precision or compute.precision)
     if isinstance(given, ByPath):
-        brought = _from_path(given, dataset, protocol, checkpoint, choice, sw_batch_size)
+        brought = _from_path(given, dataset, protocol, checkpoint, choice, compute)
     elif isinstance(given, ByFactory):
         choice = _written_window(given.spec, dataset, choice)
         brought = load_factory(
@@ -90,7 +94,7 @@ def load_model(
         )
     untrained = untrained and isinstance(given, Registered)
     flags = ("untrained",) if untrained else ()
-    named = _named(brought, protocol, choice, device, sw_batch_size, flags)
+    named = _named(brought, protocol, choice, device, compute, flags)
     return replace(named, notes=(*named.notes, *_unused(brought, roi_size)))
 
 
@@ -100,7 +104,7 @@ def _from_path(
     protocol: Protocol,
     checkpoint: Path | None,
     choice: WindowChoice,
-    sw_batch_size: int,
+    compute: Compute,
 ) -> BroughtModel:
     if checkpoint is not None:
         raise UsageError(
@@ -108,7 +112,12 @@ def _from_path(
             "with its weights"
         )
     brought = load_path(
-        given.path, given.parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size
+        given.path,
+        given.parameters,
+        dataset,
+        protocol,
+        choice=choice,
+        sw_batch_size=compute.sw_batch_size,
     )
     shown = {key: last_part(value) for key, value in given.parameters.items()}
     return replace(brought, name=canonical(brought.name, shown))
@@ -126,9 +135,10 @@ def _written(spec: Spec, dataset: Dataset) -> Written:
 
 
 def _require_device(spec: Spec, device: str) -> None:
-    if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+    scan = spec.parameters.get("scan")
+    if scan in ("triton", "mamba_ssm") and not device.startswith("cuda"):
         raise UsageError(
-            f"expected a CUDA device for {spec}, got {device}; say --device cuda or drop scan=mamba_ssm"
+            f"expected a CUDA device for {spec}, got {device}; say --device cuda or drop scan={scan}"
         )
 
 
@@ -149,13 +159,14 @@ def recorded_model(
         UnregisteredError: a model of somebody's own; whoever trusts it types it.
         UsageError: as :func:`load_model`.
     """
-    spec = Spec.parse(name)
+    plain, precision = split_precision(name, "float32")
+    spec = Spec.parse(plain)
     factory = find_recorded(spec)
     if factory is None:
         return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
     choice = choose_window(dataset, None)
     brought = load_factory(spec.name, factory, spec.parameters, dataset, choice)
-    return _named(brought, protocol, choice, device)
+    return _named(brought, protocol, choice, device, Compute(precision=precision))
 
 
 def find_recorded(spec: Spec) -> Any | None:
@@ -180,12 +191,17 @@ def _named(
     protocol: Protocol,
     choice: WindowChoice,
     device: str,
-    sw_batch_size: int = 4,
+    compute: Compute,
     flags: tuple[str, ...] = (),
 ) -> NamedModel:
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size, protocol.padding)
+    """The named predictor; a precision other than float32 is part of its name and one of its flags."""
+    name, precision = brought.name, compute.precision
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, compute.sw_batch_size, protocol.padding)
+    if precision != "float32":
+        name, flags = f"{name}{',' if '=' in name else ':'}precision={precision}", (*flags, precision)
+    predictor = computed(predictor, name, precision, compute.memory, device)
     return NamedModel(
-        brought.name,
+        name,
         _identity(brought, choice),
         predictor.to(device).eval(),
         flags,

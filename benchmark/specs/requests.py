@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from .compute import Compute, count_or_auto
 from .protocols import DEFAULT_PROTOCOL
 
 SPEC = "NAME[:k=v,...]"
@@ -93,7 +94,13 @@ class RunRequest:
     roi_size: RoiSize = None
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
-    sw_batch_size: Annotated[int, Option(help="Windows per forward.", least=1)] = 4
+    precision: Annotated[
+        str, Option(metavar="float32|tf32|bf16", help="Of the network; the attack stays float32.")
+    ] = "float32"
+    memory: Annotated[
+        str, Option(metavar="auto|keep|recompute", help="Windows' graphs until the backward pass.")
+    ] = "auto"
+    sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
     workers: Annotated[int, Option(metavar="N", help="Processes on this machine.", least=0)] = 0
     scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
     match: Annotated[
@@ -109,6 +116,16 @@ class RunRequest:
     out: Out = Path("results")
     # Nobody types it: what the results call a dataset that was given by its path, for the workers of a run.
     dataset_name: str | None = None
+
+    @property
+    def compute(self) -> Compute:
+        """How the networks run.
+
+        Raises:
+            UsageError: for a precision, memory or number of windows that cannot be.
+        """
+        windows = count_or_auto(self.sw_batch_size)
+        return Compute(precision=self.precision.lower(), memory=self.memory.lower(), sw_batch_size=windows)
 
 
 CROSSED = (

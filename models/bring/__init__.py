@@ -29,7 +29,7 @@ def open_model(
     arguments: Mapping[str, Any] | None = None,
     overlap: float = 0.5,
     mode: str = "gaussian",
-    sw_batch_size: int = 1,
+    sw_batch_size: int | str = 1,
     cases: Sequence[str] = (),
     data: Path | None = None,
 ) -> BroughtModel:

@@ -51,7 +51,7 @@ class BroughtModel:
             raise ValueError("expected a network or a predictor, got both or neither; give exactly one")
 
     def as_predictor(
-        self, overlap: float, mode: str, sw_batch_size: int, padding: str = "zeros"
+        self, overlap: float, mode: str, sw_batch_size: int | str, padding: str = "zeros"
     ) -> nn.Module:
         """The predictor of whole volumes: its own, or a sliding window around the network."""
         if self.network is None:

@@ -43,7 +43,7 @@ def load(
     checkpoint: str = "checkpoint_final.pth",
     overlap: float = 0.5,
     mode: str = "gaussian",
-    sw_batch_size: int = 1,
+    sw_batch_size: int | str = 1,
     window: tuple[float, float] | None = None,
     cases: Sequence[str] = (),
     data: Path | None = None,

@@ -199,7 +199,7 @@ class NnUNetPredictor(CasePredictor):
         *,
         overlap: float = 0.5,
         mode: str = "gaussian",
-        sw_batch_size: int = 1,
+        sw_batch_size: int | str = 1,
         crop: bool = True,
         spacing_mm: Sequence[float] | None = None,
         resampling: tuple[NnUNetResampling, NnUNetResampling] | None = None,

@@ -27,15 +27,16 @@ def network(channels: int = 2, classes: int = 3) -> nn.Module:
 SHAPES = [(16, 12, 8), (29, 12, 8), (29, 23, 17), (7, 5, 3), (40, 6, 8), (16, 23, 5)]
 
 
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
 @pytest.mark.parametrize("mode", ["gaussian", "constant"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("overlap", [0.5, 0.25, 0.0])
-def test_equals_monai_in_values_and_gradients(mode, shape, overlap):
+def test_equals_monai_in_values_and_gradients(mode, shape, overlap, memory):
     net, roi = network(), (16, 12, 8)
     images = torch.rand(2, 2, *shape)
     weights = torch.randn(2, 3, *shape)
     ours_in, theirs_in = images.clone().requires_grad_(), images.clone().requires_grad_()
-    ours = SlidingWindow(net, roi, overlap, sw_batch_size=3, mode=mode)(ours_in)
+    ours = SlidingWindow(net, roi, overlap, sw_batch_size=3, mode=mode, memory=memory)(ours_in)
     theirs = sliding_window_inference(theirs_in, roi, 3, net, overlap=overlap, mode=mode)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     (ours_grad,) = torch.autograd.grad((ours * weights).sum(), ours_in)
@@ -101,7 +102,7 @@ layers = [nn.Conv3d(1, 48, 1)]
 for _ in range(4):
     layers += [nn.ReLU(), nn.Conv3d(48, 48, 1)]
 net = nn.Sequential(*layers, nn.Conv3d(48, 2, 1)).eval().requires_grad_(False)
-predictor = SlidingWindow(net, (48, 48, 48), overlap=0.5)
+predictor = SlidingWindow(net, (48, 48, 48), overlap=0.5, sw_batch_size=1, memory="recompute")
 def step(n):
     images = torch.rand(1, 1, 48 + 24 * (n - 1), 48, 48, requires_grad=True)
     torch.autograd.grad(predictor(images).square().sum(), images)
@@ -138,6 +139,8 @@ def test_memory_does_not_grow_with_the_windows():
         ({"overlap": 1.0}, "overlap"),
         ({"overlap": -0.1}, "overlap"),
         ({"sw_batch_size": 0}, "sw_batch_size"),
+        ({"sw_batch_size": "all"}, "sw_batch_size"),
+        ({"memory": "none"}, "memory"),
         ({"mode": "linear"}, "mode"),
     ],
 )

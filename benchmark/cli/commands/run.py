@@ -15,6 +15,7 @@ from ...harness.execute import Event, Status, execute
 from ...harness.workers import submitter
 from ...plan.attacks import brief
 from ...plan.build import build_plan
+from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
@@ -46,7 +47,7 @@ def run_benchmark(request: RunRequest) -> int:
         console.print(escape(line), style="dim", soft_wrap=True)
     claim(request.out, plan.dataset)
     jobs = sum(1 for _ in plan.jobs())
-    entry = describe() | dict(describe_plan(plan))
+    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, request.compute))
     events: list[Event] = []
     with (
         RecordStore(request.out / plan.dataset.name / "records") as store,
