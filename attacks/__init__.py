@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .pgd import PGD as PGD
     from .sa2 import SA2 as SA2
     from .segpgd import SegPGD as SegPGD
+    from .smooth import Smooth as Smooth
+    from .smooth import SmoothNoise as SmoothNoise
     from .square import Square as Square
     from .task import StepInfo as StepInfo
     from .vafa import VAFA as VAFA
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
 CATALOG: dict[str, tuple[str, str, str]] = {
     "gn": ("noise", "GN", "Gaussian noise, the control without any knowledge of the model"),
     "uniform": ("noise", "Uniform", "uniform or corner noise inside the L-inf ball, the fair control"),
+    "smooth_noise": ("smooth", "SmoothNoise", "signs of smoothed noise, the fair control of smooth"),
     "fgsm": ("fgsm", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
     "bim": ("fgsm", "BIM", "iterated FGSM from the clean volume"),
     "pgd": ("pgd", "PGD", "projected gradient ascent from a random start, with restarts"),
     "mifgsm": ("mifgsm", "MIFGSM", "BIM along the accumulated gradient, meant to transfer"),
+    "smooth": ("smooth", "Smooth", "MI-FGSM along blurred gradients: what transfers from a stolen model"),
     "segpgd": ("segpgd", "SegPGD", "PGD on cross entropy that turns from right voxels to wrong ones"),
     "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
     "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
@@ -72,6 +76,8 @@ __all__ = [
     "CosPGD",
     "Ensemble",
     "SegPGD",
+    "Smooth",
+    "SmoothNoise",
     "Square",
     "StepInfo",
     "Uniform",
