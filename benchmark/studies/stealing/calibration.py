@@ -73,8 +73,9 @@ class PowerCalibration:
 
     Per scanner m: mean removed, Hann window per axis, S_m(f) = |FFT|^2 averaged over scans and directions in
     radial bins; floor N_m = min_f S_m; SNR_m = (S_m - N_m) / N_m and SNR the smaller one; h = sqrt(S_B / S_A);
-    **W = h / (h^2 + 1/SNR)** takes B to A, and the same with 1/h takes A to B. Where noise is all there is, W
-    falls to zero instead of raising it. The gain is at most ``max_gain``, and 1 at frequency 0.
+    **W = h / (h^2 + 1/SNR)** takes B to A. Nothing has to be undone from A to B, so there the gain is h with the same
+    care for noise, h / (1 + 1/SNR). Where noise is all there is, both fall to zero instead of raising it. The gain is
+    at most ``max_gain``, and 1 at frequency 0.
 
     Scans of both need not show the same patients ("population": public volumes of the same anatomy against the
     thief's own) nor have the same size. Scans of one object on both scanners ("phantom") are the same call.
@@ -82,7 +83,8 @@ class PowerCalibration:
     Source: Soylu and Oelze, "Machine-to-Machine Transfer Function in Deep Learning-Based Quantitative
         Ultrasound", arXiv 2311.16028.
     Differs from the source: 3-D radial bins in cycles per mm for windows of 200 samples along the beam; a filter in
-        the DFT for 51 taps; a window, since these volumes are crops; unpaired volumes; the bound of the gain.
+        the DFT for 51 taps; a window, since these volumes are crops; unpaired volumes; the bound of the gain; the
+        way from A to B, where the source exchanges the machines in W.
 
     Args:
         bins: radial bins from 0 to the corner of the frequency cube, at least 4.
@@ -128,7 +130,7 @@ class PowerCalibration:
         return Calibration(
             frequency=_floats(center),
             to_a_gain=_floats(np.minimum(_wiener(h, snr), self.max_gain)),
-            to_b_gain=_floats(np.minimum(_wiener(1 / h, snr), self.max_gain)),
+            to_b_gain=_floats(np.minimum(h * snr / (snr + 1), self.max_gain)),
             log_h=_floats(np.log(h)),
             snr=_floats(snr),
         )

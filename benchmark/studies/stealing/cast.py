@@ -119,6 +119,7 @@ class Part:
     whole: Dataset
     cases: tuple[str, ...]
     held_out: tuple[str, ...]
+    window: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -134,7 +135,7 @@ class Part:
 
     @property
     def roi_size(self) -> tuple[int, ...]:
-        return self.whole.roi_size
+        return self.window or self.whole.roi_size
 
     @property
     def nsd_tolerance_mm(self) -> float:

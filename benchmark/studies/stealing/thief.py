@@ -22,7 +22,7 @@ from .agreement import foreground_dice
 from .calibration import Calibration, PowerCalibration
 from .fitting import Answer, fit
 from .port import QueryPort
-from .scans import Scan, texture_phantoms
+from .scans import Scan
 
 SELECT = ("random", "disagreement")
 DOMAINS = ("cal", "b")
@@ -184,7 +184,7 @@ class _Theft:
         self.answers: dict[str, Answer] = {}
         self.held_out: dict[str, Answer] = {}
         self.half: nn.Module | None = None
-        self.network = self._new()
+        self.network = new_network(plan, self.scans[0].image.shape[0]).to(device)
         self.copy = self.network
 
     def run(self) -> StolenModel:
@@ -192,7 +192,7 @@ class _Theft:
         calibration = self.calibrate(self.scans)
         for number in range(plan.rounds):
             allowed = min(plan.budget, self.start + self.port.budget) - self.asked
-            ahead = self.searches(number) if number + 1 < plan.rounds else 0
+            ahead = self.search_share if number + 1 < plan.rounds else 0
             share = max((allowed - ahead) // (plan.rounds - number), 0)
             chosen = self.choose(share, calibration)
             if not chosen:
@@ -291,9 +291,10 @@ class _Theft:
         ours = _labels(predictor, answer.image[None].to(self.device))
         return foreground_dice(ours, victim.numpy(), self.plan.num_classes)
 
-    def searches(self, number: int) -> int:
-        """Queries that the search after this round may cost."""
-        return int(self.plan.search * self.plan.budget) // max(self.plan.rounds - 1, 1) if number >= 0 else 0
+    @property
+    def search_share(self) -> int:
+        """Queries that the search after one round may cost."""
+        return int(self.plan.search * self.plan.budget) // max(self.plan.rounds - 1, 1)
 
     def search(self, calibration: Calibration | None, allowed: int) -> Calibration | None:
         """Bend the gain knot by knot where victim and copy then agree more; every trial is a query.
@@ -330,17 +331,19 @@ class _Theft:
         ours = _labels(SlidingWindow(self.copy, self.plan.roi_size).eval(), image if self.plan.domain == "cal" else raw)
         return foreground_dice(ours, answer[0].numpy(), self.plan.num_classes)
 
-    def _new(self) -> nn.Module:
-        spec = Spec.parse(self.plan.architecture)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.plan.seed)
-            return build_model(
-                spec.name,
-                in_channels=self.scans[0].image.shape[0],
-                num_classes=self.plan.num_classes,
-                roi_size=self.plan.roi_size,
-                **{"size": "small", **spec.parameters},
-            ).to(self.device)
+
+def new_network(steal: Steal, in_channels: int) -> nn.Module:
+    """The copy before it has learned anything; its weights follow from the thief's seed."""
+    spec = Spec.parse(steal.architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(steal.seed)
+        return build_model(
+            spec.name,
+            in_channels=in_channels,
+            num_classes=steal.num_classes,
+            roi_size=steal.roi_size,
+            **{"size": "small", **spec.parameters},
+        )
 
 
 def _labels(predictor: nn.Module, image: Tensor) -> np.ndarray:
