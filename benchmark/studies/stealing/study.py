@@ -31,7 +31,7 @@ from .copies import Copy, load_copy, save_copy, train_on_truth
 from .port import QueryPort
 from .rows import FunctionRow, Rows, TransferRow
 from .scans import Scan, texture_phantoms
-from .thefts import BEHIND, NOISE, PLAIN, RAW, TRUTH, Theft, thefts
+from .thefts import NOISE, Theft, thefts
 from .thief import Steal
 
 VICTIM = "victim"
@@ -72,7 +72,7 @@ class Study:
     test: int = 12
     curve: tuple[int, ...] = (10, 19)
     eps: tuple[float, ...] = (8 / 255, 16 / 255)
-    attack_steps: int = 12
+    attack_steps: int = 10
     others: tuple[str, ...] = ("segresnet",)
     roi_size: tuple[int, ...] | None = None
 
@@ -121,21 +121,19 @@ class Bench:
             for theft in thefts(replace(plain, seed=seed), self.study.curve)
         ]
         # Victim, its rows and the other surrogates are one piece each.
-        self._all = 3 + 2 * len(work)
+        self._all = 3 + len(work)
         self._tell("victim")
         self.victim  # noqa: B018 - trained here
         self._tell("what the victim does on scanner B")
         for seed in self.study.seeds:
             self.measure_victim(seed)
+        self._tell("attacks on the victim, on other networks, and noise")
+        self.attack_others(self.study.seeds[0])
         for seed, theft in work:
             self._tell(f"seed {seed}: {theft.name}")
             copy = self.copy(seed, theft)
             self.measure_copy(seed, theft, copy)
-        self._tell("attacks on the victim, on other networks, and noise")
-        self.attack_others(self.study.seeds[0])
-        for seed, theft in work:
-            self._tell(f"seed {seed}: attacks from {theft.name}")
-            self.attack_copy(seed, theft, self.copy(seed, theft))
+            self.attack_copy(seed, theft, copy)
 
     # --- who and what -------------------------------------------------------------------------------
 
@@ -346,18 +344,15 @@ class Bench:
         self._attack(seed, "smoothed sign noise", "none", lambda _: self.deployed, ("smooth_noise",))
 
     def attack_copy(self, seed: int, theft: Theft, copy: Copy) -> None:
-        """Everything from the copies that matter most, the transfer-oriented attack from the rest."""
-        if theft.name == RAW:
-            return
-        names = ("pgd", "smooth") if theft.name in (PLAIN, TRUTH) else ("smooth",)
+        """The victim under volumes that were made on the copy."""
         predictor = copy.predictor()
 
         def surrogate(volume: Volume) -> nn.Module:
-            if theft.name != BEHIND or copy.calibration is None:
+            if theft.steal.domain == "cal" or copy.calibration is None:
                 return predictor
             return Filtered(predictor, copy.calibration.filter_to_b(volume.spacing_mm)).to(self.device).eval()
 
-        self._attack(seed, theft.name, theft.spec, surrogate, names)
+        self._attack(seed, theft.name, theft.spec, surrogate, theft.attacks)
 
     def _attack(
         self,

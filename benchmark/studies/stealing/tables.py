@@ -94,7 +94,7 @@ def _interval(name: str, values: Any) -> dict[str, float]:
     return {name: float(data.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
 
 
-_FIRST = (VICTIM, WHITE_BOX, "stolen", "one round", "independent", "answers", "", "smoothed sign noise", "sign noise")
+_FIRST = (VICTIM, WHITE_BOX, "stolen", "two rounds", "independent", "answers", "", "smoothed sign noise", "sign noise")
 
 
 def _in_order(cases: Frame, *names: str):

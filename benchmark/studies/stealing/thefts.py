@@ -26,14 +26,14 @@ class Theft:
         steal: parameters of the thief.
         port: arguments of the port but model, budget and seed.
         truth: train on the true labels in place of answers: what the thief could have had by labelling.
-        defence: whether the row tells what a vendor may do.
+        attacks: names of the attacks that the copy is a surrogate for.
     """
 
     name: str
     steal: Steal
     port: Mapping[str, Any] = field(default_factory=dict)
     truth: bool = False
-    defence: bool = False
+    attacks: tuple[str, ...] = ()
 
     @property
     def spec(self) -> str:
@@ -45,27 +45,27 @@ class Theft:
 
 
 def thefts(plain: Steal, curve: tuple[int, ...]) -> tuple[Theft, ...]:
-    """The thefts of one seed, the plain one first; ``curve`` are smaller budgets."""
+    """The thefts of one seed, those that everything else is compared with first; ``curve`` are smaller budgets."""
+    both, smooth = ("pgd", "smooth"), ("smooth",)
+    soft = {"output": "probabilities"}
     rows = [
-        Theft(name=PLAIN, steal=plain),
+        Theft(name=PLAIN, steal=plain, attacks=both),
         Theft(name=RAW, steal=replace(plain, calibration="none")),
-        Theft(name=BEHIND, steal=replace(plain, domain="b")),
-        Theft(name=TRUTH, steal=plain, truth=True),
-        Theft(name="answers: probabilities", steal=plain, port={"output": "probabilities"}, defence=True),
-        Theft(
-            name="answers: probabilities of 1 digit",
-            steal=plain,
-            port={"output": "probabilities", "decimals": 1},
-            defence=True,
-        ),
-        Theft(name=f"answers: labels, logit noise {NOISE:g}", steal=plain, port={"noise": NOISE}, defence=True),
+        Theft(name=TRUTH, steal=plain, truth=True, attacks=both),
+        Theft(name=BEHIND, steal=replace(plain, domain="b"), attacks=smooth),
+        Theft(name="answers: probabilities", steal=plain, port=soft, attacks=smooth),
+        Theft(name=f"answers: labels, logit noise {NOISE:g}", steal=plain, port={"noise": NOISE}, attacks=smooth),
     ]
-    for budget in curve:
+    for place, budget in enumerate(sorted(curve)):
         few = replace(plain, budget=budget)
-        rows.append(Theft(name=f"{budget} queries", steal=few, defence=True))
+        rows.append(Theft(name=f"{budget} queries", steal=few, attacks=() if place else smooth))
+    rows.append(
+        Theft(name="answers: probabilities of 1 digit", steal=plain, port={**soft, "decimals": 1}, attacks=smooth)
+    )
+    twice = replace(plain, rounds=2)
+    rows.append(Theft(name="two rounds", steal=twice))
     if curve:
-        chosen = replace(plain, budget=max(curve), select="disagreement")
-        rows.append(Theft(name=f"{max(curve)} queries, chosen by disagreement", steal=chosen, defence=True))
-    if plain.rounds > 1:
-        rows.append(Theft(name="one round", steal=replace(plain, rounds=1)))
+        chosen = replace(twice, budget=max(curve), select="disagreement")
+        rows.append(Theft(name=f"{max(curve)} queries, chosen by disagreement", steal=chosen))
+    rows.append(Theft(name="two rounds, a quarter of the queries for a search", steal=replace(twice, search=0.25)))
     return tuple(rows)

@@ -102,8 +102,8 @@ class Steal:
     """
 
     budget: int = 38
-    rounds: int = 2
-    steps: int = 300
+    rounds: int = 1
+    steps: int = 200
     batch_size: int = 2
     lr: float = 2e-3
     architecture: str = "unet:num_res_units=0,size=small"
