@@ -126,7 +126,9 @@ class ScannerShift:
             )
         rng = np.random.default_rng(_seed(self.seed, case_id))
         frequency = frequencies(spatial, spacing_mm)
-        result = np.stack([_filter(channel, self.transfer(frequency)) for channel in image.astype(np.float64)])
+        result = np.stack(
+            [_filter(channel, self.transfer(frequency)) for channel in image.astype(np.float64)]
+        )
         # Drawn whatever the parameters are, so that one of them never moves the others' randomness.
         field, noise = _polynomial(spatial, rng), rng.standard_normal(image.shape)
         result = result * np.exp(self.bias * field) * self.gain

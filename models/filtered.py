@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -47,7 +48,7 @@ class RadialFilter(nn.Module):
             raise ValueError(
                 f"expected one gain for each of at least two frequencies, got {len(gain)} and {len(frequency)}"
             )
-        if any(b <= a for a, b in zip(frequency, frequency[1:], strict=False)) or not all(
+        if any(b <= a for a, b in itertools.pairwise(frequency)) or not all(
             math.isfinite(value) for value in (*frequency, *gain)
         ):
             raise ValueError("expected increasing frequencies and finite gains; sort and repair them")

@@ -17,11 +17,14 @@ def cite(
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", metavar="NAME", help="May repeat.")
     ] = None,
+    study: Annotated[
+        list[str] | None, typer.Option("--study", metavar="COMMAND", help="steal; may repeat.")
+    ] = None,
     out: Out = Path("results"),
 ) -> int:
-    """Print BibTeX of attacks, models and datasets: the ones named, or else all that the records used."""
-    from .commands.cite import bibtex, used
+    """Print BibTeX of attacks, models, datasets and studies: the ones named, or else all that the results used."""
+    from .commands.cite import bibtex, studied, used
 
-    named = (tuple(model or ()), tuple(attack or ()), tuple(dataset or ()))
-    typer.echo(bibtex(*(named if any(named) else used(out))), nl=False)
+    named = (tuple(model or ()), tuple(attack or ()), tuple(dataset or ()), tuple(study or ()))
+    typer.echo(bibtex(*(named if any(named) else (*used(out), studied(out)))), nl=False)
     return DONE

@@ -21,8 +21,8 @@ UNBOUNDED = "no L∞ bound"
 
 
 ATTACK_FAMILIES = {
-    NOISE: ("gn", "uniform"),
-    "sign gradient": ("fgsm", "bim", "pgd", "mifgsm", "segpgd", "cospgd", "apgd"),
+    NOISE: ("gn", "uniform", "smooth_noise"),
+    "sign gradient": ("fgsm", "bim", "pgd", "mifgsm", "smooth", "segpgd", "cospgd", "apgd"),
     "frequency": ("vafa", "vafa2d", "sa2"),
     "black-box": ("square",),
     "ensemble": ("ensemble",),

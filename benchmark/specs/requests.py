@@ -113,3 +113,30 @@ class FiguresRequest:
     out: Path = Path("figures")
     formats: tuple[str, ...] = ("png", "svg")
     convention: str = "radiological"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StealRequest:
+    """The command line of ``steal`` as written; see ``python -m benchmark steal --help``."""
+
+    model: str
+    dataset: str = "hippocampus"
+    data_root: Path | None = None
+    shift: str = "edge:6"
+    queries: int = 38
+    seeds: tuple[int, ...] = (0,)
+    thief: str = "unet:num_res_units=0"
+    rounds: int = 1
+    steps: int = 200
+    calibration: str = "population"
+    checkpoint: Path | None = None
+    victim_cases: int = 100
+    victim_steps: int = 400
+    pool: int = 60
+    reference: int = 5
+    cases: int = 12
+    roi_size: str = ""
+    others: tuple[str, ...] = ()
+    full: bool = False
+    device: str = "auto"
+    out: Path = Path("results")

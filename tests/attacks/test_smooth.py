@@ -17,7 +17,10 @@ def test_the_blur_is_scipys(spatial, sigma):
     volume = torch.randn(2, 3, *spatial, dtype=torch.float64)
     expected = np.stack(
         [
-            [gaussian_filter(channel, sigma, mode="constant", radius=int(np.ceil(3 * sigma))) for channel in sample]
+            [
+                gaussian_filter(channel, sigma, mode="constant", radius=int(np.ceil(3 * sigma)))
+                for channel in sample
+            ]
             for sample in volume.numpy()
         ]
     )

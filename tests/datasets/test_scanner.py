@@ -45,7 +45,9 @@ def test_without_any_effect_the_volume_stays():
 
 def test_order_of_the_effects():
     image = np.full((1, 8, 8, 8), 0.25, np.float32)
-    np.testing.assert_allclose(ScannerShift(noise=0, gain=2, gamma=0.5)(image, (1, 1, 1)), 0.5**0.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        ScannerShift(noise=0, gain=2, gamma=0.5)(image, (1, 1, 1)), 0.5**0.5, rtol=1e-6
+    )
     field = ScannerShift(noise=0, bias=0.3)(image, (1, 1, 1)) / 0.25
     assert np.isclose(np.abs(np.log(field)).max(), 0.3, atol=1e-5)
     assert np.ptp(field) > 0.1
@@ -76,7 +78,9 @@ def test_randomness_follows_seed_and_case_alone():
 
 def test_a_volume_keeps_everything_but_its_image():
     image = np.random.default_rng(0).random((1, 6, 5, 4)).astype(np.float32)
-    volume = Volume("a", image, np.zeros((6, 5, 4), np.int64), (1.0, 1.0, 2.0), np.eye(4), IntensityWindow(0, 1))
+    volume = Volume(
+        "a", image, np.zeros((6, 5, 4), np.int64), (1.0, 1.0, 2.0), np.eye(4), IntensityWindow(0, 1)
+    )
     seen = ScannerShift(edge=3).scan(volume)
     assert (seen.id, seen.spacing_mm) == ("a", (1.0, 1.0, 2.0))
     assert seen.label is volume.label

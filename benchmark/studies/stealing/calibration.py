@@ -147,7 +147,9 @@ class PowerCalibration:
                 window = window * taper.reshape([-1 if i == axis else 1 for i in range(len(spatial))])
             place = np.digitize(frequencies(spatial, scan.spacing_mm).ravel(), edges[1:-1])
             for channel in scan.image.astype(np.float64):
-                power = np.abs(np.fft.fftn((channel - channel.mean()) * window)) ** 2 / np.square(window).sum()
+                power = (
+                    np.abs(np.fft.fftn((channel - channel.mean()) * window)) ** 2 / np.square(window).sum()
+                )
                 powers.append(np.bincount(place, power.ravel(), minlength=len(edges) - 1))
                 counts.append(np.bincount(place, minlength=len(edges) - 1))
         # fsum is exact, hence the same in any order of the scans.

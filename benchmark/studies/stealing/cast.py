@@ -45,7 +45,9 @@ class Cast:
                 raise ValueError(f"expected cases for the role {role}, found none")
             for case in getattr(self, role):
                 if case in roles:
-                    raise ValueError(f"expected every case in one role, found {case} as {roles[case]} and {role}")
+                    raise ValueError(
+                        f"expected every case in one role, found {case} as {roles[case]} and {role}"
+                    )
                 roles[case] = role
 
 
@@ -76,9 +78,10 @@ def cast_roles(
     fixed = np.random.default_rng(20240703)
     candidates = [held_out[i] for i in fixed.permutation(len(held_out)) if held_out[i] not in trained]
     chosen = candidates[:test]
-    rng = np.random.default_rng(seed)
     if isinstance(victim, int):
-        trained = {train[i] for i in rng.permutation(len(train))[:victim]}
+        trained = {train[i] for i in np.random.default_rng(seed).permutation(len(train))[:victim]}
+    # A stream of its own: a victim given by its cases leaves the thief the same patients as one that is drawn.
+    rng = np.random.default_rng([seed, 1])
     rest = [case for case in (*train, *held_out) if case not in trained and case not in chosen]
     rest = [rest[i] for i in rng.permutation(len(rest))]
     wanted = pool + reference

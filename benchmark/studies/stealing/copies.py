@@ -11,14 +11,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustvox.benchmark.provenance import version
-from robustvox.benchmark.specs import Spec
-from robustvox.benchmark.train import Recipe
 from robustvox.datasets import Dataset
-from robustvox.models import SOURCES, CheckpointError, ModelCard, SlidingWindow, load_checkpoint, save_checkpoint
+from robustvox.models import (
+    SOURCES,
+    CheckpointError,
+    ModelCard,
+    SlidingWindow,
+    load_checkpoint,
+    save_checkpoint,
+)
 
+from ...records.provenance import version
+from ...specs.spec import Spec
+from ...training.recipe import Recipe
+from ...training.train import optimize
+from ...training.windows import Sample
 from .calibration import Calibration
-from .fitting import Answer, fit
+from .fitting import AnswerLoss
 from .scans import Scan
 from .thief import Steal, StolenModel, new_network
 
@@ -59,7 +68,12 @@ def save_copy(
         roi_size=stolen.roi_size,
         dataset=dataset.name,
         window=dataset.provenance["preprocessing"],
-        recipe={"steps": steal.steps, "batch_size": steal.batch_size, "lr": steal.lr, "loss": "answers of a victim"},
+        recipe={
+            "steps": steal.steps,
+            "batch_size": steal.batch_size,
+            "lr": steal.lr,
+            "loss": "answers of a victim",
+        },
         data={
             **provenance,
             "queries": stolen.queries,
@@ -73,19 +87,33 @@ def save_copy(
     return save_checkpoint(path, stolen.network, card)
 
 
-def load_copy(path: Path, device: str | torch.device = "cpu") -> Copy:
+def load_copy(path: Path, device: str | torch.device = "cpu", *, patients: str | None = None) -> Copy:
     """Read what :func:`save_copy` wrote.
 
+    Args:
+        path: the file.
+        device: where the copy shall run.
+        patients: refuse a copy that was made from others; blanks between the ids.
+
     Raises:
-        CheckpointError: no checkpoint, or not one of a theft.
+        CheckpointError: no checkpoint, not one of a theft, or of other patients.
     """
     loaded = load_checkpoint(path)
+    if patients is not None and loaded.card.data.get("patients") != patients:
+        raise CheckpointError(
+            f"expected a copy made from the {len(patients.split())} patients of this study, found others on the card "
+            f"of {path.name}; give another --out or remove the file"
+        )
     try:
         told = json.loads(loaded.card.data["calibration"])
-        calibration = None if told is None else Calibration(**{key: tuple(value) for key, value in told.items()})
+        calibration = (
+            None if told is None else Calibration(**{key: tuple(value) for key, value in told.items()})
+        )
         queries = int(loaded.card.data["queries"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"expected the card of a stolen model in {path.name}, found {error!r}") from error
+        raise CheckpointError(
+            f"expected the card of a stolen model in {path.name}, found {error!r}"
+        ) from error
     network = loaded.network.to(device).requires_grad_(False)
     return Copy(network, loaded.card.roi_size, calibration, queries)
 
@@ -107,8 +135,8 @@ def train_on_truth(
     answers = []
     for scan in (scans[i] for i in order):
         image = calibration.to_a(torch.from_numpy(scan.image)[None], scan.spacing_mm).clamp(0, 1)[0]
-        answers.append(Answer(scan.id, image, torch.from_numpy(labels[scan.id].astype(np.int64))[None]))
+        answers.append(Sample(image, torch.from_numpy(labels[scan.id].astype(np.int64))[None]))
     network = new_network(steal, scans[0].image.shape[0]).to(device)
     recipe = Recipe(steps=steal.steps, batch_size=steal.batch_size, lr=steal.lr)
-    copy, _ = fit(network, answers, steal.roi_size, recipe, seed=steal.seed)
+    copy = optimize(network, answers, steal.roi_size, recipe, AnswerLoss(), seed=steal.seed)
     return StolenModel(copy, steal.roi_size, calibration, 0, ())

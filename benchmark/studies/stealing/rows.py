@@ -69,7 +69,10 @@ class TransferRow:
 
 
 Row = FunctionRow | TransferRow
-VALUES = {FunctionRow: ("queries", "dice", "agreement", "empty"), TransferRow: ("dice_clean", "dice_adv", "linf", "l2")}
+VALUES = {
+    FunctionRow: ("queries", "dice", "agreement", "empty"),
+    TransferRow: ("dice_clean", "dice_adv", "linf", "l2"),
+}
 
 
 @dataclass(frozen=True)

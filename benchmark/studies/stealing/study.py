@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from robustvox.attacks import ATTACKS, Attack
-from robustvox.benchmark.loading import attack_spec
-from robustvox.benchmark.specs import Spec
-from robustvox.benchmark.train import Recipe, train
 from robustvox.datasets import Dataset, Volume
 from robustvox.datasets.scanner import ScannerShift
 from robustvox.models import Checkpoint, SlidingWindow, load_checkpoint, read_card
 from robustvox.models.filtered import Filtered
 
+from ...plan.attacks import attack_spec
+from ...specs.spec import Spec
+from ...training.recipe import Recipe
+from ...training.train import train
 from .agreement import foreground_dice
 from .calibration import Calibration, PowerCalibration
 from .cast import Cast, Part, cast_roles, trained_on
@@ -58,6 +59,10 @@ class Study:
         attack_steps: of ``pgd`` and ``smooth``.
         others: zoo checkpoints ``NAME`` of other architectures, trained on true labels, as surrogates.
         roi_size: window of victim and copy; None is the dataset's.
+        full: also the thefts that answer finer questions, see :func:`.thefts.thefts`.
+
+    Raises:
+        ValueError: if the thief has fewer patients than queries.
     """
 
     model: str = "unet:num_res_units=0,size=small"
@@ -75,6 +80,14 @@ class Study:
     attack_steps: int = 10
     others: tuple[str, ...] = ("segresnet",)
     roi_size: tuple[int, ...] | None = None
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steal.budget > self.pool:
+            raise ValueError(
+                f"expected --pool of at least the {self.steal.budget} queries, got {self.pool} patients; no volume is "
+                "asked twice"
+            )
 
 
 class Bench:
@@ -118,12 +131,13 @@ class Bench:
         work = [
             (seed, theft)
             for seed in self.study.seeds
-            for theft in thefts(replace(plain, seed=seed), self.study.curve)
+            for theft in thefts(replace(plain, seed=seed), self.study.curve, full=self.study.full)
         ]
         # Victim, its rows and the other surrogates are one piece each.
         self._all = 3 + len(work)
         self._tell("victim")
         self.victim  # noqa: B018 - trained here
+        self._refuse_others(work)
         self._tell("what the victim does on scanner B")
         for seed in self.study.seeds:
             self.measure_victim(seed)
@@ -134,6 +148,39 @@ class Bench:
             copy = self.copy(seed, theft)
             self.measure_copy(seed, theft, copy)
             self.attack_copy(seed, theft, copy)
+
+    def _refuse_others(self, work: Sequence[tuple[int, Theft]]) -> None:
+        """Rows of another experiment in the folder would be averaged with these."""
+        planned = {(seed, theft.name): theft.spec for seed, theft in work}
+        function, transfer = self.function.read(), self.transfer.read()
+        found = [
+            *zip(
+                function["seed"],
+                function["subject"],
+                function["spec"],
+                function["victim_sha256"],
+                strict=True,
+            ),
+            *zip(
+                transfer["seed"],
+                transfer["surrogate"],
+                transfer["spec"],
+                transfer["victim_sha256"],
+                strict=True,
+            ),
+        ]
+        others = {
+            row
+            for seed, row, spec, sha256 in found
+            if planned.get((seed, row), spec) != spec or sha256 != self.victim.sha256
+        }
+        known = {case for case in function["case"]} | {case for case in transfer["case"]}
+        if others or not known <= {volume.id for volume in self.test}:
+            what = f"rows of {sorted(others)[0]}" if others else "other test patients"
+            raise ValueError(
+                f"expected results of this experiment in {self.folder}, found {what} with other parameters; "
+                "give another --out or remove the folder"
+            )
 
     # --- who and what -------------------------------------------------------------------------------
 
@@ -243,7 +290,9 @@ class Bench:
             f"{VICTIM} on raw B": lambda v: self.labels(self.deployed, self.scanned(v, None)),
         }
         for name, calibration in fitted.items():
-            views[f"{VICTIM} on {name}"] = lambda v, c=calibration: self.labels(self.deployed, self.scanned(v, c))
+            views[f"{VICTIM} on {name}"] = lambda v, c=calibration: self.labels(
+                self.deployed, self.scanned(v, c)
+            )
         noisy = QueryPort(self.deployed, budget=self.study.test, noise=NOISE)
         views[f"{VICTIM} on A, logit noise {NOISE:g}"] = lambda v: noisy(self.tensor(v))[0, 0].cpu().numpy()
         for subject, view in views.items():
@@ -254,7 +303,11 @@ class Bench:
         calibration = copy.calibration if theft.steal.domain == "cal" else None
         predictor = copy.predictor()
         self._measure(
-            seed, theft.name, theft.spec, copy.queries, lambda v: self.labels(predictor, self.scanned(v, calibration))
+            seed,
+            theft.name,
+            theft.spec,
+            copy.queries,
+            lambda v: self.labels(predictor, self.scanned(v, calibration)),
         )
 
     def scanned(self, volume: Volume, calibration: Calibration | None) -> Tensor:
@@ -292,11 +345,14 @@ class Bench:
 
     def copy(self, seed: int, theft: Theft) -> Copy:
         """The copy from the folder, or stolen now."""
-        name = hashlib.sha256(f"{theft.spec}|{self.study.shift}|{self.victim.sha256}".encode()).hexdigest()[:12]
+        name = hashlib.sha256(f"{theft.spec}|{self.study.shift}|{self.victim.sha256}".encode()).hexdigest()[
+            :12
+        ]
         path = self.folder / "copies" / f"seed{seed}_{name}.safetensors"
-        if path.exists():
-            return load_copy(path, self.device)
         own, reference = self.thief_scans(seed)
+        patients = " ".join(scan.id for scan in own)
+        if path.exists():
+            return load_copy(path, self.device, patients=patients)
         if theft.truth:
             labels = {case: self.dataset.load(case).label for case in self.cast(seed).pool}
             stolen = train_on_truth(theft.steal, own, reference, labels, device=self.device)
@@ -313,11 +369,11 @@ class Bench:
                 "victim_sha256": self.victim.sha256,
                 "shift": str(self.study.shift),
                 "theft": theft.spec,
-                "patients": " ".join(scan.id for scan in own),
+                "patients": patients,
             },
         )
         # What is measured is what is in the file, in its precision.
-        return load_copy(path, self.device)
+        return load_copy(path, self.device, patients=patients)
 
     # --- transfer -----------------------------------------------------------------------------------
 
@@ -325,7 +381,9 @@ class Bench:
         for eps in self.study.eps:
             for name in names:
                 more = {"steps": self.study.attack_steps} if name in ("pgd", "smooth") else {}
-                attack = ATTACKS[name](**({"eps": eps, "corners": True} if name == "uniform" else {"eps": eps, **more}))
+                attack = ATTACKS[name](
+                    **({"eps": eps, "corners": True} if name == "uniform" else {"eps": eps, **more})
+                )
                 yield eps, attack, attack_spec(name, attack)
 
     def attack_others(self, seed: int) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustvox.benchmark.statistics import bootstrap_intervals
-
+from ...metrics.statistics import bootstrap_intervals
 from .rows import Frame, FunctionRow, Rows, TransferRow
 from .study import VICTIM, WHITE_BOX
+from .thefts import PLAIN
 
 T1 = (
     "row", "queries", "n_cases", "n_seeds", "dice", "dice_low", "dice_high",
@@ -55,7 +55,9 @@ def transfer_table(cases: Frame) -> Frame:
 
     Noise is compared with ``smooth`` (smoothed noise) or ``pgd`` (sign noise) of the same radius.
     """
-    cases = cases.assign(drop=cases["dice_clean"] - cases["dice_adv"], kind=cases["attack"].str.split(":").str[0])
+    cases = cases.assign(
+        drop=cases["dice_clean"] - cases["dice_adv"], kind=cases["attack"].str.split(":").str[0]
+    )
     white = cases[cases["surrogate"] == WHITE_BOX].groupby(["kind", "eps"])["drop"].mean()
     like = {"smooth_noise": "smooth", "uniform": "pgd"}
     rows = []
@@ -81,9 +83,9 @@ def transfer_table(cases: Frame) -> Frame:
     return pd.DataFrame(rows, columns=list(T2))
 
 
-def queries_table(table: Frame, plain: str) -> Frame:
+def queries_table(table: Frame) -> Frame:
     """T3: agreement against queries, from the rows of T1 whose name starts with a number and the plain theft."""
-    curve = table[table["row"].str.match(r"\d+ queries") | (table["row"] == plain)]
+    curve = table[table["row"].str.match(r"\d+ queries") | (table["row"] == PLAIN)]
     return curve.sort_values("queries", kind="stable", ignore_index=True)
 
 
@@ -94,7 +96,17 @@ def _interval(name: str, values: Any) -> dict[str, float]:
     return {name: float(data.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
 
 
-_FIRST = (VICTIM, WHITE_BOX, "stolen", "two rounds", "independent", "answers", "", "smoothed sign noise", "sign noise")
+_FIRST = (
+    VICTIM,
+    WHITE_BOX,
+    "stolen",
+    "two rounds",
+    "independent",
+    "answers",
+    "",
+    "smoothed sign noise",
+    "sign noise",
+)
 
 
 def _in_order(cases: Frame, *names: str):
@@ -109,12 +121,12 @@ def _in_order(cases: Frame, *names: str):
     return sorted(groups, key=lambda item: place(item[0]))
 
 
-def tables(folder: Path, plain: str) -> dict[str, Frame]:
+def tables(folder: Path) -> dict[str, Frame]:
     """``function``, ``transfer`` and ``queries`` from the files in a folder."""
     function = Rows(folder / "function_cases.csv", FunctionRow).read()
     transfer = Rows(folder / "transfer_cases.csv", TransferRow).read()
     first = function_table(function)
-    return {"function": first, "transfer": transfer_table(transfer), "queries": queries_table(first, plain)}
+    return {"function": first, "transfer": transfer_table(transfer), "queries": queries_table(first)}
 
 
 HEADINGS = {
@@ -162,12 +174,14 @@ def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (headings, rule, *lines))
 
 
-def write(folder: Path, plain: str) -> dict[str, Frame]:
+def write(folder: Path) -> dict[str, Frame]:
     """Write ``function|transfer|queries.csv`` and ``tables.md`` beside the rows; returns the tables."""
-    made = tables(folder, plain)
+    made = tables(folder)
     parts = []
     for name, table in made.items():
-        (folder / f"{name}.csv").write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline="")
+        (folder / f"{name}.csv").write_text(
+            table.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline=""
+        )
         parts.append(f"## {name}\n\n{markdown(HEADINGS[name], cells(name, table))}")
     (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8", newline="")
     return made

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from robustvox.benchmark.specs import canonical
-
+from ...specs.spec import canonical
 from .thief import Steal
 
 NOISE = 2.0
 """Standard deviation of the logit noise of the vendor who answers with noise."""
 
-PLAIN, RAW, BEHIND = "stolen, calibrated queries", "stolen, raw queries", "stolen, own images (behind a filter)"
+PLAIN, RAW, BEHIND = (
+    "stolen, calibrated queries",
+    "stolen, raw queries",
+    "stolen, own images (behind a filter)",
+)
 TRUTH = "independent, same architecture, true labels"
 
 
@@ -44,8 +47,14 @@ class Theft:
         return canonical("steal", {**thief, **power, **port, "truth": self.truth})
 
 
-def thefts(plain: Steal, curve: tuple[int, ...]) -> tuple[Theft, ...]:
-    """The thefts of one seed, those that everything else is compared with first; ``curve`` are smaller budgets."""
+def thefts(plain: Steal, curve: tuple[int, ...], *, full: bool = True) -> tuple[Theft, ...]:
+    """The thefts of one seed, those that everything else is compared with first.
+
+    Args:
+        plain: the thief of the first row, from which all others differ in one thing.
+        curve: smaller budgets; the smallest is also a surrogate.
+        full: also the larger of them, a second round, chosen queries and a search of the filter.
+    """
     both, smooth = ("pgd", "smooth"), ("smooth",)
     soft = {"output": "probabilities"}
     rows = [
@@ -54,18 +63,29 @@ def thefts(plain: Steal, curve: tuple[int, ...]) -> tuple[Theft, ...]:
         Theft(name=TRUTH, steal=plain, truth=True, attacks=both),
         Theft(name=BEHIND, steal=replace(plain, domain="b"), attacks=smooth),
         Theft(name="answers: probabilities", steal=plain, port=soft, attacks=smooth),
-        Theft(name=f"answers: labels, logit noise {NOISE:g}", steal=plain, port={"noise": NOISE}, attacks=smooth),
+        Theft(
+            name=f"answers: labels, logit noise {NOISE:g}", steal=plain, port={"noise": NOISE}, attacks=smooth
+        ),
     ]
-    for place, budget in enumerate(sorted(curve)):
+    for place, budget in enumerate(sorted(curve) if full else sorted(curve)[:1]):
         few = replace(plain, budget=budget)
         rows.append(Theft(name=f"{budget} queries", steal=few, attacks=() if place else smooth))
     rows.append(
-        Theft(name="answers: probabilities of 1 digit", steal=plain, port={**soft, "decimals": 1}, attacks=smooth)
+        Theft(
+            name="answers: probabilities of 1 digit",
+            steal=plain,
+            port={**soft, "decimals": 1},
+            attacks=smooth,
+        )
     )
+    if not full:
+        return tuple(rows)
     twice = replace(plain, rounds=2)
     rows.append(Theft(name="two rounds", steal=twice))
     if curve:
         chosen = replace(twice, budget=max(curve), select="disagreement")
         rows.append(Theft(name=f"{max(curve)} queries, chosen by disagreement", steal=chosen))
-    rows.append(Theft(name="two rounds, a quarter of the queries for a search", steal=replace(twice, search=0.25)))
+    rows.append(
+        Theft(name="two rounds, a quarter of the queries for a search", steal=replace(twice, search=0.25))
+    )
     return tuple(rows)

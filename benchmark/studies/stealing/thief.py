@@ -6,6 +6,7 @@ had. The scheme here is our reading of it and must not be called the paper's met
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -14,13 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustvox.benchmark.specs import Spec
-from robustvox.benchmark.train import Progress, Recipe
 from robustvox.models import SlidingWindow, build_model
 
+from ...specs.spec import Spec
+from ...training.recipe import Progress, Recipe
+from ...training.train import optimize
+from ...training.windows import Sample
 from .agreement import foreground_dice
 from .calibration import Calibration, PowerCalibration
-from .fitting import Answer, fit
+from .fitting import AnswerLoss
 from .port import QueryPort
 from .scans import Scan
 
@@ -181,8 +184,8 @@ class _Theft:
         self.phantoms, self.device, self.on_step = phantoms, device, on_step
         self.start = port.answered
         self.rng = np.random.default_rng(plan.seed)
-        self.answers: dict[str, Answer] = {}
-        self.held_out: dict[str, Answer] = {}
+        self.answers: dict[str, Sample] = {}
+        self.held_out: dict[str, Sample] = {}
         self.half: nn.Module | None = None
         self.network = new_network(plan, self.scans[0].image.shape[0]).to(device)
         self.copy = self.network
@@ -200,7 +203,9 @@ class _Theft:
             self.ask(chosen, calibration)
             self.train(number)
             kept = self.agreeing()
-            entry = Round(number, len(chosen), 0, len(kept), self.agreement(self.answers), self.agreement(self.held_out))
+            entry = Round(
+                number, len(chosen), 0, len(kept), self.agreement(self.answers), self.agreement(self.held_out)
+            )
             if number + 1 < plan.rounds:
                 if len(kept) >= 2:
                     calibration = self.calibrate(kept)
@@ -257,7 +262,7 @@ class _Theft:
             answer = self.port(image)[0].cpu()
             seen = image[0].cpu() if self.plan.domain == "cal" else torch.from_numpy(scan.image)
             filed = self.held_out if place >= len(chosen) - spare else self.answers
-            filed[scan.id] = Answer(scan.id, seen, answer)
+            filed[scan.id] = Sample(seen, answer)
 
     def train(self, number: int) -> None:
         plan = self.plan
@@ -269,15 +274,28 @@ class _Theft:
             if told is not None:
                 told(Progress(number * share + step.step, plan.steps, step.loss, step.seconds))
 
-        self.copy, self.half = fit(
-            self.network, list(self.answers.values()), plan.roi_size, recipe, seed=plan.seed + 1000 * number, on_step=tell
+        def keep_half(step: int, averaged: nn.Module) -> None:
+            if step == recipe.steps // 2:
+                self.half = copy.deepcopy(averaged)
+
+        self.copy = optimize(
+            self.network,
+            list(self.answers.values()),
+            plan.roi_size,
+            recipe,
+            AnswerLoss(),
+            seed=plan.seed + 1000 * number,
+            on_step=tell,
+            on_average=keep_half,
         )
         # The next round goes on from the averaged weights.
         self.network.load_state_dict(self.copy.state_dict())
 
-    def agreement(self, answers: dict[str, Answer]) -> float:
+    def agreement(self, answers: dict[str, Sample]) -> float:
         """Mean foreground Dice of the copy's labels and the victim's; NaN without answers."""
-        return float(np.mean([self._agrees(answer) for answer in answers.values()])) if answers else float("nan")
+        return (
+            float(np.mean([self._agrees(answer) for answer in answers.values()])) if answers else float("nan")
+        )
 
     def agreeing(self) -> list[Scan]:
         """The scans on which copy and victim agree."""
@@ -285,11 +303,10 @@ class _Theft:
         good = {name for name, answer in filed.items() if self._agrees(answer) >= self.plan.keep}
         return [scan for scan in self.scans if scan.id in good]
 
-    def _agrees(self, answer: Answer) -> float:
+    def _agrees(self, answer: Sample) -> float:
         predictor = SlidingWindow(self.copy, self.plan.roi_size).eval()
-        victim = answer.target.argmax(0) if answer.soft else answer.target[0]
         ours = _labels(predictor, answer.image[None].to(self.device))
-        return foreground_dice(ours, victim.numpy(), self.plan.num_classes)
+        return foreground_dice(ours, answer.classes.numpy(), self.plan.num_classes)
 
     @property
     def search_share(self) -> int:
@@ -328,7 +345,9 @@ class _Theft:
         if answer.is_floating_point():
             return float(answer.max(0).values.mean())
         raw = torch.from_numpy(scan.image)[None].to(self.device)
-        ours = _labels(SlidingWindow(self.copy, self.plan.roi_size).eval(), image if self.plan.domain == "cal" else raw)
+        ours = _labels(
+            SlidingWindow(self.copy, self.plan.roi_size).eval(), image if self.plan.domain == "cal" else raw
+        )
         return foreground_dice(ours, answer[0].numpy(), self.plan.num_classes)
 
 

@@ -35,7 +35,12 @@ class Blobs:
 
     @property
     def provenance(self):
-        return {"source": "procedural", "licence": "none", "split": "the first quarter", "preprocessing": "none"}
+        return {
+            "source": "procedural",
+            "licence": "none",
+            "split": "the first quarter",
+            "preprocessing": "none",
+        }
 
     def load(self, case_id):
         rng = np.random.default_rng(int(case_id.split("_")[1]))

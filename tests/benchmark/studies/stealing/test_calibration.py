@@ -39,7 +39,12 @@ def test_two_equal_scanners_leave_the_volume_alone():
 
 @pytest.mark.parametrize("spacing", [SPACING, (0.7, 0.7, 1.5)])
 @pytest.mark.parametrize(
-    "shift", [ScannerShift(edge=2.0, noise=0.001), ScannerShift(psf_mm=0.6, noise=0.001), ScannerShift(edge=1.0, psf_mm=0.3)]
+    "shift",
+    [
+        ScannerShift(edge=2.0, noise=0.001),
+        ScannerShift(psf_mm=0.6, noise=0.001),
+        ScannerShift(edge=1.0, psf_mm=0.3),
+    ],
 )
 def test_a_known_transfer_function_is_recovered(shift, spacing):
     check_recovered(shift, textures(spacing=spacing), textures(spacing=spacing))
@@ -110,7 +115,9 @@ def test_bending_multiplies_the_gain_and_leaves_the_bound():
     fitted = PowerCalibration().fit(textures(), textures(seed=5))
     bent = fitted.bent([0.0, 0.3], max_gain=6.0)
     ratio = np.array(bent.to_a_gain) / np.array(fitted.to_a_gain).clip(1e-12)
-    np.testing.assert_allclose(np.log(ratio[:20]), 0.3 * np.array(fitted.frequency[:20]) / fitted.frequency[-1], atol=1e-9)
+    np.testing.assert_allclose(
+        np.log(ratio[:20]), 0.3 * np.array(fitted.frequency[:20]) / fitted.frequency[-1], atol=1e-9
+    )
     assert fitted.bent([5.0] * 6, max_gain=6.0).to_a_gain[0] == 6.0
 
 

@@ -67,3 +67,9 @@ def test_who_trained_a_victim_is_on_its_card(blobs):
         with pytest.raises(ValueError, match="names its training cases"):
             trained_on(unknown, blobs)
     assert CASES in part.provenance
+
+
+def test_a_victim_given_by_its_cases_leaves_the_thief_the_same_patients():
+    blobs = Blobs(count=44)
+    drawn = cast_roles(blobs, pool=8, reference=2, test=3, victim=9, seed=4)
+    assert cast_roles(blobs, pool=8, reference=2, test=3, victim=drawn.victim, seed=4) == drawn

@@ -103,7 +103,9 @@ def test_noise_is_a_function_of_the_volume_so_that_nothing_averages_out(victim):
     assert not torch.equal(first, noisy(1)(x))
     clean = QueryPort(victim, output="probabilities", budget=9)(x)
     added = first.log() - clean.log()
-    spread = (added - added.mean(1, keepdim=True)).std()  # what a shift of all logits leaves of 2.0 in 3 classes
+    spread = (
+        added - added.mean(1, keepdim=True)
+    ).std()  # what a shift of all logits leaves of 2.0 in 3 classes
     assert abs(spread - 2.0 * (2 / 3) ** 0.5) < 0.2
 
 

@@ -22,12 +22,14 @@ SMALL = "unet:channels=(8,16,16),num_res_units=0,size=small"
 def tiny():
     return Study(
         model=SMALL, shift=ScannerShift(edge=4.0), seeds=(0, 1), victim_cases=8, victim_steps=3, pool=10, reference=2,
-        test=3, curve=(4,), attack_steps=2, others=(), steal=Steal(budget=8, steps=4, architecture=SMALL),
+        test=3, curve=(4,), attack_steps=1, eps=(8 / 255,), others=(), steal=Steal(budget=8, steps=4, architecture=SMALL),
     )  # fmt: skip
 
 
 def bench(study, blobs, folder, told=None):
-    return Bench(study, blobs, folder, zoo=folder, on_work=None if told is None else lambda *a: told.append(a))
+    return Bench(
+        study, blobs, folder, zoo=folder, on_work=None if told is None else lambda *a: told.append(a)
+    )
 
 
 def test_everything_is_measured_and_nothing_twice(tiny, blobs, tmp_path, monkeypatch):
@@ -35,9 +37,18 @@ def test_everything_is_measured_and_nothing_twice(tiny, blobs, tmp_path, monkeyp
     bench(tiny, blobs, tmp_path, told).run()
     assert [done for _, done, _ in told] == list(range(len(told)))
     assert {total for *_, total in told} == {len(told)}
-    made = tables(tmp_path, PLAIN)
+    made = tables(tmp_path)
     function = made["function"].set_index("row")
-    for row in (PLAIN, RAW, BEHIND, TRUTH, "victim on A", "victim on raw B", "answers: probabilities", "4 queries"):
+    for row in (
+        PLAIN,
+        RAW,
+        BEHIND,
+        TRUTH,
+        "victim on A",
+        "victim on raw B",
+        "answers: probabilities",
+        "4 queries",
+    ):
         assert function.loc[row]["n_cases"] == 3
         assert function.loc[row]["n_seeds"] == 2
     assert function.loc["victim on A"]["agreement"] == 1
@@ -81,7 +92,9 @@ def test_a_given_victim_keeps_its_patients_to_itself(tiny, blobs, tmp_path):
     first = bench(tiny, blobs, tmp_path)
     trained = first.cast(0).victim
     assert first.victim.card.num_classes == 3
-    given = bench(replace(tiny, checkpoint=tmp_path / "victim.safetensors", seeds=(5,)), blobs, tmp_path / "other")
+    given = bench(
+        replace(tiny, checkpoint=tmp_path / "victim.safetensors", seeds=(5,)), blobs, tmp_path / "other"
+    )
     assert set(given.cast(5).victim) == set(trained)
     assert given.victim.sha256 == first.victim.sha256
 

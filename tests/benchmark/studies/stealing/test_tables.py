@@ -39,9 +39,9 @@ def folder(tmp_path):
 
 
 def test_seeds_are_averaged_per_patient_first(folder):
-    made = tables(folder, PLAIN)
+    made = tables(folder)
     table = made["function"].set_index("row")
-    assert list(table.index)[0] == "victim on A"
+    assert next(iter(table.index)) == "victim on A"
     plain = table.loc[PLAIN]
     assert (plain["n_cases"], plain["n_seeds"], plain["queries"]) == (2, 2, 38)
     assert plain["dice"] == pytest.approx(0.75)
@@ -52,7 +52,7 @@ def test_seeds_are_averaged_per_patient_first(folder):
 
 
 def test_the_ratio_is_to_the_same_attack_in_the_white_box(folder):
-    table = tables(folder, PLAIN)["transfer"].set_index("surrogate")
+    table = tables(folder)["transfer"].set_index("surrogate")
     assert table.loc[WHITE_BOX]["transfer_ratio"] == pytest.approx(1.0)
     assert table.loc[PLAIN]["drop"] == pytest.approx(0.15)
     assert table.loc[PLAIN]["transfer_ratio"] == pytest.approx(0.5)
@@ -62,7 +62,7 @@ def test_the_ratio_is_to_the_same_attack_in_the_white_box(folder):
 
 
 def test_agreement_against_queries(folder):
-    curve = queries_table(tables(folder, PLAIN)["function"], PLAIN)
+    curve = queries_table(tables(folder)["function"])
     assert list(curve["queries"]) == [10, 38]
 
 
@@ -89,8 +89,11 @@ def test_files_of_something_else_are_refused(tmp_path):
 
 
 def test_written_files_follow_from_the_rows(folder):
-    write(folder, PLAIN)
-    first = {name: (folder / name).read_bytes() for name in ("function.csv", "transfer.csv", "queries.csv", "tables.md")}
-    write(folder, PLAIN)
+    write(folder)
+    first = {
+        name: (folder / name).read_bytes()
+        for name in ("function.csv", "transfer.csv", "queries.csv", "tables.md")
+    }
+    write(folder)
     assert first == {name: (folder / name).read_bytes() for name in first}
     assert b"| stolen, calibrated queries | 38 | 0.750" in first["tables.md"]

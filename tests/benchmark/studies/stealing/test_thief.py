@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from robustvox.benchmark.studies.stealing.agreement import foreground_dice
-from robustvox.benchmark.studies.stealing.fitting import Answer, AnswerLoss, windows
+from robustvox.benchmark.studies.stealing.fitting import AnswerLoss
 from robustvox.benchmark.studies.stealing.port import QueryPort
 from robustvox.benchmark.studies.stealing.scans import Scan
 from robustvox.benchmark.studies.stealing.thief import Steal
-from robustvox.benchmark.train import Recipe
+from robustvox.benchmark.training.recipe import Recipe
+from robustvox.benchmark.training.windows import Sample, sample_windows
 from robustvox.datasets.scanner import ScannerShift
 
 ROI = (16, 16, 16)
@@ -44,7 +45,9 @@ def test_a_copy_learns_the_victim_from_its_answers_alone(victim, scans, referenc
     with torch.no_grad():
         constant.weight.zero_()
         constant.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
-    taught = steal(budget=12, steps=20, rounds=1, hold_out=0.0)(QueryPort(constant.eval(), budget=12), scans, reference)
+    taught = steal(budget=12, steps=20, rounds=1, hold_out=0.0)(
+        QueryPort(constant.eval(), budget=12), scans, reference
+    )
     assert agreement(taught, victim, others) < 0.1
 
 
@@ -132,7 +135,7 @@ def test_windows_move_image_and_answer_together(soft):
     label[:, 3:9, 4:8, 5:9] = 1
     target = torch.cat([1.0 - label, label.float()]) if soft else label
     still = Recipe(steps=5, intensity=0.0, noise=0.0)
-    for images, targets in windows([Answer("a", label.float(), target)], (14, 10, 12), still, seed=0):
+    for images, targets in sample_windows([Sample(label.float(), target)], (14, 10, 12), still, seed=0):
         assert targets.shape[1] == (2 if soft else 1)
         if soft:
             torch.testing.assert_close(images, targets[:, 1:], atol=1e-5, rtol=0)
