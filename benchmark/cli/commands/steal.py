@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from robustvox.datasets import Dataset, DatasetError
+from robustvox.datasets import DatasetError
 from robustvox.datasets.scanner import ScannerShift
 from robustvox.models import CATALOG, ZOO, CheckpointError
 
@@ -16,7 +16,8 @@ from ...plan.cases import load_dataset
 from ...plan.models import choose_device
 from ...specs.requests import StealRequest
 from ...specs.spec import Spec, UsageError, canonical, match, parse_value
-from ...studies.stealing.study import Bench, Study
+from ...studies.stealing.setting import Setting, Study
+from ...studies.stealing.study import Experiment
 from ...studies.stealing.tables import HEADINGS, cells, write
 from ...studies.stealing.thief import Steal
 from ..codes import DONE
@@ -46,7 +47,8 @@ def steal_model(request: StealRequest) -> int:
             def show(what: str, done: int, total: int) -> None:
                 bar.update(bar.task_ids[0], completed=done, total=total, description=escape(what))
 
-            _bench(study, dataset, folder, device, show).run()
+            setting = Setting(study, dataset, folder, device)
+            Experiment(setting, zoo=ZOO / dataset.name, on_work=show).run()
         made = write(folder)
     except (CheckpointError, DatasetError, ValueError) as error:
         raise UsageError(str(error)) from error
@@ -105,10 +107,6 @@ def folder_name(study: Study) -> str:
     """
     text = f"{study.model} {study.shift}".replace(",size=small", "").replace(":size=small", "")
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
-
-
-def _bench(study: Study, dataset: Dataset, folder: Path, device: str, show) -> Bench:
-    return Bench(study, dataset, folder, zoo=ZOO / dataset.name, device=device, on_work=show)
 
 
 def _architecture(text: str) -> str:

@@ -60,15 +60,15 @@ def cast_roles(
     victim: int | Sequence[str],
     seed: int = 0,
 ) -> Cast:
-    """Draw the roles: test patients from the validation split, the same for every seed, everything else by ``seed``.
+    """Draw the roles: the victim's patients and the test patients are the same for every seed, the thief's are not.
 
-    So no checkpoint of the zoo has seen a test patient either.
+    Test patients are of the validation split, so that no checkpoint of the zoo has seen one either.
 
     Args:
         dataset: with splits ``train`` and ``validation``.
         pool, reference, test: how many cases.
         victim: how many cases of ``train`` a victim shall be trained on, or the ids of a trained one.
-        seed: of the draw.
+        seed: of the thief's patients and the public volumes.
 
     Raises:
         ValueError: if the dataset has too few cases outside of the victim's.
@@ -79,8 +79,7 @@ def cast_roles(
     candidates = [held_out[i] for i in fixed.permutation(len(held_out)) if held_out[i] not in trained]
     chosen = candidates[:test]
     if isinstance(victim, int):
-        trained = {train[i] for i in np.random.default_rng(seed).permutation(len(train))[:victim]}
-    # A stream of its own: a victim given by its cases leaves the thief the same patients as one that is drawn.
+        trained = {train[i] for i in np.random.default_rng(0).permutation(len(train))[:victim]}
     rng = np.random.default_rng([seed, 1])
     rest = [case for case in (*train, *held_out) if case not in trained and case not in chosen]
     rest = [rest[i] for i in rng.permutation(len(rest))]

@@ -9,7 +9,7 @@ from typing import Any
 from ...specs.spec import canonical
 from .thief import Steal
 
-NOISE = 2.0
+NOISE = 0.5
 """Standard deviation of the logit noise of the vendor who answers with noise."""
 
 PLAIN, RAW, BEHIND = (

@@ -34,7 +34,7 @@ def test_roles_are_disjoint_sized_as_asked_and_the_test_patients_stay(pool, refe
     assert len(set().union(*roles)) == victim + pool + reference + test
     assert roles[0] <= set(blobs.splits["train"])
     assert roles[3] <= set(blobs.splits["validation"])
-    other = cast_roles(blobs, pool=pool, reference=reference, test=test, victim=cast.victim, seed=seed + 1)
+    other = cast_roles(blobs, pool=pool, reference=reference, test=test, victim=victim, seed=seed + 1)
     assert other.test == cast.test
     assert other.victim == cast.victim
     assert not {*other.pool, *other.reference} & {*cast.victim, *cast.test}
