@@ -81,7 +81,7 @@ def build_study(request: StealRequest, zoo: Path) -> Study:
             architecture=_architecture(request.thief),
             calibration=_calibration(request.calibration),
         ),
-        seeds=request.seeds,
+        seeds=tuple(dict.fromkeys(request.seeds)) or (0,),
         victim_cases=request.victim_cases,
         victim_steps=request.victim_steps,
         checkpoint=request.checkpoint,
@@ -91,7 +91,7 @@ def build_study(request: StealRequest, zoo: Path) -> Study:
         curve=tuple(
             sorted({max(round(request.queries / 4), 2), max(request.queries // 2, 2)} - {request.queries})
         ),
-        others=tuple(match(name, CATALOG, "model") for name in request.others)
+        others=tuple(match(name, CATALOG, "model") for name in dict.fromkeys(request.others))
         or tuple(name for name in ("segresnet",) if (zoo / f"{name}.safetensors").is_file()),
         roi_size=_window(request.roi_size),
         full=request.full,

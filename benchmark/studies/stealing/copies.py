@@ -13,7 +13,7 @@ from torch import nn
 
 from robustvox.datasets import Dataset
 from robustvox.models import (
-    SOURCES,
+    CATALOG,
     CheckpointError,
     ModelCard,
     SlidingWindow,
@@ -82,7 +82,7 @@ def save_copy(
         },
         seed=steal.seed,
         code_version=version(),
-        source=SOURCES[spec.name],
+        source=CATALOG[spec.name].source,
     )
     return save_checkpoint(path, stolen.network, card)
 
