@@ -83,9 +83,21 @@ class Experiment:
         self.attack_others(self.study.seeds[0])
         for seed, theft in work:
             self._tell(f"seed {seed}: {theft.name}")
+            if self._measured(seed, theft):
+                # Rows are enough; the copy behind them need not be stolen again.
+                continue
             copy = self.setting.copy(seed, theft)
             self.measure_copy(seed, theft, copy)
             self.attack_copy(seed, theft, copy)
+
+    def _measured(self, seed: int, theft: Theft) -> bool:
+        cases = [volume.id for volume in self.setting.test]
+        same = {"victim_sha256": self.setting.victim.sha256, "seed": seed, "spec": theft.spec}
+        shift = str(self.study.shift)
+        return self.function.has(cases, **same, subject=theft.name, shift=shift) and all(
+            self.transfer.has(cases, **same, surrogate=theft.name, attack=written)
+            for _, _, written in self.attacks(theft.attacks)
+        )
 
     def _refuse_others(self, work: Sequence[tuple[int, Theft]]) -> None:
         """Rows of another experiment in the folder would be averaged with these."""

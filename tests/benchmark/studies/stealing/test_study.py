@@ -73,6 +73,7 @@ def test_everything_is_measured_and_nothing_twice(tiny, blobs, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "foreground_dice", never)
     monkeypatch.setattr(setting_module, "train", never)
+    monkeypatch.setattr(Setting, "copy", never)
     experiment(tiny, blobs, tmp_path).run()
     assert before == {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
 
