@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .pgd import PGD as PGD
     from .sa2 import SA2 as SA2
     from .segpgd import SegPGD as SegPGD
+    from .smooth import Smooth as Smooth
+    from .smooth import SmoothNoise as SmoothNoise
     from .square import Square as Square
     from .task import BestIterate as BestIterate
     from .task import StepInfo as StepInfo
@@ -67,6 +69,8 @@ __all__ = [
     "CosPGD",
     "Ensemble",
     "SegPGD",
+    "Smooth",
+    "SmoothNoise",
     "Square",
     "StepInfo",
     "Task",

@@ -57,6 +57,14 @@ CATALOG: dict[str, AttackEntry] = {
         budget="eps",
         cite=("madry2018towards",),
     ),
+    "smooth_noise": AttackEntry(
+        module="smooth",
+        kind="SmoothNoise",
+        summary="signs of smoothed noise, the fair control of smooth",
+        family=NOISE,
+        budget="eps",
+        cite=("dong2019evading",),
+    ),
     "fgsm": AttackEntry(
         module="fgsm",
         kind="FGSM",
@@ -91,6 +99,15 @@ CATALOG: dict[str, AttackEntry] = {
         family=SIGN,
         budget="eps",
         cite=("dong2018boosting",),
+        iterates=True,
+    ),
+    "smooth": AttackEntry(
+        module="smooth",
+        kind="Smooth",
+        summary="MI-FGSM along blurred gradients: what transfers from a stolen model",
+        family=SIGN,
+        budget="eps",
+        cite=("dong2019evading", "dong2018boosting"),
         iterates=True,
     ),
     "segpgd": AttackEntry(

@@ -22,6 +22,7 @@ from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .run import run
+from .steal import steal
 from .train import train
 from .verify import verify
 
@@ -38,7 +39,7 @@ app = typer.Typer(
 
 
 # In the order of `--help`.
-for command in (run, check, compare, frequency, figures, train, leaderboard, verify, cite, data):
+for command in (run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data):
     app.command()(command)
 app.command("list")(list_registries)
 

@@ -11,9 +11,10 @@ from .options import command
 
 @command(CiteRequest)
 def cite(request: CiteRequest) -> int:
-    """Print BibTeX of attacks, models and datasets: the ones named, or else all that the records used."""
-    from .commands.cite import bibtex, used
+    """Print BibTeX of attacks, models, datasets and studies: the ones named, or else all that the results used."""
+    from .commands.cite import bibtex, studied, used
 
-    named = (request.models, request.attacks, request.datasets)
-    typer.echo(bibtex(*(named if any(named) else used(request.out))), nl=False)
+    named = (request.models, request.attacks, request.datasets, request.studies)
+    found = named if any(named) else (*used(request.out), studied(request.out))
+    typer.echo(bibtex(*found), nl=False)
     return DONE

@@ -20,14 +20,9 @@ from .tables.markup import printable
 def environment(templates: Path) -> Environment:
     """Templates of a folder, undefined names refused, text escaped and without control characters."""
     return Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+        loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
 
 
 def policy(styles: Iterable[str], scripts: Iterable[str] = ()) -> str:

@@ -184,6 +184,53 @@ class FrequencyRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StealRequest:
+    """The command line of ``steal`` as written; see ``python -m benchmark steal --help``."""
+
+    model: Annotated[str, Option(metavar=SPEC, help="Architecture of the victim; small by default.")]
+    dataset: DatasetName = "hippocampus"
+    data_root: DataRoot = None
+    shift: Annotated[
+        str,
+        Option(metavar="NAME:VALUE,...", help="The thief's scanner: edge, psf_mm, noise, bias, gamma, ..."),
+    ] = "edge:6"
+    queries: Annotated[int, Option(help="Volumes that the victim answers.", least=2)] = 38
+    seeds: Annotated[
+        tuple[int, ...], Option(flag="--seed", help="Patients and weights of the thief; may repeat.")
+    ] = (0,)
+    thief: Annotated[str, Option(metavar=SPEC, help="Architecture of the copy; small by default.")] = (
+        "unet:num_res_units=0"
+    )
+    rounds: Annotated[int, Option(help="Rounds of asking and calibrating.", least=1)] = 1
+    steps: Annotated[int, Option(help="Optimizer steps of the copy.", least=1)] = 200
+    calibration: Annotated[
+        str, Option(metavar="population|phantom", help="Whose spectra the filter is made of.")
+    ] = "population"
+    checkpoint: Annotated[
+        Path | None, Option(metavar="FILE", help="A trained victim; default: one is trained.")
+    ] = None
+    victim_cases: Annotated[int, Option(help="Training cases of a victim trained here.", least=1)] = 100
+    victim_steps: Annotated[int, Option(help="Its optimizer steps.", least=1)] = 400
+    pool: Annotated[int, Option(help="Patients of the thief.", least=2)] = 60
+    reference: Annotated[int, Option(help="Public volumes of scanner A.", least=1)] = 5
+    cases: Annotated[int, Option(help="Test patients, of the validation split.", least=1)] = 12
+    roi_size: Annotated[
+        str, Option(metavar="X,Y,Z", help="Window of victim and copy.", shown="the dataset's")
+    ] = ""
+    others: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--other",
+            metavar="NAME",
+            help="Independent network of the zoo; may repeat. Default: segresnet.",
+        ),
+    ] = ()
+    full: Annotated[bool, Option(help="Also more budgets, two rounds, chosen queries.")] = False
+    device: Device = "auto"
+    out: Out = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareRequest:
     """The command line of ``compare`` as written."""
 
@@ -291,6 +338,7 @@ class CiteRequest:
     models: Annotated[tuple[str, ...], replace(_NAMED, flag="--model")] = ()
     attacks: Annotated[tuple[str, ...], replace(_NAMED, flag="--attack")] = ()
     datasets: Annotated[tuple[str, ...], replace(_NAMED, flag="--dataset")] = ()
+    studies: Annotated[tuple[str, ...], replace(_NAMED, flag="--study", metavar="COMMAND")] = ()
     out: Out = Path("results")
 
 

@@ -12,7 +12,7 @@ import torch
 from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
-from robustvox.datasets import Dataset, Volume
+from robustvox.datasets import Dataset
 from robustvox.models import CATALOG, ModelCard, SlidingWindow, build_model, save_checkpoint
 
 from ..craft.named import NamedAttack
@@ -20,7 +20,7 @@ from ..records.provenance import version
 from ..specs.spec import Spec
 from .card import cost, validation
 from .recipe import Progress, Recipe, learning_rate
-from .windows import UNLABELLED, sample_windows
+from .windows import UNLABELLED, Sample, sample_windows
 
 
 def train(
@@ -65,8 +65,12 @@ def train(
         **arguments,
     ).to(device)
     network = network.to(memory_format=_channels_last(len(roi_size)))
-    volumes = [dataset.load(case) for case in dataset.splits["train"]]
-    averaged = _optimize(network, volumes, roi_size, recipe, seed, device, attack, on_step)
+    samples = [Sample.of(dataset.load(case)) for case in dataset.splits["train"]]
+    # Published loss of the benchmark; batch=False keeps samples apart.
+    criterion = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
+    averaged = optimize(
+        network, samples, roi_size, recipe, criterion, seed=seed, attack=attack, on_step=on_step
+    )
     window = SlidingWindow(averaged, roi_size, overlap=0.5, sw_batch_size=4)
     card = ModelCard(
         **validation(window, dataset, device),
@@ -93,39 +97,55 @@ def train(
     return card
 
 
-def _optimize(
+def optimize(
     network: nn.Module,
-    volumes: Sequence[Volume],
+    samples: Sequence[Sample],
     roi_size: Sequence[int],
     recipe: Recipe,
+    criterion: nn.Module,
+    *,
     seed: int,
-    device: str | torch.device,
-    attack: NamedAttack | None,
-    on_step: Callable[[Progress], None] | None,
+    attack: NamedAttack | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    on_average: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
-    """Run the recipe; the exponential moving average of the weights, in eval mode."""
+    """Run the recipe on the network's device; the exponential moving average of the weights, in eval mode.
+
+    Args:
+        network: trained in place.
+        samples: what to train on.
+        roi_size: window in voxels.
+        recipe: optimization and augmentation.
+        criterion: of logits and targets as :func:`sample_windows` gives them.
+        seed: of windows and augmentation.
+        attack: replace every window by its adversarial version.
+        on_step: called after every step.
+        on_average: called after every step with its number, from 1, and the averaged weights so far, which go on
+            changing.
+    """
+    device = next(network.parameters()).device
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, recipe))
-    # Published loss of the benchmark; batch=False keeps samples apart.
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
     generator = torch.Generator().manual_seed(seed)
     start = time.perf_counter()
     network.train()
-    for step, (images, labels) in enumerate(sample_windows(volumes, roi_size, recipe, seed), start=1):
-        images, labels = images.to(device), labels.to(device)
+    for step, (images, targets) in enumerate(sample_windows(samples, roi_size, recipe, seed), start=1):
+        images, targets = images.to(device), targets.to(device)
         images = images.contiguous(memory_format=_channels_last(len(roi_size)))
-        counted = labels != UNLABELLED
+        counted = targets != UNLABELLED
         if attack is not None:
             mask = None if counted.all() else counted
-            images = attack.attack(network, images, labels.clamp_min(0), mask, generator=generator)
-        loss = masked_loss(criterion, network(images), labels, counted)
+            images = attack.attack(network, images, targets.clamp_min(0), mask, generator=generator)
+        loss = masked_loss(criterion, network(images), targets, counted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         _move_average(averaged, network, decay=min(recipe.ema, step / (step + 10)))
+        if on_average is not None:
+            on_average(step, averaged)
         if on_step is not None:
             on_step(Progress(step, recipe.steps, float(loss.detach()), time.perf_counter() - start))
     return averaged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,34 +19,63 @@ UNLABELLED = -1
 """Label of voxels that enter no loss."""
 
 
-def sample_windows(
-    volumes: Sequence[Volume], roi_size: Sequence[int], recipe: Recipe, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of augmented windows: images ``(B, C, *roi)`` float32, labels ``(B, 1, *roi)`` int64.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A volume to train on, and what shall be said of it.
 
-    A label is :data:`UNLABELLED` where the case says that nobody labelled the voxel.
+    Shape:
+        image: ``(C, *spatial)`` float32 in [0, 1].
+        target: ``(1, *spatial)`` int64 class ids, :data:`UNLABELLED` where the case says that nobody labelled the
+            voxel, or ``(K, *spatial)`` float32 probabilities.
     """
+
+    image: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, volume: Volume) -> Sample:
+        """The volume with its true labels."""
+        classes = volume.label.astype(np.int64)
+        if volume.ignore is not None:
+            classes[volume.ignore] = UNLABELLED
+        return cls(torch.from_numpy(volume.image), torch.from_numpy(classes)[None])
+
+    @property
+    def soft(self) -> bool:
+        """Whether the target is probabilities."""
+        return self.target.is_floating_point()
+
+    @property
+    def classes(self) -> Tensor:
+        """The target as class ids, ``(*spatial)`` int64."""
+        return self.target.argmax(0) if self.soft else self.target[0]
+
+
+def sample_windows(
+    samples: Sequence[Sample], roi_size: Sequence[int], recipe: Recipe, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of augmented windows: images ``(B, C, *roi)`` float32, targets ``(B, 1 or K, *roi)`` as in the samples."""
     rng = np.random.default_rng(seed)
     order: list[int] = []
     for _ in range(recipe.steps):
-        images, labels = [], []
+        images, targets = [], []
         for _ in range(recipe.batch_size):
             if not order:
-                order = list(rng.permutation(len(volumes)))
-            image, label = _window(volumes[order.pop()], roi_size, recipe, rng)
+                order = list(rng.permutation(len(samples)))
+            image, target = _window(samples[order.pop()], roi_size, recipe, rng)
             images.append(image)
-            labels.append(label)
-        yield torch.stack(images), torch.stack(labels)
+            targets.append(target)
+        yield torch.stack(images), torch.stack(targets)
 
 
 def _window(
-    volume: Volume, roi_size: Sequence[int], recipe: Recipe, rng: np.random.Generator
+    sample: Sample, roi_size: Sequence[int], recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """One randomly rotated, scaled and recolored window, sampled around a voxel of the volume."""
-    shape = np.array(volume.label.shape, dtype=float)
+    shape = np.array(sample.image.shape[1:], dtype=float)
     roi = np.array(roi_size, dtype=float)
     if rng.random() < recipe.foreground:
-        voxels = np.argwhere(volume.label > 0)
+        voxels = torch.nonzero(sample.classes).numpy()
         center = voxels[rng.integers(len(voxels))].astype(float) if len(voxels) else shape / 2
     else:
         center = rng.random(len(shape)) * shape
@@ -55,18 +85,19 @@ def _window(
     matrix = _random_rotation(len(shape), recipe.rotate, rng) * (1 + rng.uniform(-recipe.scale, recipe.scale))
     theta = torch.from_numpy(_normalized_affine(matrix, center, shape, roi)).float()[None]
     grid = F.affine_grid(theta, [1, 1, *roi_size], align_corners=False)
-    image = F.grid_sample(torch.from_numpy(volume.image)[None], grid, mode="bilinear", align_corners=False)[0]
-    classes = volume.label.astype(np.float32)
-    if volume.ignore is not None:
-        classes[volume.ignore] = UNLABELLED
-    label = torch.from_numpy(classes)[None, None]
-    label = F.grid_sample(label, grid, mode="nearest", align_corners=False)[0].long()
+    image = F.grid_sample(sample.image[None], grid, mode="bilinear", align_corners=False)[0]
+    mode = "bilinear" if sample.soft else "nearest"
+    target = F.grid_sample(sample.target.float()[None], grid, mode=mode, align_corners=False)[0]
+    if sample.soft:
+        # Beyond the volume there is background.
+        target[0] += 1 - target.sum(0)
     gain = 1 + rng.uniform(-recipe.intensity, recipe.intensity)
     offset = rng.uniform(-recipe.intensity, recipe.intensity) / 2
     noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * rng.uniform(
         0, recipe.noise
     )
-    return (image * gain + offset + noise).clamp_(0, 1), label
+    image = (image * gain + offset + noise).clamp_(0, 1)
+    return image, target if sample.soft else target.long()
 
 
 def _random_rotation(rank: int, degrees: float, rng: np.random.Generator) -> np.ndarray:

@@ -105,7 +105,7 @@ class QuickEnsemble(Ensemble):
 def _quick(key: str, **overrides: Any) -> Attack:
     if key == "ensemble":
         return QuickEnsemble(**overrides)
-    small = {"steps": 3, "block_size": 4, "queries": 12}
+    small = {"steps": 3, "block_size": 4, "queries": 12, "sigma": 0.5}
     names = {field.name for field in fields(ATTACKS[key])}
     settings = {name: value for name, value in small.items() if name in names}
     with warnings.catch_warnings():

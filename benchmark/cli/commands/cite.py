@@ -39,6 +39,14 @@ DATASETS: dict[str, tuple[str, ...]] = {
 """Registry key to keys of the bibliography."""
 
 
+STUDIES: dict[str, tuple[str, ...]] = {"steal": ("soylu2024steal", "soylu2024machine")}
+"""Command to keys of the bibliography, where a command answers to a paper of its own."""
+
+
+STUDY_FOLDERS = {"steal": "stealing"}
+"""Command to the folder below ``results/<dataset>`` that says it was used."""
+
+
 def entries() -> dict[str, str]:
     """The bibliography: key to entry."""
     text = BIBLIOGRAPHY.read_text("utf-8")
@@ -46,7 +54,9 @@ def entries() -> dict[str, str]:
     return {key: entry for entry, key in found}
 
 
-def bibtex(models: Iterable[str], attacks: Iterable[str], datasets: Iterable[str]) -> str:
+def bibtex(
+    models: Iterable[str], attacks: Iterable[str], datasets: Iterable[str], studies: Iterable[str] = ()
+) -> str:
     """BibTeX of names or specs, robustvox first, each source once.
 
     What has no entry (somebody's own model, attack or folder) is named in a comment, so that nobody forgets it.
@@ -72,6 +82,8 @@ def bibtex(models: Iterable[str], attacks: Iterable[str], datasets: Iterable[str
             else:
                 key = match(name, {**table, **registry}, what)
                 keys |= dict.fromkeys(table[DATASET_ALIASES.get(key, key)])
+    for name in studies:
+        keys |= dict.fromkeys(STUDIES[match(name, STUDIES, "study")])
     notes = [f"% no entry for {' '.join(name.split())}: cite its own source\n" for name in missing]
     return "\n".join([*notes, *(known[key] for key in keys)])
 
@@ -92,6 +104,11 @@ def used(results: Path) -> tuple[list[str], list[str], list[str]]:
             datasets |= {*frame["dataset"]}
     own = {name for name in datasets if name not in {**DATASETS, **DATASET_ALIASES}}
     return sorted(models), sorted(attacks), sorted(datasets - own | {f"./{name}" for name in own})
+
+
+def studied(results: Path) -> list[str]:
+    """The studies that have results below a results folder."""
+    return [name for name, folder in STUDY_FOLDERS.items() if any(results.glob(f"*/{folder}/**/*.csv"))]
 
 
 def _name(spec: str) -> str:

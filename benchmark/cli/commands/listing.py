@@ -17,6 +17,13 @@ from robustvox.models.complexity import facts
 from ...specs.protocols import PROTOCOLS, SWITCHES, Protocol
 from .console import make_console
 
+STUDIES = {
+    "check": "can a number be believed?",
+    "compare": "is the difference between two models more than chance?",
+    "frequency": "which frequencies of a perturbation do the harm?",
+    "steal": "what does a copy made through inputs and outputs know, and what does it do to the victim?",
+}
+
 
 def show(console: Console | None = None) -> None:
     """Print every name the command line knows."""
@@ -28,6 +35,7 @@ def show(console: Console | None = None) -> None:
     console.print(_table("datasets (--dataset)", DATASETS))
     protocols = {p.name: _switched_on(p) for p in PROTOCOLS.values()}
     console.print(_table("protocols (--protocol)", protocols))
+    console.print(_table("studies (a command each)", STUDIES))
     for group in ("robustvox.models", "robustvox.attacks", "robustvox.datasets"):
         for entry in importlib.metadata.entry_points(group=group):
             console.print(f"plug-in {group}: {escape(entry.name)} = {escape(entry.value)}")

@@ -75,16 +75,9 @@ def run_checks(
         keys = {kind: key for key, kind in ATTACKS.items()}
         attack = NamedAttack(attack_spec(keys.get(type(attack), type(attack).__name__), attack), attack)
     context = Context(
-        model,
-        attack,
-        volumes,
-        num_classes=num_classes,
-        dataset=dataset,
-        protocol=protocol,
-        seed=seed,
-        device=device,
+        model, attack, volumes, num_classes=num_classes, dataset=dataset, protocol=protocol, seed=seed, device=device,
         queries=queries,
-    )
+    )  # fmt: skip
     return list(results(context, select(only)))
 
 

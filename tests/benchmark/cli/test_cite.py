@@ -15,8 +15,10 @@ from robustvox.benchmark.cli.commands.cite import (
     BIBLIOGRAPHY,
     DATASETS,
     MODELS,
+    STUDIES,
     bibtex,
     entries,
+    studied,
     used,
 )
 from robustvox.benchmark.specs.spec import UsageError
@@ -41,7 +43,10 @@ def test_every_registry_entry_has_a_source(table, catalog):
 
 
 def test_no_entry_is_without_use_and_none_is_lost():
-    used_keys = {*ALWAYS, *(k for t in (ATTACKS, MODELS, DATASETS) for found in t.values() for k in found)}
+    used_keys = {
+        *ALWAYS,
+        *(k for t in (ATTACKS, MODELS, DATASETS, STUDIES) for found in t.values() for k in found),
+    }
     assert used_keys == set(entries())
     assert len(entries()) == BIBLIOGRAPHY.read_text().count("\n@")
 
@@ -112,3 +117,15 @@ def test_the_readme_and_the_citation_file_agree_with_the_entry():
     assert title in cff
     version = re.search(r'^version = "(.*)"', (REPOSITORY / "pyproject.toml").read_text(), re.M).group(1)
     assert f"version: {version}\n" in cff
+
+
+def test_a_study_is_cited_by_name_and_where_it_has_results(tmp_path, capsys):
+    assert main(["cite", "--study", "steal"]) == 0
+    assert keys(capsys.readouterr().out) == [*ALWAYS, *STUDIES["steal"]]
+    assert studied(tmp_path) == []
+    folder = tmp_path / "hippocampus" / "stealing" / "unet-edge-6"
+    folder.mkdir(parents=True)
+    (folder / "function_cases.csv").touch()
+    assert studied(tmp_path) == ["steal"]
+    assert main(["cite", "--study", "stale"]) == 2
+    assert "steal" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""The ``steal`` command: from what was asked to the study, its tables, and a word on what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from robustvox.datasets import DatasetError
+from robustvox.datasets.scanner import ScannerShift
+from robustvox.models import CATALOG, ZOO, CheckpointError
+
+from ...plan.cases import load_dataset
+from ...plan.models import choose_device
+from ...specs.requests import StealRequest
+from ...specs.spec import Spec, UsageError, canonical, match, parse_value
+from ...studies.stealing.setting import Setting, Study
+from ...studies.stealing.study import Experiment
+from ...studies.stealing.tables import HEADINGS, cells, write
+from ...studies.stealing.thief import Steal
+from ..codes import DONE
+from .console import make_console, progress
+
+TITLES = {
+    "function": "function on the thief's scanner",
+    "transfer": "attacks on the victim",
+    "queries": "agreement against queries",
+}
+
+
+def steal_model(request: StealRequest) -> int:
+    """Steal, attack, print and write; what is already in the folder is not done again.
+
+    Raises:
+        UsageError: for any name, number, file or combination that cannot be.
+    """
+    console = make_console()
+    dataset = load_dataset(request.dataset, request.data_root)
+    device = choose_device(request.device)
+    try:
+        study = build_study(request, ZOO / dataset.name)
+        folder = request.out / dataset.name / "stealing" / folder_name(study)
+        with progress(f"steal {study.model}", 1) as bar:
+
+            def show(what: str, done: int, total: int) -> None:
+                bar.update(bar.task_ids[0], completed=done, total=total, description=escape(what))
+
+            setting = Setting(study, dataset, folder, device)
+            Experiment(setting, zoo=ZOO / dataset.name, on_work=show).run()
+        made = write(folder)
+    except (CheckpointError, DatasetError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    for name, table in made.items():
+        title = f"{dataset.name}, {study.model}, scanner {study.shift}: {TITLES[name]}"
+        view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
+        for number, heading in enumerate(HEADINGS[name]):
+            view.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        for line in cells(name, table):
+            view.add_row(*map(escape, line))
+        console.print(view)
+    console.print(f"tables, patients' rows and checkpoints in {escape(str(folder))}", soft_wrap=True)
+    return DONE
+
+
+def build_study(request: StealRequest, zoo: Path) -> Study:
+    """Every name and number of the request resolved; without ``--other`` the SegResNet of the zoo, if there is one.
+
+    Raises:
+        UsageError: unknown name, or a window that is none.
+        ValueError: a number out of range.
+    """
+    return Study(
+        model=_architecture(request.model),
+        shift=ScannerShift.parse(request.shift),
+        steal=Steal(
+            budget=request.queries,
+            rounds=request.rounds,
+            steps=request.steps,
+            architecture=_architecture(request.thief),
+            calibration=_calibration(request.calibration),
+        ),
+        seeds=tuple(dict.fromkeys(request.seeds)) or (0,),
+        victim_cases=request.victim_cases,
+        victim_steps=request.victim_steps,
+        checkpoint=request.checkpoint,
+        pool=request.pool,
+        reference=request.reference,
+        test=request.cases,
+        curve=tuple(
+            sorted({max(round(request.queries / 4), 2), max(request.queries // 2, 2)} - {request.queries})
+        ),
+        others=tuple(match(name, CATALOG, "model") for name in dict.fromkeys(request.others))
+        or tuple(name for name in ("segresnet",) if (zoo / f"{name}.safetensors").is_file()),
+        roi_size=_window(request.roi_size),
+        full=request.full,
+    )
+
+
+def folder_name(study: Study) -> str:
+    """One folder per victim's architecture and scanner.
+
+    Example:
+        >>> folder_name(Study(model="unet:num_res_units=0,size=small"))
+        'unet-num_res_units-0-edge-6'
+    """
+    text = f"{study.model} {study.shift}".replace(",size=small", "").replace(":size=small", "")
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
+
+
+def _architecture(text: str) -> str:
+    """The canonical spec of an architecture, its size written out."""
+    spec = Spec.parse(text)
+    return canonical(match(spec.name, CATALOG, "model"), {"size": "small", **spec.parameters})
+
+
+def _calibration(text: str):
+    return match(text, ("population", "phantom"), "--calibration")
+
+
+def _window(text: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    sides = [parse_value(part.strip()) for part in text.split(",")]
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise UsageError(f"expected --roi-size as whole numbers of voxels like 40,56,48, got {text!r}")
+    return tuple(sides)
