@@ -1,7 +1,7 @@
 """Attacks as the published benchmark ran them, for side-by-side comparison with its tables; not for use.
 
-`cospgd_mean` and ``iterate=last`` work in any protocol, beside the attacks they are defects of. Both are known to
-`loading` only: the suite of `robustvox.attacks` does not hold them.
+`cospgd_mean` and ``iterate=last`` work in any protocol, beside the attacks they are defects of. Neither is a
+member of `ATTACKS`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ``data`` command as typed; its work is done elsewhere."""
+"""The ``data`` command as typed; its work is done in ``commands``."""
 
 from __future__ import annotations
 

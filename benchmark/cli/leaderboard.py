@@ -1,4 +1,4 @@
-"""The ``leaderboard`` command as typed; its work is done elsewhere."""
+"""The ``leaderboard`` command as typed; its work is done in ``show``."""
 
 from __future__ import annotations
 

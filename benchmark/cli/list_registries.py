@@ -1,4 +1,4 @@
-"""The ``list`` command as typed; its work is done elsewhere."""
+"""The ``list`` command as typed; its work is done in ``commands``."""
 
 from __future__ import annotations
 

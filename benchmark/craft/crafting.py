@@ -57,7 +57,8 @@ def craft(
         limit: forward and backward passes that are allowed; None for any number.
 
     Raises:
-        ValueError: for more passes than the limit, for a model that does not fit the case or the protocol, or whatever the attack refuses.
+        ValueError: for more passes than the limit, for a model that does not fit the case or the protocol, or
+            whatever the attack refuses.
     """
     surrogate = surrogate.for_case(volume)
     clean = torch.from_numpy(volume.image)[None].to(device)
@@ -90,7 +91,15 @@ def noise_generator(seed: int, dataset: str, case: str, spec: str) -> torch.Gene
         >>> one.initial_seed() == same.initial_seed()
         True
     """
-    text = "\0".join([str(seed), dataset, case, noise_spec(spec)])
-    return torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-    )
+    return torch.Generator().manual_seed(derive_seed(seed, dataset, case, noise_spec(spec)))
+
+
+def derive_seed(seed: int, *parts: str) -> int:
+    """63 bits that depend on a seed and some names, and on nothing else in a run.
+
+    Example:
+        >>> derive_seed(0, "phantom", "val_000") == derive_seed(0, "phantom", "val_001")
+        False
+    """
+    digest = hashlib.sha256("\0".join([str(seed), *parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

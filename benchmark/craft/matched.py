@@ -76,8 +76,9 @@ class Matched(Attack):
         (1 - tolerance) * d_ref <= d <= d_ref
 
     First the attack's own value, then values extrapolated by d ~ knob (L2) or d ~ knob^2 (1 - SSIM) until d_ref
-    is bracketed, then interpolation and bisection in turn, on the logarithm of the knob. A matched attack never gets more than the reference: if no value fulfills the condition, the run with the largest d <=
-    d_ref is kept, or, if all lie above, the one with the smallest; either is flagged ``unmatched`` in the row.
+    is bracketed, then interpolation and bisection in turn, on the logarithm of the knob. A matched
+    attack never gets more than the reference: if no value fulfills the condition, the run with the largest d <= d_ref
+    is kept, or, if all lie above, the one with the smallest; either is flagged ``unmatched`` in the row.
     The distortion of a best iterate may jump as the knob moves, so that this can happen between two values.
 
     The knob is the first of `q_max`, `rho`, `std` and `eps` that holds a number > 0, at most 2000, 1, 1, 1.

@@ -22,6 +22,7 @@ class KnobSearch:
 
     @property
     def matched(self) -> bool:
+        """Whether the best run lies within the tolerance below the target."""
         return self.least <= self.best[1] <= self.target
 
     def tell(self, value: float, distortion: float) -> bool:

@@ -94,6 +94,11 @@ def find_imported(path: str, what: str) -> Any:
 
 
 def check_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a parameter that is not known, with the nearest one as suggestion.
+
+    Raises:
+        UsageError: there is one.
+    """
     import difflib
 
     for key in parameters:

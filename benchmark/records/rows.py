@@ -39,6 +39,7 @@ INTEGERS = ("seed", "class_id")
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
+    """A line as a row; empty where it is no JSON object."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -75,10 +76,16 @@ def _fits(name: str, value: object) -> bool:
 
 
 def slot_of(row: Mapping[str, Any]) -> tuple:
+    """What :attr:`~robustvox.benchmark.records.unit.Unit.slot` is, of a row."""
     return tuple(row[field.name] for field in fields(Unit) if field.name != "data_sha256")
 
 
 def make_row(kind: str, unit: Unit, values: Mapping[str, Any], expected: Sequence[str]) -> dict[str, Any]:
+    """A row with its unit's identity.
+
+    Raises:
+        ValueError: missing or unknown fields, or values that a row cannot hold.
+    """
     optional = [name for name in OPTIONAL if kind == "cost" and name in values]
     if set(values) != {*expected, *optional}:
         raise ValueError(f"{kind} row: expected the fields {sorted(expected)}, got {sorted(values)}")
@@ -106,4 +113,5 @@ def plain(value: Any) -> Any:
 
 
 def encode(*rows: Mapping[str, Any]) -> bytes:
+    """Rows as lines of a records file."""
     return b"".join(json.dumps(row, allow_nan=False).encode("ascii") + b"\n" for row in rows)

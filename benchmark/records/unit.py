@@ -66,6 +66,7 @@ class Unit:
 
 
 def digest(value: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..harness.bench import Bench
-from ..harness.execute import Event
+from ..harness.execute import Event, Status
 from ..plan.attacks import brief, short_name
 from ..plan.plan import Plan
 from ..records.outcomes import load_flags, load_outcomes
@@ -88,9 +88,7 @@ def facts(run: Run) -> dict[str, Any]:
         ("White-box", tables.white_box(run.records, flags)),
         ("Transfer", tables.transfer(run.records, flags)),
     )
-    counts = {
-        status: sum(e.status == status for e in run.events) for status in ("computed", "recorded", "failed")
-    }
+    counts = {status.value: sum(e.status is status for e in run.events) for status in Status}
     return {
         "dataset": plan.dataset.name,
         "protocol": plan.protocol.name,
@@ -135,7 +133,7 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
     """What failed and why, in the order of the run; jobs of one case with one reason together."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for event in events:
-        if event.status == "failed":
+        if event.status is Status.FAILED:
             job = event.job
             saved = f"saved volume {job.saved.path.name}" if job.saved else "clean image"
             attack = short_name(job.attack.spec) if job.attack else saved
@@ -158,7 +156,7 @@ def checks(run: Run) -> list[dict[str, Any]]:
     plan = run.plan
     known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
     groups = []
-    for model in dict.fromkeys((m.name, m.sha256) for m in plan.surrogates):
+    for model in dict.fromkeys(m.key for m in plan.surrogates):
         for attack in plan.attacks:
             mine = known[(known["surrogate_sha256"] == model[1]) & (known["attack"] == attack.spec)]
             found = mine.to_dict("records")

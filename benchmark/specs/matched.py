@@ -10,6 +10,8 @@ from .spec import format_value
 
 
 class MatchedSpec(NamedTuple):
+    """The parts of a matched spec, as text; the tolerance is filled in."""
+
     attack: str
     on: str
     tolerance: str

@@ -24,6 +24,9 @@ COLUMNS = (
 )
 
 
+TEXT = COLUMNS[:6]
+"""Columns of text; names come from records and are escaped."""
+
 METRICS = ("dice", "hd95_mm", "nsd")
 
 

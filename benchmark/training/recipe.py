@@ -48,6 +48,7 @@ class Progress:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
+    """Share of the peak learning rate at a step, counted from 0."""
     warm = max(round(recipe.warmup * recipe.steps), 1)
     if step < warm:
         return (step + 1) / warm

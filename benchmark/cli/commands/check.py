@@ -37,7 +37,7 @@ def check_benchmark(request: CheckRequest) -> int:
     plan = build_plan(request.run)
     if plan.protocol != PROTOCOLS[DEFAULT_PROTOCOL]:
         raise UsageError(
-            f"expected --protocol robustvox-1, whose view and scores the checks use, got {plan.protocol.name}; a "
+            f"expected --protocol {DEFAULT_PROTOCOL}, whose view and scores the checks use, got {plan.protocol.name}; a "
             "single defect can be checked as an attack, --attack pgd:iterate=last"
         )
     claim(request.run.out, plan.dataset)

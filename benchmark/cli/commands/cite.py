@@ -14,7 +14,7 @@ from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ...records.coverage import record_folders
 from ...records.reading import load_records
-from ...specs.spec import match
+from ...specs.spec import CLEAN, match
 
 BIBLIOGRAPHY = Path(__file__).resolve().parent / "citations.bib"
 
@@ -100,7 +100,7 @@ def used(results: Path) -> tuple[list[str], list[str], list[str]]:
         records = load_records(folder)
         for frame in (records.costs, records.failures):
             models |= {*frame["surrogate"], *frame["target"]}
-            attacks |= {*frame["attack"]} - {"none"}
+            attacks |= {*frame["attack"]} - {CLEAN}
             datasets |= {*frame["dataset"]}
     own = {name for name in datasets if name not in {**DATASETS, **DATASET_ALIASES}}
     return sorted(models), sorted(attacks), sorted(datasets - own | {f"./{name}" for name in own})

@@ -10,8 +10,11 @@ from rich.table import Table
 
 from ...plan.attacks import brief
 from ...records.sources import recorded_name
+from ...show.tables.markup import csv_text
 from ...specs.requests import CompareRequest
-from ...studies.comparison import CLEAN, COLUMNS, compare_models
+from ...specs.spec import CLEAN
+from ...studies.comparison import COLUMNS, TEXT, compare_models
+from ..codes import DONE
 from .console import make_console
 
 
@@ -32,8 +35,8 @@ def compare_command(request: CompareRequest, console: Console | None = None) -> 
     (console or make_console()).print(_view(table))
     if request.csv is not None:
         request.csv.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(request.csv, index=False, lineterminator="\n")
-    return 0
+        request.csv.write_text(csv_text(table, TEXT), encoding="utf-8", newline="\n")
+    return DONE
 
 
 def _canonical(attack: str) -> str:

@@ -20,13 +20,11 @@ from robustvox.datasets.verify import FOUND, MISSING, REFUSED, CaseReport, verif
 from ...harness.scoring import prepare_scorer
 from ...plan.cases import load_dataset, require_cases
 from ...specs.spec import UsageError, match
+from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-DONE, SOME_FAILED = 0, 1
-
 
 SHOWN = 10
 """Problems printed per kind; the JSON of ``--out`` has all."""

@@ -112,7 +112,7 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
     """A line per case and reason, however many attacks it cost."""
     jobs: dict[tuple[str, str], list[str]] = {}
     for event in events:
-        if event.status == "failed":
+        if event.status is Status.FAILED:
             jobs.setdefault((event.job.case, event.error), []).append(_describe(plan, event.job))
     for (_, error), failed in jobs.items():
         more = f" and {len(failed) - 1} more of this case" if len(failed) > 1 else ""
@@ -132,8 +132,8 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
             console.print(results_table(table, title))
     for line in _failures(plan, events):
         console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
-    recorded = sum(e.status == "recorded" for e in events)
-    computed = sum(e.status == "computed" for e in events)
+    recorded = sum(e.status is Status.RECORDED for e in events)
+    computed = sum(e.status is Status.COMPUTED for e in events)
     note = f"{computed} computed, {recorded} already recorded" + (
         "" if not recorded else " (--recompute measures again)"
     )

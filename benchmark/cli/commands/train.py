@@ -14,6 +14,7 @@ from ...specs.requests import TrainRequest
 from ...specs.spec import Spec, UsageError, match
 from ...training.recipe import Progress, Recipe
 from ...training.train import train
+from ..codes import DONE
 from .console import make_console, progress
 
 
@@ -52,7 +53,7 @@ def train_model(request: TrainRequest) -> int:
         except ValueError as error:
             raise UsageError(str(error)) from error
     make_console().print(f"{path}: validation Dice {card.validation_dice:.4f}")
-    return 0
+    return DONE
 
 
 def _window(spec: Spec, dataset: Dataset, asked: tuple[int, ...] | None) -> tuple[int, ...]:

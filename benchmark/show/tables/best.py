@@ -2,8 +2,9 @@
 
 The best is the model with the highest mean Dice under the attack: the white-box rows of one attack compete, and the
 targets of one surrogate's volumes. Another model ties when the sign-flip test of
-:func:`robustvox.benchmark.metrics.statistics.sign_flip`, over the cases both have and after Holm's correction over the group,
-does not tell it from the best at the 5% level. With five cases or fewer no difference can reach that level, and everything ties.
+:func:`robustvox.benchmark.metrics.statistics.sign_flip`, over the cases both have and after Holm's correction over
+the group, does not tell it from the best at the 5% level. With five cases or fewer no difference can reach that
+level, and everything ties.
 """
 
 from __future__ import annotations

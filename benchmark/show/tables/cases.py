@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...records.reading import Frame
 
 KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
+"""What identifies a row: whose volumes by which attack, scored on whom."""
 
 
 METRICS = ["dice", "hd95_mm", "nsd"]

@@ -17,18 +17,27 @@ import numpy as np
 from ...metrics.statistics import bootstrap_intervals
 from ...records.reading import Frame, Records
 from ...specs.spec import CLEAN
+from .cases import KEYS
 from .markup import csv_text, markdown_table, markdown_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+FILES = ("success.csv", "success.md", "lost_organs.csv")
+
+
+COLUMNS = (
+    *KEYS, "n_cases", "asr_voxel", "asr_foreground", "n_organs", "lost", "success", "success_low", "success_high",
+)  # fmt: skip
+
+
+TEXT = (*KEYS, "class_name")
+_RATES = ["asr_voxel", "asr_foreground"]
+
+
 LOST_BELOW = 0.5
 """An organ is lost when its Dice falls below this share of its clean Dice."""
-
-
-KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
-"""What identifies a row: whose volumes by which attack, scored on whom."""
 
 
 _ROLE = ["dataset", "protocol", "target", "target_sha256", "case", "class_id"]
@@ -74,18 +83,6 @@ def organ_outcomes(records: Records) -> DataFrame:
     pairs = scores[scores["attack"] != CLEAN].merge(clean[clean["dice_clean"] > 0], on=_ROLE)
     pairs["lost"] = pairs["dice"] < LOST_BELOW * pairs["dice_clean"]
     return pairs.sort_values([*KEYS, "case", "class_id"], kind="stable", ignore_index=True)
-
-
-FILES = ("success.csv", "success.md", "lost_organs.csv")
-
-
-COLUMNS = (
-    *KEYS, "n_cases", "asr_voxel", "asr_foreground", "n_organs", "lost", "success", "success_low", "success_high",
-)  # fmt: skip
-
-
-TEXT = (*KEYS, "class_name")
-_RATES = ["asr_voxel", "asr_foreground"]
 
 
 def success_rates(records: Records) -> Frame:

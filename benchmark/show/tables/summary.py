@@ -7,6 +7,7 @@ from typing import Any
 
 from ...records.reading import Frame
 from ...specs.knobs import KNOBS
+from ...specs.spec import CLEAN
 from . import views
 from .best import BEST, Marks
 from .markup import latex_text, markdown_table, markdown_text
@@ -66,7 +67,7 @@ class Summary:
         if not mine:
             return "n/a"
         row = max(mine, key=lambda row: row["n_cases"])
-        key = (row["dataset"], row["protocol"], model, model, "none")
+        key = (row["dataset"], row["protocol"], model, model, CLEAN)
         return marked(f"{row['dice_clean']:.3f}", self._marks.get(key, ""))
 
     def _cell(

@@ -12,15 +12,13 @@ from ...metrics.statistics import bootstrap_intervals
 from ...plan.attacks import brief
 from ...records.reading import Frame
 from ...records.writing import replace_file
+from ...show.tables.cases import KEYS as GROUP
 from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text, printable
-from ...specs.requests import RunRequest
+from ...specs.protocols import DEFAULT_PROTOCOL
 from ...specs.spec import UsageError
 from .bands import Band
 
 WHOLE = Band("whole", 0.0, float("inf"))
-
-
-GROUP = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
 
 
 BAND = ["rescale", "kind", "band", "low", "high"]
@@ -36,6 +34,7 @@ COLUMNS = (*GROUP, "seed", "case", *BAND, "share", "energy", "linf", "l2", "dice
 
 
 def band_name(band: Band) -> str:
+    """Name of a band as the tables have it."""
     return "all" if band is WHOLE else band.name
 
 
@@ -130,6 +129,7 @@ def rounded(rows: Frame) -> list[list[str]]:
 
 
 def title_of(row: Frame) -> str:
+    """One attack in words: on whom, on how many cases, and what it did to the Dice."""
     on = (
         row["surrogate"]
         if row["surrogate"] == row["target"]
@@ -138,7 +138,7 @@ def title_of(row: Frame) -> str:
     scaled = (
         "" if row["rescale"] == "none" else f", every band rescaled to the {row['rescale']} norm of the whole"
     )
-    under = "" if row["protocol"] == RunRequest.protocol else f" under {row['protocol']}"
+    under = "" if row["protocol"] == DEFAULT_PROTOCOL else f" under {row['protocol']}"
     return (
         f"{brief(row['attack'])} on {on}: {row['n_cases']} cases of {row['dataset']}{under}, clean Dice "
         f"{row['dice_clean']:.3f}, attacked {row['dice_adv']:.3f}{scaled}"

@@ -29,7 +29,7 @@ __all__ = ["CHECKS", "Check", "Result", "run_checks"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, because the tables read stored outcomes and need no torch for that.
+    # Lazy: naming a check needs no torch.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

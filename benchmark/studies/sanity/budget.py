@@ -14,6 +14,7 @@ from robustvox.attacks.base import frozen
 from ...craft.crafting import labelled
 from ...metrics.distortion import measure
 from ...records.volumes import Note, save_adversarial
+from ...specs.protocols import DEFAULT_PROTOCOL
 from .base import FAIL, PASS, WARN, Finding, check, grade
 from .context import Case, Context, is_noise, lacks, no_gradient
 
@@ -75,7 +76,7 @@ _NOTE = Note(
     attack="attack",
     surrogate="model",
     surrogate_sha256="",
-    protocol="robustvox-1",
+    protocol=DEFAULT_PROTOCOL,
     seed=0,
     data_sha256="",
     forwards=0,

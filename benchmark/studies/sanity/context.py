@@ -23,7 +23,7 @@ from ...metrics.scores import LabelSurfaces, score
 from ...plan.attacks import attack_spec
 from ...specs.knobs import find_knob
 from ...specs.protocols import DEFAULT_PROTOCOL
-from ...specs.spec import Spec
+from ...specs.spec import CLEAN, Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -162,7 +162,7 @@ class Context:
 
     def clean(self, case: Case) -> CaseScore:
         """The score of the untouched volume."""
-        return self._once("none", case, lambda: (case.images, None))
+        return self._once(CLEAN, case, lambda: (case.images, None))
 
     def run(self, case: Case, attack: NamedAttack | None = None) -> CaseScore:
         """Attack a case and score it: the attack in question, or another."""

@@ -14,7 +14,7 @@ from robustvox.datasets import Volume
 from ...craft.named import NamedAttack, NamedModel
 from ...plan.attacks import attack_spec
 from ...specs.protocols import DEFAULT_PROTOCOL
-from .base import FAIL, SKIP, Check, Finding, Result
+from .base import FAIL, SKIP, WARN, Check, Finding, Result
 from .context import Context
 from .registry import select
 
@@ -90,7 +90,7 @@ def results(
         announce(check)
         finding = _run(check, context, met)
         number = finding.number if finding.number is not None and math.isfinite(finding.number) else None
-        flagged = check.flagged and finding.status in ("warn", "fail")
+        flagged = check.flagged and finding.status in (WARN, FAIL)
         yield Result(
             id=check.id,
             slug=check.slug,
