@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustvox.datasets import Dataset
-from robustvox.datasets.folder import CaseFolder
 from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ..craft.named import NamedAttack, NamedModel
-from ..records.sources import path_of
 from ..records.volumes import UNITS
 from ..specs.knobs import MEASURES
 from ..specs.protocols import Protocol, find_protocol
@@ -18,7 +16,7 @@ from ..specs.requests import RunRequest
 from ..specs.spec import Spec, UsageError, match, normalize
 from .attacks import load_attack, match_all
 from .bring import locate
-from .cases import EVERY_SPLIT, load_dataset, select_cases
+from .cases import EVERY_SPLIT, as_recorded, load_dataset, select_cases
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
@@ -101,10 +99,7 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
 def load_requested(request: RunRequest) -> Dataset:
     """The dataset of a request, under the name its results have."""
     dataset = load_dataset(request.dataset, request.data_root, request.out)
-    path = path_of(dataset)
-    if request.dataset_name is None or path is None or not isinstance(dataset, CaseFolder):
-        return dataset
-    return dataset.renamed(request.dataset_name, path)
+    return dataset if request.dataset_name is None else as_recorded(dataset, request.dataset_name)
 
 
 def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
