@@ -178,7 +178,7 @@ class Dataset(Protocol):
 
     @property
     def roi_size(self) -> tuple[int, ...]:
-        """Default sliding-window size in voxels."""
+        """Default sliding-window size in voxels; () where nobody chose one and the volumes' sizes decide."""
         ...
 
     @property

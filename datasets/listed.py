@@ -241,6 +241,7 @@ def _folder(
         splits=splits,
         preparation=Preparation(window=windows_of(channels)),
         channels=channels,
+        roi_size=(),
         nsd_tolerance_mm=1.0,
         notes={
             "source": str(meta.get("reference", "unknown")),

@@ -42,7 +42,7 @@ class MSDFolder(CaseFolder):
     Args:
         root: folder that holds ``dataset.json``.
         name: key in records and folder below ``results/``.
-        roi_size: default sliding window, voxels.
+        roi_size: default sliding window, voxels; () where the volumes decide.
         nsd_tolerance_mm: tolerance of the surface Dice, millimetres.
         validation: share of patients held out, or their number.
         split_seed: seed of :func:`~.entries.split_ids`.
@@ -56,7 +56,7 @@ class MSDFolder(CaseFolder):
         *,
         root: Path,
         name: str,
-        roi_size: tuple[int, ...] = (96, 96, 96),
+        roi_size: tuple[int, ...] = (),
         nsd_tolerance_mm: float = 1.0,
         validation: float | int = SHARE,
         split_seed: int = 0,
@@ -85,6 +85,7 @@ def open_datalist(path: Path) -> CaseFolder:
     return CaseFolder(
         **_arguments(meta, path, classes, SHARE, 0),
         name=path.stem.lower(),
+        roi_size=(),
         nsd_tolerance_mm=1.0,
     )
 

@@ -82,6 +82,8 @@ class Bench:
         self._errors: dict[str, BaseException] = {}
         self._clean: dict[tuple[str, str], np.ndarray] = {}
         self._clean_of: Volume | None = None
+        #: share of each model's window that each case fills, as far as cases were read
+        self.filled: dict[tuple[str, str], dict[str, float]] = {}
 
     def case(self, case_id: str) -> PreparedCase:
         """The case, read once, also where reading fails.
@@ -108,7 +110,7 @@ class Bench:
             self._clean_of, self._clean = volume, {}
         if target.key not in self._clean:
             image = torch.from_numpy(volume.image)[None].to(self.plan.device)
-            self._clean[target.key] = predict(target, image).astype(np.int16)
+            self._clean[target.key] = predict(target.for_case(volume), image).astype(np.int16)
         return self._clean[target.key]
 
     def craft(self, job: Job) -> Crafted:
@@ -172,6 +174,10 @@ class Bench:
     def _prepare(self, case_id: str) -> PreparedCase:
         dataset = self.plan.dataset
         volume = dataset.load(case_id)
+        for model in self.plan.models:
+            share = model.filled(volume)
+            if share is not None:
+                self.filled.setdefault(model.key, {})[case_id] = share
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
         return PreparedCase(volume, data_fingerprint(volume), scorer)
 
@@ -180,7 +186,7 @@ class Bench:
     ) -> Scored:
         case = self.case(job.case)
         volume = case.volume
-        target.check(volume)
+        target = target.for_case(volume)
         truncated = self.truncates(job, target)
         images = truncate(crafted.images) if truncated else crafted.images
         if truncated not in distances:

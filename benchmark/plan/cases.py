@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from robustvox.datasets import ALIASES as DATASET_ALIASES
@@ -11,7 +12,7 @@ from robustvox.datasets import CATALOG as DATASET_CATALOG
 from robustvox.datasets import Dataset, DatasetError, open_dataset
 from robustvox.datasets.folder import CaseFolder
 
-from ..records.sources import base_name, name_in, path_of
+from ..records.sources import name_in
 from ..specs.spec import UsageError, match
 from .registries import find_plugin
 
@@ -25,8 +26,12 @@ LISTS = (".csv", ".json")
 """Endings of files that list cases."""
 
 
-def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
+def select_cases(
+    dataset: Dataset, split: str, cases: str, held_out: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """The first ``cases`` of a split (or of every split), all of it, or ids separated by commas.
+
+    ``held_out``, what the models were validated on, stands in the place of the split where it is known.
 
     A number that is the id of a case means that case, and a warning says so; ``first:3`` always is a number.
 
@@ -34,7 +39,7 @@ def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
         UsageError: an empty split, an unknown split or id, or a number below 1.
     """
     everything = tuple(dict.fromkeys(c for ids in dataset.splits.values() for c in ids))
-    known = everything if split == EVERY_SPLIT else _split(dataset, split)
+    known = tuple(held_out) if held_out else everything if split == EVERY_SPLIT else _split(dataset, split)
     if cases in everything:
         if cases.isdecimal():
             warnings.warn(
@@ -104,17 +109,6 @@ def load_dataset(name: str, data_root: str | Path | None, out: Path | None = Non
     except DatasetError as error:
         raise UsageError(str(error)) from error
     return recorded_dataset(name, data_root)
-
-
-def as_recorded(dataset: Dataset, name: str) -> Dataset:
-    """A dataset given by its path under the name its records have elsewhere; its cases are compared by their hashes.
-
-    Another dataset is returned as it is.
-    """
-    path = path_of(dataset)
-    if isinstance(dataset, CaseFolder) and path is not None and base_name(dataset.name) == base_name(name):
-        return dataset.renamed(name, path)
-    return dataset
 
 
 def recorded_dataset(name: str, data_root: str | Path | None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,9 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
     }
 
 
-def cost(network: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """What a card says of the cost of a network on windows of the dataset."""
-    complexity = measure(network, dataset.in_channels, dataset.roi_size)
+def cost(network: nn.Module, dataset: Dataset, roi_size: Sequence[int]) -> dict[str, Any]:
+    """What a card says of the cost of a network on windows of images of the dataset."""
+    complexity = measure(network, dataset.in_channels, roi_size)
     return {"parameters": complexity.parameters, "flops": complexity.flops}
 
 

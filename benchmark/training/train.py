@@ -33,6 +33,7 @@ def train(
     device: str | torch.device = "cpu",
     attack: NamedAttack | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    roi_size: Sequence[int] | None = None,
 ) -> ModelCard:
     """Train one network on the ``train`` split, write its checkpoint, return its card.
 
@@ -48,11 +49,14 @@ def train(
         device: where to train.
         attack: replace every window by its adversarial version (adversarial training).
         on_step: called after every step.
+        roi_size: window in voxels; default the dataset's.
     """
     recipe = recipe or Recipe()
     torch.manual_seed(seed)
     arguments = {"size": "small", **model.parameters}
-    roi_size = dataset.roi_size
+    roi_size = tuple(roi_size or dataset.roi_size)
+    if not roi_size:
+        raise ValueError(f"expected a roi_size for {dataset.name}, which has none of its own; give one")
     network = build_model(
         model.name,
         in_channels=dataset.in_channels,
@@ -66,7 +70,7 @@ def train(
     window = SlidingWindow(averaged, roi_size, overlap=0.5, sw_batch_size=4)
     card = ModelCard(
         **validation(window, dataset, device),
-        **cost(averaged, dataset),
+        **cost(averaged, dataset, roi_size),
         source=CATALOG[model.name].source,
         architecture=model.name,
         arguments=arguments,
@@ -127,6 +131,16 @@ def _optimize(
     return averaged
 
 
+@torch.no_grad()
+def _move_average(averaged: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move every weight of the average towards the network's; counters are taken over as they are."""
+    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
 def masked_loss(criterion: nn.Module, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
     """A loss over voxels over those that count, averaged over the samples that have any.
 
@@ -142,16 +156,6 @@ def masked_loss(criterion: nn.Module, logits: Tensor, labels: Tensor, counted: T
         if bool(there.any())
     ]
     return torch.stack(losses).mean() if losses else logits.sum() * 0.0
-
-
-@torch.no_grad()
-def _move_average(averaged: nn.Module, network: nn.Module, *, decay: float) -> None:
-    """Move every weight of the average towards the network's; counters are taken over as they are."""
-    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 def _channels_last(rank: int) -> torch.memory_format:

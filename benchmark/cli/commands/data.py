@@ -109,7 +109,7 @@ def _download(name: str, data_root: Path | None) -> None:
 
 
 def _splits(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
-    """Splits to verify: those named, else all but the union of the others and the folds.
+    """Splits to verify: those named, else all but the union of the others and the folds of training.
 
     Raises:
         UsageError: a split that is named is unknown or empty, or there is nothing in any of them.

@@ -10,14 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustvox.datasets.folder import CaseFolder
+
 from ...craft.passes import most_passes
 from ...craft.view import tiles
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES
 from ...plan.attacks import load_attack, recorded_attack
-from ...plan.cases import as_recorded, load_dataset, recorded_dataset
+from ...plan.cases import load_dataset, recorded_dataset
 from ...plan.models import choose_device, find_recorded, load_model, recorded_model
 from ...plan.plan import Job, Plan
+from ...records.sources import base_name, path_of
 from ...specs.protocols import Protocol, find_protocol
 from ...specs.spec import CLEAN, Spec, UsageError
 
@@ -182,7 +185,11 @@ class Recomputation:
     def _dataset(self, name: str) -> Dataset:
         if name not in self._datasets:
             chosen, root = self._request.dataset, self._request.data_root
-            opened = as_recorded(load_dataset(chosen, root), name) if chosen else recorded_dataset(name, root)
+            opened = load_dataset(chosen, root) if chosen else recorded_dataset(name, root)
+            path = path_of(opened)
+            if path is not None and opened.name != name and base_name(opened.name) == base_name(name):
+                # The same data lie elsewhere here; their hashes are compared case by case.
+                opened = opened.renamed(name, path) if isinstance(opened, CaseFolder) else opened
             if opened.name != name:
                 raise UsageError(
                     f"expected the dataset {name} of the records, got {opened.name}; correct --dataset"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from ...harness.execute import Event, Status, execute
 from ...harness.workers import submitter
 from ...plan.attacks import brief
 from ...plan.build import build_plan
+from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
@@ -32,6 +34,9 @@ from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 from .terminal_table import results_table
 
+MOSTLY = 0.5
+"""Below this share a window is mostly padding, and a run says what to do."""
+
 
 def run_benchmark(request: RunRequest) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed."""
@@ -44,7 +49,7 @@ def run_benchmark(request: RunRequest) -> int:
         console.print(escape(line), style="dim", soft_wrap=True)
     claim(request.out, plan.dataset)
     jobs = sum(1 for _ in plan.jobs())
-    entry = describe() | dict(describe_plan(plan))
+    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, request.compute))
     events: list[Event] = []
     with (
         RecordStore(request.out / plan.dataset.name / "records") as store,
@@ -56,6 +61,8 @@ def run_benchmark(request: RunRequest) -> int:
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
     write(request.out)
+    for line in window_lines(bench):
+        console.print(escape(line), style="dim", soft_wrap=True)
     records = _print(console, request, plan, events)
     if request.report:
         announce(
@@ -75,6 +82,25 @@ def run_benchmark(request: RunRequest) -> int:
     for line in plan.refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
     return SOME_FAILED if plan.refused or any(e.status is Status.FAILED for e in events) else DONE
+
+
+def window_lines(bench: Bench) -> Iterator[str]:
+    """What window each model has, who chose it, and how much of it the volumes filled."""
+    for model in bench.plan.models:
+        shares = sorted(bench.filled.get(model.key, {}).values())
+        if model.window is None or not shares:
+            continue
+        window = "x".join(map(str, model.window.roi_size))
+        middle, least = statistics.median(shares), shares[0]
+        line = f"{model.name}: window {window} by {model.window.source}; volumes fill {middle:.0%} of it"
+        line += f" (the smallest {least:.0%})" if least < middle else ""
+        if middle < MOSTLY:
+            line += (
+                "; the rest is padding, which costs time and may be nothing the network knows: "
+                + ("give --roi-size" if model.window.source != "the model" else "see --protocol")
+                + f", or pad by --protocol {bench.plan.protocol.name.partition(':')[0]}:padding=edge"
+            )
+        yield line
 
 
 def _describe(plan: Plan, job: Job) -> str:

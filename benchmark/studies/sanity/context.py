@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustvox.attacks import Attack, StepInfo
 from robustvox.attacks.base import frozen
@@ -124,6 +124,10 @@ class Context:
             for volume in self._volumes
         ]
 
+    def predictor(self, case: Case) -> nn.Module:
+        """The model as it reads a case."""
+        return self.model.for_case(case.volume).predictor
+
     def has(self, *names: str) -> bool:
         """Whether the attack has all of these hyper-parameters, none of them None."""
         return all(getattr(self.attack, name, None) is not None and name in self._fields for name in names)
@@ -185,7 +189,7 @@ class Context:
     def score(self, case: Case, images: Tensor) -> DataFrame:
         """A row per foreground class."""
         with frozen(self.model.predictor):
-            prediction = predict(self.model, images)
+            prediction = predict(self.model.for_case(case.volume), images)
         return score(
             counted(prediction, case.volume.ignore),
             case.volume.label,
@@ -213,7 +217,7 @@ class Context:
             seen[:] = [info]
 
         images = named.attack(
-            self.model.predictor,
+            self.predictor(case),
             case.images,
             case.labels,
             mask=labelled(case.volume, self.device),
