@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.cli.commands.run import _channel_changes
 from robustvox.benchmark.plan.cases import load_dataset, select_cases
 from robustvox.benchmark.records.reading import load_records
 from robustvox.benchmark.specs.spec import UsageError
@@ -177,7 +178,11 @@ def test_the_row_says_the_change_of_each_channel_in_its_unit(here):
     evaluate({"m": network}, {"fgsm": FGSM()}, data, cases=["a"], roi_size=(16, 16, 16), store=here / "r")
     (records,) = [load_records(here / "r")]
     row = records.costs[records.costs["attack"] != "none"].iloc[0]
-    assert row["linf_channels"] == f"13.3 HU; {volume.window.physical(8 / 255)[1]:.3g} a.u."
+    said = f"13.3 HU; {volume.window.physical(8 / 255)[1]:.3g} a.u."
+    assert row["linf_channels"] == said
+    (line,) = _channel_changes(records)
+    assert line.startswith("largest change per channel, fgsm")
+    assert line.endswith(f"on m: {said}")
 
 
 # ---- the stored orientation on saving
