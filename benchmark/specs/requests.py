@@ -36,7 +36,7 @@ class Option:
 
 
 DatasetName = Annotated[
-    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
+    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name, or a folder or list of your own.")
 ]
 DataRoot = Annotated[
     Path | None,
@@ -48,6 +48,10 @@ ProtocolName = Annotated[
 ]
 Seed = Annotated[int, Option(help="Seed of all noise.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")]
+RoiSize = Annotated[
+    str | None,
+    Option(metavar="N|X,Y,Z", help="Window of a network that tells none.", shown="what the volumes need"),
+]
 Out = Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")]
 
 
@@ -75,7 +79,9 @@ class RunRequest:
     cases: Annotated[
         str,
         Option(
-            metavar="N|ID,...|all", help="How many, or which.", shown="4; with --adversarial all it holds"
+            metavar="N|first:N|ID,...|all",
+            help="How many, or which.",
+            shown="4; with --adversarial all it holds",
         ),
     ] = ""
     protocol: ProtocolName = DEFAULT_PROTOCOL
@@ -85,6 +91,7 @@ class RunRequest:
         tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = ()
     untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
+    roi_size: RoiSize = None
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
     precision: Annotated[
@@ -107,6 +114,8 @@ class RunRequest:
         True
     )
     out: Out = Path("results")
+    # Nobody types it: what the results call a dataset that was given by its path, for the workers of a run.
+    dataset_name: str | None = None
 
     @property
     def compute(self) -> Compute:
@@ -121,7 +130,7 @@ class RunRequest:
 
 CROSSED = (
     *("models", "attacks", "dataset", "data_root", "split", "cases", "protocol", "seed", "device"),
-    *("checkpoints", "untrained", "out"),
+    *("checkpoints", "untrained", "roi_size", "out"),
 )
 """Fields of a run that every command takes which attacks: what is crossed, on which data, by which rules."""
 
@@ -215,6 +224,7 @@ class TrainRequest:
     checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
         None
     )
+    roi_size: RoiSize = None
 
 
 @dataclass(frozen=True, kw_only=True)
