@@ -20,6 +20,9 @@ Window = tuple[int, tuple[slice, ...]]
 """Index in the batch and one slice per spatial axis."""
 
 
+PADDING = ("zeros", "edge", "reflect")
+
+
 class SlidingWindow(nn.Module):
     """Predictor over volumes of any size: overlapping windows blended by a weight map.
 
@@ -37,6 +40,8 @@ class SlidingWindow(nn.Module):
         sw_batch_size: windows per forward; trades memory for speed, never changes the result beyond the
             network's own arithmetic.
         mode: ``"gaussian"`` (sigma one eighth of the window) or ``"constant"`` weights.
+        padding: what surrounds volumes smaller than the window: ``"zeros"``, the nearest voxel (``"edge"``), or the
+            volume mirrored (``"reflect"``), for networks that never saw such zeros.
 
     Shape:
         ``(B, C, *spatial)`` float to ``(B, K, *spatial)`` of the same dtype.
@@ -59,6 +64,7 @@ class SlidingWindow(nn.Module):
         overlap: float = 0.5,
         sw_batch_size: int = 1,
         mode: str = "gaussian",
+        padding: str = "zeros",
     ) -> None:
         super().__init__()
         if not roi_size or any(int(side) != side or side < 1 for side in roi_size):
@@ -69,11 +75,14 @@ class SlidingWindow(nn.Module):
             raise ValueError(f"expected sw_batch_size of at least 1, got {sw_batch_size}")
         if mode not in ("gaussian", "constant"):
             raise ValueError(f'expected mode "gaussian" or "constant", got {mode!r}')
+        if padding not in PADDING:
+            raise ValueError(f"expected padding among {', '.join(PADDING)}, got {padding!r}")
         self.network = network
         self.roi_size = tuple(int(side) for side in roi_size)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
         self.mode = mode
+        self.padding = padding
         self._weights: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,7 +91,7 @@ class SlidingWindow(nn.Module):
                 f"expected images (B, C, *spatial) with {len(self.roi_size)} spatial axes like roi_size "
                 f"{self.roi_size}, got shape {tuple(images.shape)}"
             )
-        padded, crop = _pad_to(images, self.roi_size)
+        padded, crop = _pad_to(images, self.roi_size, self.padding)
         if padded.shape[2:] == self.roi_size:
             # One window covers everything: its weight cancels and the plain graph is cheapest.
             return self._network(padded)[crop]
@@ -193,8 +202,10 @@ def _starts(side: int, roi: int, overlap: float) -> list[int]:
     return [min(i * interval, side - roi) for i in range(count)]
 
 
-def _pad_to(images: Tensor, roi_size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Zero-pad volumes smaller than the window, centered, and the index that crops back."""
+def _pad_to(
+    images: Tensor, roi_size: Sequence[int], padding: str = "zeros"
+) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad volumes smaller than the window, centered, and the index that crops back."""
     missing = [max(roi - side, 0) for roi, side in zip(roi_size, images.shape[2:], strict=True)]
     before = [m // 2 for m in missing]
     crop = (
@@ -204,8 +215,29 @@ def _pad_to(images: Tensor, roi_size: Sequence[int]) -> tuple[Tensor, tuple[slic
     )
     if not any(missing):
         return images, crop
+    if padding != "zeros":
+        for axis, (first, extra) in enumerate(zip(before, missing, strict=True), start=2):
+            if extra:
+                index = _beyond(images.shape[axis], first, extra, padding).to(images.device)
+                images = images.index_select(axis, index)
+        return images, crop
     pads = [(b, m - b) for b, m in zip(before, missing, strict=True)]
     return F.pad(images, [p for pair in reversed(pads) for p in pair]), crop
+
+
+def _beyond(side: int, before: int, extra: int, padding: str) -> Tensor:
+    """Which voxel of an axis stands at each place of the padded one; mirroring repeats as often as it must.
+
+    Example:
+        >>> _beyond(3, 2, 4, "reflect").tolist(), _beyond(3, 2, 4, "edge").tolist()
+        ([2, 1, 0, 1, 2, 1, 0], [0, 0, 0, 1, 2, 2, 2])
+    """
+    places = torch.arange(side + extra) - before
+    if padding == "edge" or side == 1:
+        return places.clamp(0, side - 1)
+    period = 2 * (side - 1)
+    places = places.remainder(period)
+    return torch.where(places < side, places, period - places)
 
 
 def _importance(roi_size: Sequence[int], mode: str, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from ..specs.requests import CROSSED, CheckRequest
 from .options import command
 
 
-@command(CheckRequest, keep=CROSSED, required=("models", "attacks"), split="validation", cases="2")
+@command(CheckRequest, keep=CROSSED, required=("models", "attacks"), split="validation", cases="first:2")
 def check(request: CheckRequest) -> int:
     """Check whether the numbers of attacks on models can be believed: C1 to C22, pass, warn or fail.
 

@@ -43,6 +43,7 @@ def craft(
     protocol: Protocol,
     seed: int,
     device: str,
+    limit: int | None = None,
 ) -> Crafted:
     """Attack one volume on one model, with the noise that :func:`noise_generator` gives.
 
@@ -53,21 +54,28 @@ def craft(
         protocol: how the attack sees the model.
         seed: of the run.
         device: where the network is.
+        limit: forward and backward passes that are allowed; None for any number.
 
     Raises:
-        ValueError: for a model that does not fit the case or the protocol, or whatever the attack refuses.
+        ValueError: for more passes than the limit, for a model that does not fit the case or the protocol, or whatever the attack refuses.
     """
-    surrogate.check(volume)
+    surrogate = surrogate.for_case(volume)
     clean = torch.from_numpy(volume.image)[None].to(device)
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(device)
+    mask = labelled(volume, device)
     generator = noise_generator(seed, dataset, volume.id, attack.spec)
-    meter, steps = Meter(surrogate.predictor), StepWatch()
+    meter, steps = Meter(surrogate.predictor, limit), StepWatch()
     with matches() as found, Stopwatch(device) as watch:
         crafted = attack_view(protocol, attack.attack, surrogate.predictor)
-        adversarial = crafted(meter, clean, labels, generator=generator, on_step=steps)
+        adversarial = crafted(meter, clean, labels, mask=mask, generator=generator, on_step=steps)
     flags = {*surrogate.flags, *steps.flags()} | ({"unchanged"} if torch.equal(adversarial, clean) else set())
     flags |= {"unmatched" for match in found if not match.matched}
     return Crafted(adversarial, Cost(meter.forwards, meter.backwards, watch.seconds), frozenset(flags))
+
+
+def labelled(volume: Volume, device: str) -> Tensor | None:
+    """Where a voxel counts in an attack's loss, ``(1, 1, *spatial)``; None for everywhere."""
+    return None if volume.ignore is None else torch.from_numpy(~volume.ignore)[None, None].to(device)
 
 
 def noise_generator(seed: int, dataset: str, case: str, spec: str) -> torch.Generator:

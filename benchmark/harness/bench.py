@@ -17,14 +17,14 @@ from ..craft.meter import Cost
 from ..craft.named import NamedModel, predict
 from ..craft.view import truncate
 from ..metrics.distortion import Distortion, measure
-from ..metrics.success import voxel_success
+from ..metrics.success import VoxelSuccess, voxel_success
 from ..plan.plan import Job, Plan
 from ..records.unit import data_fingerprint
 from ..records.volumes import Note, save_adversarial
 from ..specs.requests import RunRequest
-from .compute import ClassScore, Failure, Outcome, Scored
+from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
 from .faults import CASE_FAILURES
-from .scoring import Scorer
+from .scoring import Scorer, prepare_scorer
 
 Save = Callable[[Job, "PreparedCase", Crafted], None]
 """Called with every volume that was crafted."""
@@ -51,6 +51,7 @@ class Bench:
         plan: what is crossed.
         save: where crafted volumes go, see :func:`saver`.
         watch: who looks at predictions.
+        max_cost: forward and backward passes that crafting one volume may take; None for any number.
 
     Example:
         >>> from robustvox.attacks import GN
@@ -66,13 +67,23 @@ class Bench:
         (True, 0)
     """
 
-    def __init__(self, plan: Plan, *, save: Save | None = None, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        save: Save | None = None,
+        watch: Watch | None = None,
+        max_cost: int | None = None,
+    ) -> None:
         self.plan = plan
         self._save, self._watch = save, watch
+        self._max_cost = max_cost
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._clean: dict[tuple[str, str], np.ndarray] = {}
         self._clean_of: Volume | None = None
+        #: share of each model's window that each case fills, as far as cases were read
+        self.filled: dict[tuple[str, str], dict[str, float]] = {}
 
     def case(self, case_id: str) -> PreparedCase:
         """The case, read once, also where reading fails.
@@ -99,7 +110,7 @@ class Bench:
             self._clean_of, self._clean = volume, {}
         if target.key not in self._clean:
             image = torch.from_numpy(volume.image)[None].to(self.plan.device)
-            self._clean[target.key] = predict(target, image).astype(np.int16)
+            self._clean[target.key] = predict(target.for_case(volume), image).astype(np.int16)
         return self._clean[target.key]
 
     def craft(self, job: Job) -> Crafted:
@@ -119,6 +130,7 @@ class Bench:
             protocol=plan.protocol,
             seed=plan.seed,
             device=plan.device,
+            limit=self._max_cost,
         )
         if self._save is not None:
             self._save(job, case, crafted)
@@ -162,12 +174,11 @@ class Bench:
     def _prepare(self, case_id: str) -> PreparedCase:
         dataset = self.plan.dataset
         volume = dataset.load(case_id)
-        scorer = Scorer(
-            self.plan.protocol,
-            volume,
-            num_classes=len(dataset.class_names),
-            nsd_tolerance_mm=dataset.nsd_tolerance_mm,
-        )
+        for model in self.plan.models:
+            share = model.filled(volume)
+            if share is not None:
+                self.filled.setdefault(model.key, {})[case_id] = share
+        scorer = prepare_scorer(dataset, volume, self.plan.protocol)
         return PreparedCase(volume, data_fingerprint(volume), scorer)
 
     def _score(
@@ -175,7 +186,7 @@ class Bench:
     ) -> Scored:
         case = self.case(job.case)
         volume = case.volume
-        target.check(volume)
+        target = target.for_case(volume)
         truncated = self.truncates(job, target)
         images = truncate(crafted.images) if truncated else crafted.images
         if truncated not in distances:
@@ -186,10 +197,18 @@ class Bench:
             scores=self._class_scores(case.scorer, prediction),
             cost=crafted.cost,
             distortion=distances[truncated],
-            success=None if job.clean else voxel_success(prediction, unharmed, volume.label),
+            success=None if job.clean else self._success(prediction, unharmed, volume),
+            channels=channel_changes(images[0].cpu().numpy(), volume),
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
         )
         return Scored(job, target, volume, images, prediction, outcome)
+
+    def _success(self, prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> VoxelSuccess:
+        """Over the voxels that somebody labelled."""
+        if volume.ignore is None:
+            return voxel_success(prediction, unharmed, volume.label)
+        there = ~volume.ignore
+        return voxel_success(prediction[there], unharmed[there], volume.label[there])
 
     def _class_scores(self, scorer: Scorer, prediction: np.ndarray) -> tuple[ClassScore, ...]:
         names = self.plan.dataset.class_names

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
-from ..craft.named import NamedModel
+from ..craft.named import ModelWindow, NamedModel
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, match, normalize
-from .registries import find_plugin, import_name
+from ..specs.spec import Spec, UsageError, canonical
+from .bring import last_part, load_factory, load_path, take_data_parameters
+from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
+from .registries import UnregisteredError, find_plugin
+from .windows import WindowChoice, choose_window, with_window
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +43,7 @@ COMPUTED = ("scan",)
 
 
 def load_model(
-    text: str,
+    text: str | ModelText,
     dataset: Dataset,
     protocol: Protocol,
     *,
@@ -48,73 +52,212 @@ def load_model(
     device: str = "cpu",
     sw_batch_size: int = 4,
     seed: int = 0,
+    roi_size: tuple[int, ...] | None = None,
 ) -> NamedModel:
-    """The predictor a spec names: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+    """The predictor somebody typed: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+
+    For what was typed only: a path is opened, a factory imported and called. What a file names is
+    :func:`recorded_model`'s.
+
+    Args:
+        text: as written, or what :func:`~robustvox.benchmark.plan.model_text.parse_model` made of it.
+        dataset: tells channels, classes, cases, and the window of a network that has none.
+        protocol: how volumes are predicted.
+        checkpoint: weights for a name.
+        untrained: random weights of ``seed`` for a name of the registry.
+        device: where it runs.
+        sw_batch_size: windows per forward.
+        seed: see ``untrained``.
+        roi_size: of ``--roi-size``, for a network that tells no window.
 
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
-    from .bring import last_part, load_factory, load_path, locate
-
-    located = locate(text, MODEL_CATALOG)
-    if located is not None:
-        path, parameters = located
-        if checkpoint is not None:
-            raise UsageError(
-                f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
-                "with its weights"
-            )
-        brought = load_path(path, parameters, dataset, protocol, sw_batch_size=sw_batch_size)
-        shown = {key: last_part(value) for key, value in parameters.items()}
-        brought = replace(brought, name=canonical(brought.name, shown))
-        untrained = False
-    elif (factory := _factory(spec := Spec.parse(text))) is not None:
-        brought = load_factory(spec.name, factory, spec.parameters, dataset, checkpoint)
-        untrained = False
+    choice = choose_window(dataset, roi_size)
+    given = parse_model(text) if isinstance(text, str) else text
+    if isinstance(given, ByPath):
+        brought = _from_path(given, dataset, protocol, checkpoint, choice, sw_batch_size)
+    elif isinstance(given, ByFactory):
+        choice = _written_window(given.spec, dataset, choice)
+        brought = load_factory(
+            given.spec.name, given.factory, given.spec.parameters, dataset, choice, checkpoint
+        )
     else:
-        spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
-        if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
-            raise UsageError(
-                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
-            )
-        brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size)
+        _require_device(given.spec, device)
+        choice = _written_window(given.spec, dataset, choice)
+        brought = _registered(
+            _written(given.spec, dataset), dataset, protocol, checkpoint, seed if untrained else None, choice
+        )
+    untrained = untrained and isinstance(given, Registered)
     flags = ("untrained",) if untrained else ()
-    predictor = predictor.to(device).eval()
-    return NamedModel(brought.name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
+    named = _named(brought, protocol, choice, device, sw_batch_size, flags)
+    return replace(named, notes=(*named.notes, *_unused(brought, roi_size)))
+
+
+def _from_path(
+    given: ByPath,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    choice: WindowChoice,
+    sw_batch_size: int,
+) -> BroughtModel:
+    if checkpoint is not None:
+        raise UsageError(
+            f"expected no --checkpoint beside the path {given.path.name}, got {checkpoint.name}; a path is a model "
+            "with its weights"
+        )
+    brought = load_path(
+        given.path, given.parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size
+    )
+    shown = {key: last_part(value) for key, value in given.parameters.items()}
+    return replace(brought, name=canonical(brought.name, shown))
+
+
+def _written_window(spec: Spec, dataset: Dataset, choice: WindowChoice) -> WindowChoice:
+    """The window that is written behind a name, else the one chosen so far."""
+    asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
+    return choice if asked is None else choose_window(dataset, asked)
+
+
+def _written(spec: Spec, dataset: Dataset) -> Written:
+    parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
+    return Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
+
+
+def _require_device(spec: Spec, device: str) -> None:
+    if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+        raise UsageError(
+            f"expected a CUDA device for {spec}, got {device}; say --device cuda or drop scan=mamba_ssm"
+        )
+
+
+def recorded_model(
+    name: str, dataset: Dataset, protocol: Protocol, *, checkpoint: Path | None = None, device: str = "cpu"
+) -> NamedModel:
+    """The predictor that a file names: an architecture of the registry with its checkpoint, or a plug-in's.
+
+    Nothing is imported and no path is opened for the sake of a file. A plug-in is called with the numbers that
+    stand in the name; text there could be a path, so it is refused.
+
+    Args:
+        name: as recorded.
+        dataset, protocol, device: as in :func:`load_model`.
+        checkpoint: the file at hand with the recorded sha256.
+
+    Raises:
+        UnregisteredError: a model of somebody's own; whoever trusts it types it.
+        UsageError: as :func:`load_model`.
+    """
+    spec = Spec.parse(name)
+    factory = find_recorded(spec)
+    if factory is None:
+        return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
+    choice = choose_window(dataset, None)
+    brought = load_factory(spec.name, factory, spec.parameters, dataset, choice)
+    return _named(brought, protocol, choice, device)
+
+
+def find_recorded(spec: Spec) -> Any | None:
+    """The plug-in behind a recorded name, None for an architecture of the registry.
+
+    Raises:
+        UnregisteredError: it is neither.
+    """
+    if is_architecture(spec.name):
+        return None
+    factory = None if ":" in spec.name else find_plugin(spec.name, "robustvox.models")
+    if factory is None or any(isinstance(value, str) for value in spec.parameters.values()):
+        raise UnregisteredError(
+            f"expected a model that is registered, found {str(spec)!r}, which is somebody's own: a name in a file is "
+            "neither imported nor opened; type it yourself, --model with its factory or path, to allow it"
+        )
+    return factory
+
+
+def _named(
+    brought: BroughtModel,
+    protocol: Protocol,
+    choice: WindowChoice,
+    device: str,
+    sw_batch_size: int = 4,
+    flags: tuple[str, ...] = (),
+) -> NamedModel:
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size, protocol.padding)
+    return NamedModel(
+        brought.name,
+        _identity(brought, choice),
+        predictor.to(device).eval(),
+        flags,
+        brought.notes,
+        None if brought.resamples else brought.spacing_mm,
+        ModelWindow(brought.roi_size, "the model" if brought.own_window else choice.source),
+        brought.held_out,
+        brought.trained_on,
+    )
+
+
+def _identity(brought: BroughtModel, choice: WindowChoice) -> str:
+    """The sha256 of a model, with its window where neither the model nor the dataset decides that."""
+    if brought.own_window or not choice.in_identity:
+        return brought.sha256
+    return hashlib.sha256(repr((brought.sha256, brought.roi_size)).encode()).hexdigest()
+
+
+def _unused(brought: BroughtModel, roi_size: tuple[int, ...] | None) -> tuple[str, ...]:
+    if roi_size is None or not brought.own_window or brought.roi_size == roi_size:
+        return ()
+    shown, asked = ("x".join(map(str, sizes)) for sizes in (brought.roi_size, roi_size))
+    return (f"its own window {shown} is used, not {asked} of --roi-size",)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model of the registry as written, without what the data decide.
+
+    Args:
+        name: of the registry.
+        parameters: of the architecture.
+        roi_size: the window that was asked for behind the name.
+        shown: canonical spec, for people.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    roi_size: tuple[int, ...] | None
+    shown: str
 
 
 def _registered(
-    spec: Spec, dataset: Dataset, protocol: Protocol, checkpoint: Path | None, seed: int | None
+    written: Written,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    seed: int | None,
+    choice: WindowChoice,
 ) -> BroughtModel:
     """An architecture of the registry with random weights of ``seed``, or those of a file."""
     from robustvox.models.checkpoint import state_sha256
 
-    from .bring import load_path
-
-    name = canonical(spec.name, spec.parameters)
+    name, asked = written.shown, written.roi_size
     if seed is not None:
-        network = _untrained(spec, dataset, seed)
+        network, roi_size = _untrained(written, dataset, seed, choice)
         return BroughtModel(
-            name=name, sha256=state_sha256(network), roi_size=tuple(dataset.roi_size), network=network
+            name=name, sha256=state_sha256(network), roi_size=roi_size, network=network, own_window=False
         )
     if checkpoint is not None and _is_foreign(checkpoint):
-        brought = load_path(checkpoint, spec.parameters, dataset, protocol, architecture=spec.name)
+        given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
+        brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / dataset.name / f"{spec.name}.safetensors"
-    loaded = _load(file, spec.name, dataset, spec)
-    return BroughtModel(
-        name=name, sha256=loaded.sha256, roi_size=loaded.card.roi_size, network=loaded.network
-    )
-
-
-def _factory(spec: Spec) -> Any | None:
-    """The callable behind ``package.module:factory``, or behind the name of an entry point."""
-    if ":" in spec.name:
-        return import_name(spec.name, "model")
-    if normalize(spec.name) in map(normalize, MODEL_CATALOG):
-        return None
-    return find_plugin(spec.name, "robustvox.models")
+    file = checkpoint or ZOO / dataset.name / f"{written.name}.safetensors"
+    loaded = _load(file, written, dataset)
+    roi_size = loaded.card.roi_size
+    if asked is not None and tuple(asked) != tuple(roi_size):
+        raise UsageError(
+            f"expected {written.name} with the window {tuple(roi_size)} it was trained on in {file.name}, got "
+            f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
+        )
+    return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
 
 
 def _is_foreign(checkpoint: Path) -> bool:
@@ -124,7 +267,8 @@ def _is_foreign(checkpoint: Path) -> bool:
     return False
 
 
-def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
+def _load(path: Path, written: Written, dataset: Dataset) -> Any:
+    name, parameters = written.name, written.parameters
     if path.is_dir():
         raise UsageError(
             f"expected a file as --checkpoint of {name}, found the folder {path.name}; a folder is given to --model"
@@ -136,7 +280,7 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             "or say --untrained"
         )
     try:
-        computed = {k: v for k, v in spec.parameters.items() if k in COMPUTED}
+        computed = {k: v for k, v in parameters.items() if k in COMPUTED}
         loaded = load_checkpoint(path, architecture=name, overrides=computed)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
@@ -147,29 +291,34 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             f"{dataset.name}, found {card.in_channels} and {card.num_classes} (trained on {card.dataset}) in "
             f"{path.name}; give the right --checkpoint"
         )
-    fixed = {k: v for k, v in spec.parameters.items() if k not in COMPUTED}
+    fixed = {k: v for k, v in parameters.items() if k not in COMPUTED}
     wrong = [k for k, v in fixed.items() if card.arguments.get(k) != v]
     if wrong:
         raise UsageError(
-            f"expected {name} with {', '.join(f'{k}={spec.parameters[k]}' for k in wrong)}, found "
+            f"expected {name} with {', '.join(f'{k}={parameters[k]}' for k in wrong)}, found "
             f"{dict(card.arguments)} in {path.name}; drop the parameter or give another --checkpoint"
         )
     return loaded
 
 
-def _untrained(spec: Spec, dataset: Dataset, seed: int) -> nn.Module:
-    import torch
+def _untrained(
+    written: Written, dataset: Dataset, seed: int, choice: WindowChoice
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network with random weights of ``seed``, and the window it takes."""
+    arguments = {"size": "small", **written.parameters}
 
-    arguments = {"size": "small", **spec.parameters}
-    try:
+    def build(roi_size: tuple[int, ...]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_model(
-                spec.name,
+                written.name,
                 in_channels=dataset.in_channels,
                 num_classes=len(dataset.class_names),
-                roi_size=dataset.roi_size,
+                roi_size=roi_size,
                 **arguments,
             )
+
+    try:
+        return with_window(choice, build, ValueError)
     except ValueError as error:
         raise UsageError(str(error)) from error

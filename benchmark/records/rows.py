@@ -16,7 +16,7 @@ SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
 COST = ("linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds", "flags", "provenance")
 
 
-OPTIONAL = ("asr_voxel", "asr_foreground")  # of cost rows; older ones lack them
+OPTIONAL = ("asr_voxel", "asr_foreground", "linf_channels")  # of cost rows; older ones lack them
 
 
 SHOWN = ("dataset", "case", "attack", "surrogate", "target", "protocol", "seed")
@@ -32,7 +32,7 @@ COLUMNS = {
 }
 
 
-NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL)
+NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL[:2])
 
 
 INTEGERS = ("seed", "class_id")
@@ -56,7 +56,7 @@ def problem_of(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
     for name in columns:
         if name not in row:
             return f"a {row['kind']} row without {name!r}"
-    for name in (*columns, *OPTIONAL):
+    for name in (*columns, *(name for name in OPTIONAL if name in row or name in NUMBERS)):
         if not _fits(name, row.get(name)):
             return f"{name}={row[name]!r} in a {row['kind']} row"
     if row["kind"] == "cost" and not any(score["unit"] == row["unit"] for score in pending.values()):

@@ -35,7 +35,7 @@ class Option:
 
 
 DatasetName = Annotated[
-    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
+    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name, or a folder or list of your own.")
 ]
 DataRoot = Annotated[
     Path | None,
@@ -47,6 +47,10 @@ ProtocolName = Annotated[
 ]
 Seed = Annotated[int, Option(help="Seed of all noise.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")]
+RoiSize = Annotated[
+    str | None,
+    Option(metavar="N|X,Y,Z", help="Window of a network that tells none.", shown="what the volumes need"),
+]
 Out = Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")]
 
 
@@ -74,7 +78,9 @@ class RunRequest:
     cases: Annotated[
         str,
         Option(
-            metavar="N|ID,...|all", help="How many, or which.", shown="4; with --adversarial all it holds"
+            metavar="N|first:N|ID,...|all",
+            help="How many, or which.",
+            shown="4; with --adversarial all it holds",
         ),
     ] = ""
     protocol: ProtocolName = DEFAULT_PROTOCOL
@@ -84,6 +90,7 @@ class RunRequest:
         tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = ()
     untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
+    roi_size: RoiSize = None
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
     sw_batch_size: Annotated[int, Option(help="Windows per forward.", least=1)] = 4
@@ -100,11 +107,13 @@ class RunRequest:
         True
     )
     out: Out = Path("results")
+    # Nobody types it: what the results call a dataset that was given by its path, for the workers of a run.
+    dataset_name: str | None = None
 
 
 CROSSED = (
     *("models", "attacks", "dataset", "data_root", "split", "cases", "protocol", "seed", "device"),
-    *("checkpoints", "untrained", "out"),
+    *("checkpoints", "untrained", "roi_size", "out"),
 )
 """Fields of a run that every command takes which attacks: what is crossed, on which data, by which rules."""
 
@@ -245,6 +254,7 @@ class TrainRequest:
     checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
         None
     )
+    roi_size: RoiSize = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +275,26 @@ class VerifyRequest:
         tuple[Path, ...],
         Option(flag="--checkpoint", metavar="FILE", help="A submitted checkpoint; may repeat."),
     ] = ()
+    models: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--model",
+            metavar=SPEC,
+            help="A factory or path of your own that the records name and that may be used; may repeat.",
+        ),
+    ] = ()
+    attacks: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--attack",
+            metavar="MODULE:NAME",
+            help="An attack class of your own that the records name and that may be imported; may repeat.",
+        ),
+    ] = ()
+    max_cost: Annotated[
+        int,
+        Option(metavar="N", help="Forward and backward passes a row may take; ensemble takes 1010.", least=1),
+    ] = 5000
     device: Device = "auto"
 
 
@@ -275,7 +305,7 @@ class DataRequest:
     dataset: DatasetName = "phantom"
     data_root: DataRoot = None
     splits: Annotated[
-        tuple[str, ...], Option(flag="--split", help="Split to verify; may repeat. Default: all but test.")
+        tuple[str, ...], Option(flag="--split", help="Split to verify; may repeat. Default: all.")
     ] = ()
     download: Annotated[bool, Option(help="Fetch an MSD task first.")] = False
     out: Annotated[Path | None, Option(metavar="FILE", help="Keep the findings as JSON.")] = None

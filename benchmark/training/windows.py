@@ -15,6 +15,9 @@ from robustvox.datasets import Volume
 
 from .recipe import Recipe
 
+UNLABELLED = -1
+"""Label of voxels that enter no loss."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -22,7 +25,7 @@ class Sample:
 
     Shape:
         image: ``(C, *spatial)`` float32 in [0, 1].
-        target: ``(1, *spatial)`` int64 class ids, or ``(K, *spatial)`` float32 probabilities.
+        target: ``(1, *spatial)`` int64 class ids, :data:`UNLABELLED` where there is none, or ``(K, *spatial)`` float32 probabilities.
     """
 
     image: Tensor
@@ -31,7 +34,10 @@ class Sample:
     @classmethod
     def of(cls, volume: Volume) -> Sample:
         """The volume with its true labels."""
-        return cls(torch.from_numpy(volume.image), torch.from_numpy(volume.label.astype(np.int64))[None])
+        classes = volume.label.astype(np.int64)
+        if volume.ignore is not None:
+            classes[volume.ignore] = UNLABELLED
+        return cls(torch.from_numpy(volume.image), torch.from_numpy(classes)[None])
 
     @property
     def soft(self) -> bool:
@@ -47,7 +53,10 @@ class Sample:
 def sample_windows(
     samples: Sequence[Sample], roi_size: Sequence[int], recipe: Recipe, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of augmented windows: images ``(B, C, *roi)`` float32, targets ``(B, 1 or K, *roi)`` as in the samples."""
+    """Batches of augmented windows: images ``(B, C, *roi)`` float32, targets ``(B, 1 or K, *roi)`` as in the samples.
+
+    A label is :data:`UNLABELLED` where the case says that nobody labelled the voxel.
+    """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     for _ in range(recipe.steps):
@@ -68,7 +77,7 @@ def _window(
     shape = np.array(sample.image.shape[1:], dtype=float)
     roi = np.array(roi_size, dtype=float)
     if rng.random() < recipe.foreground:
-        voxels = torch.nonzero(sample.classes).numpy()
+        voxels = torch.nonzero(sample.classes > 0).numpy()
         center = voxels[rng.integers(len(voxels))].astype(float) if len(voxels) else shape / 2
     else:
         center = rng.random(len(shape)) * shape

@@ -158,3 +158,36 @@ def test_wrong_rank_and_wrong_outputs_are_named():
         SlidingWindow(Pair(), (8, 8, 8))(torch.rand(1, 2, 9, 9, 9))
     with pytest.raises(ValueError, match="window's size"):
         SlidingWindow(nn.MaxPool3d(2), (8, 8, 8))(torch.rand(1, 2, 9, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("padding", "numpys"), [("edge", "edge"), ("reflect", "reflect"), ("zeros", "constant")]
+)
+@pytest.mark.parametrize("shape", [(5, 6, 8), (1, 3, 20)], ids=["smaller", "one voxel, much smaller, larger"])
+def test_the_window_fits_the_volume_padding_is_numpys(padding, numpys, shape):
+    import numpy as np
+
+    network = torch.nn.Conv3d(1, 2, 3, padding=1)
+    predictor = SlidingWindow(network, (8, 8, 8), padding=padding)
+    images = torch.rand(1, 1, *shape)
+    missing = [max(8 - side, 0) for side in shape]
+    widths = [(0, 0), (0, 0), *((m // 2, m - m // 2) for m in missing)]
+    how = "edge" if numpys == "reflect" and 1 in shape else numpys
+    padded = np.pad(images.numpy(), widths, mode=numpys) if how == numpys else None
+    if padded is None:
+        # numpy cannot mirror a single voxel; it stays the only one there is.
+        padded = np.pad(np.pad(images.numpy(), [widths[i] if i == 2 else (0, 0) for i in range(5)], mode="edge"),
+                        [widths[i] if i != 2 else (0, 0) for i in range(5)], mode=numpys)  # fmt: skip
+    box = tuple(slice(w[0], w[0] + side) for w, side in zip(widths[2:], shape, strict=True))
+    with torch.no_grad():
+        whole = SlidingWindow(network, (8, 8, 8))(torch.from_numpy(padded))
+        torch.testing.assert_close(predictor(images), whole[(slice(None), slice(None), *box)])
+
+
+def test_padding_by_the_volume_passes_gradients_and_refuses_other_names():
+    predictor = SlidingWindow(torch.nn.Conv3d(1, 1, 3, padding=1).double(), (5, 5, 5), padding="reflect")
+    assert torch.autograd.gradcheck(
+        predictor, torch.rand(1, 1, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    )
+    with pytest.raises(ValueError, match="padding among zeros, edge, reflect"):
+        SlidingWindow(torch.nn.Identity(), (4,), padding="mirror")

@@ -35,6 +35,7 @@ NOTES = {
     "nonfinite-loss": "On some case the attack met a loss that was NaN or infinite.",
     "unmatched": "On some case no value of the knob gave the distortion of the reference.",
     "untrained": "The weights are random; the row tests the pipeline and says nothing about the architecture.",
+    "training-case": "On some case the model was trained on the very volume it is scored on.",
     "clean-incomplete": "Some scored case has no clean record, so there are no clean means.",
 }
 
