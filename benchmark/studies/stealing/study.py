@@ -56,7 +56,8 @@ class Experiment:
         self._done, self._all = 0, 0
         self._calibrations: dict[int, dict[str, Calibration]] = {}
         # Read once, so that files of something else are refused before hours of work.
-        self.function.read(), self.transfer.read()
+        self.function.read()
+        self.transfer.read()
 
     def run(self) -> None:
         """Do everything that is not on disk yet."""
