@@ -64,7 +64,7 @@ def function_figure(calibration: pd.DataFrame, table: pd.DataFrame) -> bytes:
         right.grid(axis="x", color="0.9", linewidth=0.6)
         right.set_axisbelow(True)
         right.set(xlabel="foreground Dice, 95% interval over patients")
-        right.legend(fontsize=8, loc="lower left")
+        right.legend(fontsize=8, loc="upper left")
         return encode(figure, "png")
 
 

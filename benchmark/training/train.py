@@ -133,6 +133,7 @@ def optimize(
     for step, (images, targets) in enumerate(sample_windows(samples, roi_size, recipe, seed), start=1):
         images, targets = images.to(device), targets.to(device)
         images = images.contiguous(memory_format=_channels_last(len(roi_size)))
+        # Probabilities are all counted: none is UNLABELLED.
         counted = targets != UNLABELLED
         if attack is not None:
             mask = None if counted.all() else counted

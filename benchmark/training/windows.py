@@ -54,7 +54,10 @@ class Sample:
 def sample_windows(
     samples: Sequence[Sample], roi_size: Sequence[int], recipe: Recipe, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of augmented windows: images ``(B, C, *roi)`` float32, targets ``(B, 1 or K, *roi)`` as in the samples."""
+    """Batches of augmented windows: images ``(B, C, *roi)`` float32, targets ``(B, 1 or K, *roi)`` as in the samples.
+
+    A label is :data:`UNLABELLED` where the case says that nobody labelled the voxel.
+    """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     for _ in range(recipe.steps):
@@ -75,7 +78,7 @@ def _window(
     shape = np.array(sample.image.shape[1:], dtype=float)
     roi = np.array(roi_size, dtype=float)
     if rng.random() < recipe.foreground:
-        voxels = torch.nonzero(sample.classes).numpy()
+        voxels = torch.nonzero(sample.classes > 0).numpy()
         center = voxels[rng.integers(len(voxels))].astype(float) if len(voxels) else shape / 2
     else:
         center = rng.random(len(shape)) * shape

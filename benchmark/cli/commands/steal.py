@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -115,8 +116,8 @@ def _architecture(text: str) -> str:
     return canonical(match(spec.name, CATALOG, "model"), {"size": "small", **spec.parameters})
 
 
-def _calibration(text: str):
-    return match(text, ("population", "phantom"), "--calibration")
+def _calibration(text: str) -> Literal["population", "phantom"]:
+    return "phantom" if match(text, ("population", "phantom"), "--calibration") == "phantom" else "population"
 
 
 def _window(text: str) -> tuple[int, ...] | None:
