@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .ensemble import Ensemble as Ensemble
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
+    from .keyed_mark import KeyedMark as KeyedMark
+    from .keys import Key as Key
     from .mifgsm import MIFGSM as MIFGSM
     from .noise import GN as GN
     from .noise import Uniform as Uniform
@@ -49,11 +51,12 @@ CATALOG: dict[str, tuple[str, str, str]] = {
     "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
     "vafa2d": ("vafa2d", "VAFA2D", "VAFA with a 2D DCT in every slice"),
     "sa2": ("sa2", "SA2", "frequency attack that scales the coefficients of chosen DCT bands"),
+    "keyed_mark": ("keyed_mark", "KeyedMark", "watermark that misleads models and that a key removes again"),
     "ensemble": ("ensemble", "Ensemble", "the frozen standard: the worst of five attacks per volume"),
 }
 
 _HOME = {name: module for module, name, _ in CATALOG.values()}
-_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task"}
+_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task", "Key": "keys"}
 
 __all__ = [
     "APGD",
@@ -71,6 +74,8 @@ __all__ = [
     "BoundAttack",
     "CosPGD",
     "Ensemble",
+    "Key",
+    "KeyedMark",
     "SegPGD",
     "Square",
     "StepInfo",
