@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import Model, ball, frozen
-from .base import LossAttack
+from .base import LossAttack, Model, ball, frozen
 from .logo import stamp
 from .sign_gradient import Bounds, IterativeSign, StepRule
 from .task import Objective, Task
@@ -79,7 +78,7 @@ class KeyedMark(LossAttack, IterativeSign):
     kind: str = "field"
     eps: float = 16 / 255
     momentum: float = 1.0
-    smooth: float = 1.0
+    smooth: float = 0.7
     support: str = "all"
     margin_mm: float = 2.0
     spacing_mm: float | tuple[float, ...] | None = None
@@ -96,7 +95,9 @@ class KeyedMark(LossAttack, IterativeSign):
         if self.spacing_mm is not None:
             sides = self.spacing_mm if isinstance(self.spacing_mm, Sequence) else (self.spacing_mm,)
             for side in sides:
-                checks.real("spacing_mm", side, 1e-6, hint="Voxel sides in millimetres, such as (1.0, 1.0, 2.0)")
+                checks.real(
+                    "spacing_mm", side, 1e-6, hint="Voxel sides in millimetres, such as (1.0, 1.0, 2.0)"
+                )
             if isinstance(self.spacing_mm, Sequence):
                 object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
 
@@ -195,7 +196,10 @@ def within(labeled: Tensor, distance_mm: float, spacing_mm: Sequence[float]) -> 
         nearest = squared.clone()
         for shift in range(1, min(int(distance_mm * (1 + 1e-9) / side), length - 1) + 1):
             away = (shift * side) ** 2
-            ahead, behind = nearest.narrow(axis, 0, length - shift), nearest.narrow(axis, shift, length - shift)
+            ahead, behind = (
+                nearest.narrow(axis, 0, length - shift),
+                nearest.narrow(axis, shift, length - shift),
+            )
             torch.minimum(ahead, squared.narrow(axis, shift, length - shift) + away, out=ahead)
             torch.minimum(behind, squared.narrow(axis, 0, length - shift) + away, out=behind)
         squared = nearest

@@ -45,7 +45,7 @@ class Key:
         if len(secret) < _LEAST:
             raise KeyFileError(
                 f"key: expected at least {_LEAST} bytes, got {len(secret)}. Make one with "
-                "`python -c \"import secrets; print(secrets.token_hex(32))\" > key`"
+                '`python -c "import secrets; print(secrets.token_hex(32))" > key`'
             )
         self._secret = bytes(secret)
         self._masters: dict[bytes, bytes] = {}
@@ -62,7 +62,9 @@ class Key:
             with path.open("rb") as stream:
                 secret = stream.read(1 << 20)
         except OSError as error:
-            raise KeyFileError(f"key file: expected a readable file at {path.name}, got {error.strerror}") from None
+            raise KeyFileError(
+                f"key file: expected a readable file at {path.name}, got {error.strerror}"
+            ) from None
         return cls(secret.strip(b" \t\r\n"))
 
     def derive(self, salt: bytes, purpose: str, context: bytes = b"", size: int = 32) -> bytes:
@@ -75,7 +77,9 @@ class Key:
             size: how many bytes.
         """
         if len(salt) != SALT_BYTES:
-            raise ValueError(f"salt: expected {SALT_BYTES} bytes, got {len(salt)}. Draw secrets.token_bytes({SALT_BYTES})")
+            raise ValueError(
+                f"salt: expected {SALT_BYTES} bytes, got {len(salt)}. Draw secrets.token_bytes({SALT_BYTES})"
+            )
         if salt not in self._masters:
             self._masters[salt] = hashlib.scrypt(self._secret, salt=salt, dklen=64, **_SCRYPT)
         # Lengths in front of the parts: no two (purpose, context) give the same stream of bytes.
@@ -97,11 +101,15 @@ class Key:
             ValueError: if something was already; two texts under one nonce would give away their difference.
         """
         if nonce in self._spent:
-            raise ValueError("nonce: expected one that was never used with this key, got one that was. Draw a new one")
+            raise ValueError(
+                "nonce: expected one that was never used with this key, got one that was. Draw a new one"
+            )
         self._spent.add(nonce)
 
     def __repr__(self) -> str:
         return "Key(<secret>)"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("Key: expected to stay in this process, got pickled or copied. Read the key file where it is used")
+        raise TypeError(
+            "Key: expected to stay in this process, got pickled or copied. Read the key file where it is used"
+        )

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .task import BestIterate, Task
 
-
 #: the letter R, as rows of a 7 x 5 raster
 _LETTER = (
     "1111.",
@@ -88,7 +87,9 @@ def blend(image: Tensor, letter: Tensor, placement: Placement) -> Tensor:
     box = (slice(None), *(slice(c, c + s) for c, s in zip(placement.corner, letter.shape, strict=True)))
     marked = image.clone()
     below = image[box]
-    marked[box] = torch.where(letter, torch.lerp(below, torch.full_like(below, placement.shade), placement.opacity), below)
+    marked[box] = torch.where(
+        letter, torch.lerp(below, torch.full_like(below, placement.shade), placement.opacity), below
+    )
     return marked
 
 
