@@ -40,5 +40,7 @@ class Surrogates(nn.Module):
         logits = [member(images) for member in self.members]
         shapes = {tuple(one.shape) for one in logits}
         if len(shapes) > 1:
-            raise ValueError(f"models: expected logits of one shape, got {sorted(shapes)}. Fuse models of one dataset")
+            raise ValueError(
+                f"models: expected logits of one shape, got {sorted(shapes)}. Fuse models of one dataset"
+            )
         return torch.stack([torch.log_softmax(one, 1) for one in logits]).mean(0)

@@ -1,1 +1,1 @@
-"""Questions beyond the table: each study in a folder of its own."""
+"""Questions beyond the table."""

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from robustvox.attacks import Key, KeyedMark
 from robustvox.datasets import Dataset
 
-from ...loading import NamedModel, attack_spec
-from ...paths import component
+from ...craft.named import NamedModel
+from ...plan.attacks import attack_spec
+from ...records.paths import component
 from .marks import StudiedMark, make_mark
 from .trained import RemoverRecipe, ResidualRemover, train_remover
 

@@ -17,7 +17,7 @@ from robustvox.attacks.keyed_mark import predicted_labels
 from robustvox.attacks.surrogates import Surrogates
 from robustvox.datasets import Volume
 
-from ...loading import NamedModel
+from ...craft.named import NamedModel
 
 SALT = hashlib.sha256(b"robustvox study of marks").digest()[:16]
 """Public and fixed, so that the study gives the same marks every time. `mark` draws a fresh one."""

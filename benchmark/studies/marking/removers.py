@@ -46,11 +46,12 @@ def dct_quantize(image: np.ndarray, _seed: int = 0, *, q: float) -> np.ndarray:
     split = [padded.shape[0], *(part for side in padded.shape[1:] for part in (side // _BLOCK, _BLOCK))]
     blocks = padded.reshape(split)
     within = tuple(range(2, blocks.ndim, 2))
-    order = sum(np.meshgrid(*[np.arange(_BLOCK)] * len(spatial), indexing="ij"))
+    order = np.indices((_BLOCK,) * len(spatial)).sum(0)
     shape = [1, *(part for _ in spatial for part in (1, _BLOCK))]
     step = (q * (1 + order / 3) / 255).reshape(shape)
-    rounded = np.rint(fft.dctn(blocks, axes=within, norm="ortho") / step) * step
-    restored = fft.idctn(rounded, axes=within, norm="ortho").reshape(padded.shape)
+    coefficients = np.asarray(fft.dctn(blocks, axes=within, norm="ortho"))
+    rounded = np.rint(coefficients / step) * step
+    restored = np.asarray(fft.idctn(rounded, axes=within, norm="ortho")).reshape(padded.shape)
     return _clipped(restored[(slice(None), *(slice(side) for side in spatial))])
 
 

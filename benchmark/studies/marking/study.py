@@ -1,9 +1,7 @@
-"""The ``marking`` command: what marks do to models, what takes them off, what they cost; as tables.
+"""The study of marks on one case: what they do to models, what takes them off, what they cost.
 
-``results/<dataset>/marking/cases.csv`` has a row per case, seed, mark, view and model and is the only thing that is
-measured; ``marking.csv|md`` follow from it. A view is what a model gets to see: the clean volume, the marked one, the
-one unlocked with the key, or what somebody without the key made of the marked one. A case that is complete is not
-measured again.
+A view is what a model gets to see: the marked volume, the one unlocked with the key, or what somebody without the
+key made of the marked one.
 """
 
 from __future__ import annotations
@@ -13,68 +11,30 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.markup import escape
 
 from robustvox.attacks import Key
 from robustvox.datasets import Dataset, Volume
 
-from ...console import make_console, progress
-from ...distortion import measure
-from ...harness import CASE_FAILURES, predict
-from ...loading import NamedModel, attack_spec, load_dataset
-from ...protocols import Protocol, find_protocol
-from ...running import DONE, SOME_FAILED, RunRequest, choose_device, load_models, select_cases
-from ...scoring import Scorer
-from ...seal import Terms, WrongKey, seal_array, unlock_array
-from ...specs import UsageError
-from . import tables
-from .attackers import Attacker, load_or_train
-from .marks import SALT, StudiedMark, make_mark, owner_key, studied_marks
+from ...craft.named import NamedModel, predict
+from ...harness.scoring import Scorer
+from ...metrics.distortion import measure
+from ...plan.attacks import attack_spec
+from ...records.seal import Terms, WrongKey, seal_array, unlock_array
+from ...specs.protocols import Protocol
+from .attackers import Attacker
+from .marks import SALT, StudiedMark, make_mark, owner_key
 from .removers import REMOVERS
-from .trained import RemoverRecipe
 
 OWN_FIELD = "wrong key, own field"
 OTHER_FIELD = "wrong key, field of the original"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MarkingRequest:
-    """The command line of ``marking`` as written.
-
-    Args:
-        models: the owner's surrogates; marks are made on the first, and on all of them as one.
-        targets: models that are only scored.
-        attackers: models on which somebody else trains a remover; by default the owner's first surrogate, which is
-            the worst case.
-        seeds: how many keys every case is marked with.
-        pairs: volumes of the train split on which a remover is trained.
-        remover_steps: gradient steps of that training.
-    """
-
-    models: tuple[str, ...]
-    targets: tuple[str, ...] = ()
-    attackers: tuple[str, ...] = ()
-    seeds: int = 3
-    pairs: int = 24
-    remover_steps: int = 400
-    dataset: str = "phantom"
-    data_root: Path | None = None
-    split: str = "validation"
-    cases: str = "4"
-    protocol: str = "robustvox-1"
-    device: str = "auto"
-    checkpoints: tuple[Path, ...] = ()
-    untrained: bool = False
-    out: Path = Path("results")
-
-
 @dataclass(frozen=True)
-class Bench:
+class MarkBench:
     """Everything the study crosses."""
 
     dataset: Dataset
@@ -98,86 +58,7 @@ class Bench:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
-def study_marks(request: MarkingRequest) -> int:
-    """Mark, remove, score, print and write; 0 when everything is done, 1 when some cases failed.
-
-    Raises:
-        UsageError: for any name, number, path or combination that cannot be.
-    """
-    console = make_console()
-    folder, bench = _prepare(request)
-    done = tables.complete(folder, bench.identity)
-    failures: list[str] = []
-    with progress(f"{bench.dataset.name}: marks", len(bench.cases)) as bar:
-        for case in bench.cases:
-            try:
-                if case not in done:
-                    rows = list(study_case(bench, case))
-                    tables.write(folder, rows, bench.identity)
-            except UsageError:
-                raise
-            except CASE_FAILURES as error:
-                failures.append(f"{bench.dataset.name} {case}: {' '.join(str(error).split())}")
-            bar.update(bar.task_ids[0], advance=1)
-    text = tables.summary(folder)
-    if text:
-        console.print(escape(text), soft_wrap=True)
-        console.print(f"tables in {escape(str(folder))}", soft_wrap=True)
-    for line in failures:
-        console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
-    return SOME_FAILED if failures else DONE
-
-
-def _prepare(request: MarkingRequest) -> tuple[Path, Bench]:
-    if not request.models:
-        raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
-    for name in ("seeds", "pairs", "remover_steps"):
-        if getattr(request, name) < 1:
-            raise UsageError(
-                f"expected --{name.replace('_', '-')} of at least 1, got {getattr(request, name)}"
-            )
-    protocol = find_protocol(request.protocol)
-    dataset = load_dataset(request.dataset, request.data_root)
-    device = choose_device(request.device)
-    names = (*request.models, *request.targets, *(request.attackers or request.models[:1]))
-    loaded = load_models(
-        RunRequest(models=names, attacks=(), checkpoints=request.checkpoints, untrained=request.untrained),
-        dataset,
-        protocol,
-        device,
-    )
-    owner, attackers = loaded[: len(request.models)], loaded[len(request.models) + len(request.targets) :]
-    targets = {m.name: m for m in loaded[: len(request.models) + len(request.targets)]}
-    folder = request.out / dataset.name / "marking"
-    bench = Bench(
-        dataset=dataset,
-        protocol=protocol,
-        cases=select_cases(dataset, request.split, request.cases),
-        marks=studied_marks(owner),
-        targets=list(targets.values()),
-        attackers=[
-            load_or_train(
-                folder,
-                model,
-                dataset,
-                dataset.splits["train"][: request.pairs],
-                RemoverRecipe(steps=request.remover_steps),
-                device,
-            )
-            for model in attackers
-        ],
-        seeds=request.seeds,
-        device=device,
-    )
-    overlap = sorted({*bench.cases} & {*dataset.splits["train"][: request.pairs]})
-    if overlap:
-        raise UsageError(
-            f"expected cases the removers were not trained on, got {overlap[0]}; use --split validation"
-        )
-    return folder, bench
-
-
-def study_case(bench: Bench, case: str) -> Iterator[dict[str, Any]]:
+def study_case(bench: MarkBench, case: str) -> Iterator[dict[str, Any]]:
     """A row per mark, seed, view and model of one case."""
     volume = bench.dataset.load(case)
     scores = _Scores(bench, volume)
@@ -230,14 +111,14 @@ def _seal(volume: Volume, marked: np.ndarray, mark: StudiedMark, seed: int) -> t
     raise RuntimeError(f"{name}: expected another key to be refused, got a volume; report this defect")
 
 
-def _removed(bench: Bench, image: np.ndarray) -> dict[str, np.ndarray]:
+def _removed(bench: MarkBench, image: np.ndarray) -> dict[str, np.ndarray]:
     """The image after every remover. Noise has one seed: the clean image gets the same."""
     views = {name: remover(image, 0) for name, remover in REMOVERS.items()}
     return views | {attacker.view: attacker.remover.remove(image) for attacker in bench.attackers}
 
 
 def _wrong_keys(
-    bench: Bench, mark: StudiedMark, volume: Volume, marked: np.ndarray, other: np.ndarray, seed: int
+    bench: MarkBench, mark: StudiedMark, volume: Volume, marked: np.ndarray, other: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
     """What subtracting the field of another key leaves.
 
@@ -260,7 +141,7 @@ def _label_changed(volume: Volume, marked: np.ndarray) -> float:
 class _Scores:
     """Dice of one case; what the removers do to the clean image is computed once."""
 
-    def __init__(self, bench: Bench, volume: Volume) -> None:
+    def __init__(self, bench: MarkBench, volume: Volume) -> None:
         self._bench, self._volume = bench, volume
         self._score = Scorer(
             bench.protocol,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...specs import UsageError
-from ...statistics import bootstrap_intervals
+from ...metrics.statistics import bootstrap_intervals
+from ...records.reading import Frame
+from ...records.writing import replace_file
+from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
+from ...specs.spec import UsageError
 
-Frame = Any  # a pandas object inside this module; pandas types its results as unions too wide to check
+_TEXT = ("study", "dataset", "case", "mark", "made_on", "view", "target")
 
 COLUMNS = (
     "study", "dataset", "case", "seed", "mark", "made_on", "view", "target", "dice_clean", "dice", "linf", "psnr",
@@ -33,6 +35,8 @@ def read_cases(path: Path) -> Frame:
         return pd.DataFrame(columns=list(COLUMNS))
     try:
         text: Frame = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
+        for name in _TEXT:
+            text[name] = [csv_value(cell) for cell in text[name]]
         for name in _NUMBERS:
             text[name] = [float(cell) if cell else float("nan") for cell in text[name]]
         return text.astype({"seed": "int64"})
@@ -55,14 +59,10 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
     old = old[old["study"] == study]
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
-    for name, text in {
-        "cases.csv": both.to_csv(index=False, lineterminator="\n"),
-        "marking.csv": summarize(both).to_csv(index=False, lineterminator="\n"),
-        "marking.md": markdown(summarize(both)),
-    }.items():
-        unfinished = folder / f".{name}.tmp"
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        os.replace(unfinished, folder / name)
+    table = summarize(both)
+    replace_file(folder / "cases.csv", csv_text(both, _TEXT))
+    replace_file(folder / "marking.csv", csv_text(table, _TEXT))
+    replace_file(folder / "marking.md", markdown(table))
 
 
 def summary(folder: Path) -> str:
@@ -117,9 +117,8 @@ def markdown(table: Frame) -> str:
 
 
 def _grid(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = lines
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))
+    head, *rest = [[markdown_text(cell) for cell in line] for line in lines]
+    return markdown_table(head, rest).rstrip()
 
 
 def _models(table: Frame) -> str:

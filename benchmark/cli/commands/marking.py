@@ -1,0 +1,105 @@
+"""The ``marking`` command: from what was asked to the tables of the study of marks.
+
+``results/<dataset>/marking/cases.csv`` has a row per case, seed, mark, view and model and is the only thing that is
+measured; ``marking.csv|md`` follow from it. A case that is complete is not measured again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from ...harness.faults import CASE_FAILURES
+from ...plan.build import load_models
+from ...plan.cases import load_dataset, select_cases
+from ...plan.models import choose_device
+from ...specs.protocols import find_protocol
+from ...specs.requests import MarkingRequest, RunRequest
+from ...specs.spec import UsageError
+from ...studies.marking.attackers import load_or_train
+from ...studies.marking.marks import studied_marks
+from ...studies.marking.study import MarkBench, study_case
+from ...studies.marking.tables import complete, summary, write
+from ...studies.marking.trained import RemoverRecipe
+from ..codes import DONE, SOME_FAILED
+from .console import make_console, progress
+
+
+def study_marks(request: MarkingRequest) -> int:
+    """Mark, remove, score, print and write; 0 when everything is done, 1 when some cases failed.
+
+    Raises:
+        UsageError: for any name, number, path or combination that cannot be.
+    """
+    console = make_console()
+    folder, bench = _prepare(request)
+    done = complete(folder, bench.identity)
+    failures: list[str] = []
+    with progress(f"{bench.dataset.name}: marks", len(bench.cases)) as bar:
+        for case in bench.cases:
+            try:
+                if case not in done:
+                    rows = list(study_case(bench, case))
+                    write(folder, rows, bench.identity)
+            except UsageError:
+                raise
+            except CASE_FAILURES as error:
+                failures.append(f"{bench.dataset.name} {case}: {' '.join(str(error).split())}")
+            bar.update(bar.task_ids[0], advance=1)
+    text = summary(folder)
+    if text:
+        console.print(escape(text), soft_wrap=True)
+        console.print(f"tables in {escape(str(folder))}", soft_wrap=True)
+    for line in failures:
+        console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
+    return SOME_FAILED if failures else DONE
+
+
+def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
+    if not request.models:
+        raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
+    for name in ("seeds", "pairs", "remover_steps"):
+        if getattr(request, name) < 1:
+            raise UsageError(
+                f"expected --{name.replace('_', '-')} of at least 1, got {getattr(request, name)}"
+            )
+    protocol = find_protocol(request.protocol)
+    dataset = load_dataset(request.dataset, request.data_root)
+    device = choose_device(request.device)
+    names = (*request.models, *request.targets, *(request.attackers or request.models[:1]))
+    loaded = load_models(
+        RunRequest(models=names, attacks=(), checkpoints=request.checkpoints, untrained=request.untrained),
+        dataset,
+        protocol,
+        device,
+    )
+    owner, attackers = loaded[: len(request.models)], loaded[len(request.models) + len(request.targets) :]
+    targets = {m.name: m for m in loaded[: len(request.models) + len(request.targets)]}
+    folder = request.out / dataset.name / "marking"
+    bench = MarkBench(
+        dataset=dataset,
+        protocol=protocol,
+        cases=select_cases(dataset, request.split, request.cases),
+        marks=studied_marks(owner),
+        targets=list(targets.values()),
+        attackers=[
+            load_or_train(
+                folder,
+                model,
+                dataset,
+                dataset.splits["train"][: request.pairs],
+                RemoverRecipe(steps=request.remover_steps),
+                device,
+            )
+            for model in attackers
+        ],
+        seeds=request.seeds,
+        device=device,
+    )
+    overlap = sorted({*bench.cases} & {*dataset.splits["train"][: request.pairs]})
+    if overlap:
+        raise UsageError(
+            f"expected cases the removers were not trained on, got {overlap[0]}; use --split validation"
+        )
+    return folder, bench
