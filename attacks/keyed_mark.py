@@ -78,7 +78,7 @@ class KeyedMark(LossAttack, IterativeSign):
     kind: str = "field"
     eps: float = 16 / 255
     momentum: float = 1.0
-    smooth: float = 0.7
+    smooth: float = 0.8
     support: str = "all"
     margin_mm: float = 2.0
     spacing_mm: float | tuple[float, ...] | None = None

@@ -124,6 +124,7 @@ class MarkingRequest:
         targets: models that are only scored.
         attackers: models on which somebody else trains a remover; by default the owner's first surrogate, which is
             the worst case.
+        marks: which of the marks of the study; by default all.
         seeds: how many keys every case is marked with.
         pairs: volumes of the train split on which a remover is trained.
         remover_steps: gradient steps of that training.
@@ -132,6 +133,7 @@ class MarkingRequest:
     models: tuple[str, ...]
     targets: tuple[str, ...] = ()
     attackers: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     seeds: int = 3
     pairs: int = 24
     remover_steps: int = 400

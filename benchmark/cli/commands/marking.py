@@ -1,11 +1,13 @@
 """The ``marking`` command: from what was asked to the tables of the study of marks.
 
 ``results/<dataset>/marking/cases.csv`` has a row per case, seed, mark, view and model and is the only thing that is
-measured; ``marking.csv|md`` follow from it. A case that is complete is not measured again.
+measured; ``marking.csv|md`` follow from it. What is there is not measured again, so that
+more keys or cases cost only themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -16,11 +18,11 @@ from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
 from ...specs.protocols import find_protocol
 from ...specs.requests import MarkingRequest, RunRequest
-from ...specs.spec import UsageError
+from ...specs.spec import UsageError, match
 from ...studies.marking.attackers import load_or_train
-from ...studies.marking.marks import studied_marks
-from ...studies.marking.study import MarkBench, study_case
-from ...studies.marking.tables import complete, summary, write
+from ...studies.marking.marks import StudiedMark, studied_marks
+from ...studies.marking.study import MarkBench, study_mark
+from ...studies.marking.tables import measured, summary, write
 from ...studies.marking.trained import RemoverRecipe
 from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
@@ -34,18 +36,18 @@ def study_marks(request: MarkingRequest) -> int:
     """
     console = make_console()
     folder, bench = _prepare(request)
-    done = complete(folder, bench.identity)
     failures: list[str] = []
-    with progress(f"{bench.dataset.name}: marks", len(bench.cases)) as bar:
-        for case in bench.cases:
+    jobs = list(bench.jobs())
+    with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:
+        for job in jobs:
             try:
-                if case not in done:
-                    rows = list(study_case(bench, case))
-                    write(folder, rows, bench.identity)
+                if not measured(folder, bench.identity(job.mark), job.case, job.mark.name, job.seed):
+                    write(folder, study_mark(bench, job), bench.identity(job.mark))
             except UsageError:
                 raise
             except CASE_FAILURES as error:
-                failures.append(f"{bench.dataset.name} {case}: {' '.join(str(error).split())}")
+                where = f"{bench.dataset.name} {job.case} {job.mark.name}, key {job.seed}"
+                failures.append(f"{where}: {' '.join(str(error).split())}")
             bar.update(bar.task_ids[0], advance=1)
     text = summary(folder)
     if text:
@@ -81,7 +83,7 @@ def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
         dataset=dataset,
         protocol=protocol,
         cases=select_cases(dataset, request.split, request.cases),
-        marks=studied_marks(owner),
+        marks=_chosen(studied_marks(owner), request.marks),
         targets=list(targets.values()),
         attackers=[
             load_or_train(
@@ -103,3 +105,8 @@ def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
             f"expected cases the removers were not trained on, got {overlap[0]}; use --split validation"
         )
     return folder, bench
+
+
+def _chosen(marks: list[StudiedMark], names: Sequence[str]) -> list[StudiedMark]:
+    known = {mark.name: mark for mark in marks}
+    return [known[match(name, known, "--mark")] for name in names] or marks

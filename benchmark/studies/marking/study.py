@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,26 @@ from ...plan.attacks import attack_spec
 from ...records.seal import Terms, WrongKey, seal_array, unlock_array
 from ...specs.protocols import Protocol
 from .attackers import Attacker
-from .marks import SALT, StudiedMark, make_mark, owner_key
-from .removers import REMOVERS
+from .marks import SALT, MarkedCase, StudiedMark, make_mark, owner_key
+from .removers import REMOVERS, gaussian
 
 OWN_FIELD = "wrong key, own field"
-OTHER_FIELD = "wrong key, field of the original"
+OTHER_FIELD = "another key's field of the original"
+"""Nobody has it who needs it; it tells how much of a field the key decides."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class MarkJob:
+    """One mark on one case with one key; what is measured at once and written at once."""
+
+    seed: int
+    mark: StudiedMark
+    case: str
+
+
+@dataclass(frozen=True, eq=False)
 class MarkBench:
-    """Everything the study crosses."""
+    """Everything the study crosses, and the cases it has scored clean."""
 
     dataset: Dataset
     protocol: Protocol
@@ -45,48 +54,74 @@ class MarkBench:
     attackers: Sequence[Attacker]
     seeds: int
     device: str
+    _scores: dict[str, CleanScores] = field(default_factory=dict, init=False)
+    _marked: dict[tuple[str, str, int], MarkedCase] = field(default_factory=dict, init=False)
 
-    @cached_property
-    def identity(self) -> str:
-        """What the rows depend on, as eight digits: rows of another identity are replaced."""
+    def jobs(self) -> Iterator[MarkJob]:
+        """Seed by seed, so that every mark is there once before any is there twice."""
+        for seed in range(self.seeds):
+            for mark in self.marks:
+                for case in self.cases:
+                    yield MarkJob(seed=seed, mark=mark, case=case)
+
+    def identity(self, mark: StudiedMark) -> str:
+        """What the rows of a mark depend on, as eight digits: rows of another identity are replaced."""
         facts = [
-            [(m.name, attack_spec("keyed_mark", m.attack), m.made_on, m.thorough) for m in self.marks],
+            [mark.name, attack_spec("keyed_mark", mark.attack), [m.sha256 for m in mark.surrogates]],
             [(m.name, m.sha256) for m in self.targets],
             [(a.view, a.identity) for a in self.attackers],
-            [self.protocol.name, self.seeds, list(REMOVERS)],
+            [self.protocol.name, mark.thorough, list(REMOVERS)],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
+    def marked(self, mark: StudiedMark, volume: Volume, seed: int) -> MarkedCase:
+        """The case as the owner marks it with the key of this number, made once."""
+        name = (mark.name, volume.id, seed)
+        if name not in self._marked:
+            key = owner_key(seed)
+            self._marked[name] = make_mark(mark, volume, volume.image, volume.label, key, self.device)
+        return self._marked[name]
 
-def study_case(bench: MarkBench, case: str) -> Iterator[dict[str, Any]]:
-    """A row per mark, seed, view and model of one case."""
-    volume = bench.dataset.load(case)
-    scores = _Scores(bench, volume)
-    for mark in bench.marks:
-        # With three keys, the field of the next one is the field of another key on the same original.
-        marked = [
-            make_mark(mark, volume, volume.image, volume.label, owner_key(seed), bench.device)
-            for seed in range(bench.seeds)
-        ]
-        for seed, mine in enumerate(marked):
-            seal, unlocked = _seal(volume, mine.image, mark, seed)
-            facts = {
-                "study": bench.identity,
-                "dataset": bench.dataset.name,
-                "case": case,
-                "seed": seed,
-                "mark": mark.name,
-                "made_on": mark.made_on,
-                "label_changed": _label_changed(volume, mine.image),
-                "seal_bytes": len(seal),
-                "seconds": mine.seconds,
-            }
-            seen = {"marked": mine.image, "authorised": unlocked, **_removed(bench, mine.image)}
-            if mark.thorough:
-                other = marked[(seed + 1) % bench.seeds].image
-                seen |= _wrong_keys(bench, mark, volume, mine.image, other, seed)
-            for view, image in seen.items():
-                yield from scores.rows(facts, view, image, mark)
+    def scores(self, case: str) -> CleanScores:
+        """What removers and models make of the clean case, computed once."""
+        if case not in self._scores:
+            self._scores[case] = CleanScores(self, self.dataset.load(case))
+        return self._scores[case]
+
+
+def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
+    """A row per view and model of one marked case.
+
+    Removers are shown to the white box, and under the first key of a thorough mark to every model.
+    """
+    mark, seed = job.mark, job.seed
+    scores = bench.scores(job.case)
+    volume = scores.volume
+    marked = bench.marked(mark, volume, seed)
+    seal, unlocked = _seal(volume, marked.image, mark, seed)
+    facts = {
+        "study": bench.identity(mark),
+        "dataset": bench.dataset.name,
+        "case": job.case,
+        "seed": seed,
+        "mark": mark.name,
+        "made_on": mark.made_on,
+        "label_changed": _label_changed(volume, marked.image),
+        "seal_bytes": len(seal),
+        "seconds": marked.seconds,
+    }
+    thorough = mark.thorough and seed == 0
+    seen = {"marked": marked.image, "authorised": unlocked, **removed(bench, marked.image)}
+    if thorough:
+        seen[OWN_FIELD] = _without_own_field(bench, mark, volume, marked.image)
+    if mark.thorough and seed == 1:
+        seen[OTHER_FIELD] = _without(marked.image, bench.marked(mark, volume, 0).image, volume.image)
+    for view, image in seen.items():
+        everybody = thorough or view in ("marked", "authorised")
+        distance = _distance(image, volume.image)
+        for target in bench.targets if everybody else mark.surrogates[:1]:
+            dice = {"dice_clean": scores.clean(view, target), "dice": scores.dice(image, target)}
+            yield {**facts, "view": view, "target": target.name, **dice, **distance}
 
 
 def _seal(volume: Volume, marked: np.ndarray, mark: StudiedMark, seed: int) -> tuple[bytes, np.ndarray]:
@@ -111,24 +146,25 @@ def _seal(volume: Volume, marked: np.ndarray, mark: StudiedMark, seed: int) -> t
     raise RuntimeError(f"{name}: expected another key to be refused, got a volume; report this defect")
 
 
-def _removed(bench: MarkBench, image: np.ndarray) -> dict[str, np.ndarray]:
+def removed(bench: MarkBench, image: np.ndarray) -> dict[str, np.ndarray]:
     """The image after every remover. Noise has one seed: the clean image gets the same."""
     views = {name: remover(image, 0) for name, remover in REMOVERS.items()}
     return views | {attacker.view: attacker.remover.remove(image) for attacker in bench.attackers}
 
 
-def _wrong_keys(
-    bench: MarkBench, mark: StudiedMark, volume: Volume, marked: np.ndarray, other: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
-    """What subtracting the field of another key leaves.
+def _without_own_field(bench: MarkBench, mark: StudiedMark, volume: Volume, marked: np.ndarray) -> np.ndarray:
+    """The best that another key was found to do: smooth the marked volume, mark that, subtract the field.
 
-    Somebody who has only the marked volume makes a field of his own on it, with what the model predicts there. The
-    field of another key on the original itself nobody has who needs it; it tells how much of the field the key decides.
+    A stranger knows how marks are made, and guesses that the field of a smoothed volume is near that of the original.
     """
-    stranger = Key(f"robustvox study of marks, stranger {seed}".encode())
-    own = make_mark(mark, volume, marked, None, stranger, bench.device).image
-    fields = {OWN_FIELD: own - marked, OTHER_FIELD: other - volume.image}
-    return {view: np.clip(marked - change, 0, 1).astype(np.float32) for view, change in fields.items()}
+    smoothed = gaussian(marked, sigma=1.0)
+    stranger = Key(b"robustvox study of marks, a stranger")
+    return _without(smoothed, make_mark(mark, volume, smoothed, None, stranger, bench.device).image, smoothed)
+
+
+def _without(image: np.ndarray, marked: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """An image minus the field that turned another one from clean to marked."""
+    return np.clip(image - (marked - clean), 0, 1).astype(np.float32)
 
 
 def _label_changed(volume: Volume, marked: np.ndarray) -> float:
@@ -138,54 +174,38 @@ def _label_changed(volume: Volume, marked: np.ndarray) -> float:
     return float(changed[labeled].mean()) if labeled.any() else 0.0
 
 
-class _Scores:
+class CleanScores:
     """Dice of one case; what the removers do to the clean image is computed once."""
 
     def __init__(self, bench: MarkBench, volume: Volume) -> None:
-        self._bench, self._volume = bench, volume
+        self.volume = volume
+        self._device = bench.device
         self._score = Scorer(
             bench.protocol,
             volume,
             num_classes=len(bench.dataset.class_names),
             nsd_tolerance_mm=bench.dataset.nsd_tolerance_mm,
         )
-        self._clean_views: Mapping[str, np.ndarray] = _removed(bench, volume.image)
+        self._views: Mapping[str, np.ndarray] = removed(bench, volume.image)
         self._on_clean: dict[tuple[str, str], float] = {}
 
-    def rows(
-        self, facts: Mapping[str, Any], view: str, image: np.ndarray, mark: StudiedMark
-    ) -> Iterator[dict[str, Any]]:
-        """A row per model that this view is shown to: all, or the white box alone."""
-        whole = mark.thorough or view in ("marked", "authorised")
-        distance = asdict_of(measure(image, self._volume.image))
-        for target in self._bench.targets if whole else mark.surrogates[:1]:
-            yield {
-                **facts,
-                "view": view,
-                "target": target.name,
-                "dice_clean": self._clean(view, target),
-                "dice": self._dice(image, target),
-                **distance,
-            }
-
-    def _clean(self, view: str, target: NamedModel) -> float:
+    def clean(self, view: str, target: NamedModel) -> float:
         """Dice of the same remover on the clean image, or of the clean image itself."""
-        name = view if view in self._clean_views else ""
+        name = view if view in self._views else ""
         if (name, target.name) not in self._on_clean:
-            image = self._clean_views.get(name, self._volume.image)
-            self._on_clean[name, target.name] = self._dice(image, target)
+            image = self._views.get(name, self.volume.image)
+            self._on_clean[name, target.name] = self.dice(image, target)
         return self._on_clean[name, target.name]
 
-    def _dice(self, image: np.ndarray, target: NamedModel) -> float:
-        prediction = predict(target, torch.from_numpy(image)[None].to(self._bench.device))
+    def dice(self, image: np.ndarray, target: NamedModel) -> float:
+        """Mean Dice over the scored classes of what a model predicts on an image ``(C, *spatial)``."""
+        prediction = predict(target, torch.from_numpy(image)[None].to(self._device))
         dice: Any = self._score(prediction)["dice"]
         return float(dice.mean())
 
 
-def asdict_of(distance: Any) -> dict[str, float]:
+def _distance(image: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     """L-inf, PSNR and SSIM; the infinite PSNR of equal images becomes empty."""
-    return {
-        "linf": distance.linf,
-        "psnr": distance.psnr if np.isfinite(distance.psnr) else float("nan"),
-        "ssim": distance.ssim,
-    }
+    found = measure(image, clean)
+    psnr = found.psnr if np.isfinite(found.psnr) else float("nan")
+    return {"linf": found.linf, "psnr": psnr, "ssim": found.ssim}

@@ -46,18 +46,19 @@ def read_cases(path: Path) -> Frame:
         ) from error
 
 
-def complete(folder: Path, study: str) -> set[str]:
-    """Cases that this study has measured already; a case is written whole or not at all."""
-    cases = read_cases(folder / "cases.csv")
-    return set(cases.loc[cases["study"] == study, "case"])
+def measured(folder: Path, study: str, case: str, mark: str, seed: int) -> bool:
+    """Whether the rows of a mark on a case with one key are there; they are written all at once."""
+    rows = read_cases(folder / "cases.csv")
+    same = (rows["study"] == study) & (rows["case"] == case) & (rows["mark"] == mark) & (rows["seed"] == seed)
+    return bool(same.any())
 
 
 def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
-    """Add the rows of one case, drop those of other studies, and derive the tables."""
+    """Add the rows of one mark, drop those of the same mark in other studies, and derive the tables."""
+    new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     folder.mkdir(parents=True, exist_ok=True)
     old = read_cases(folder / "cases.csv")
-    old = old[old["study"] == study]
-    new = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    old = old[(old["study"] == study) | ~old["mark"].isin(new["mark"])]
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
     table = summarize(both)
     replace_file(folder / "cases.csv", csv_text(both, _TEXT))
