@@ -120,9 +120,12 @@ class MSDFolder:
 
     def load(self, case_id: str) -> Volume:
         """Read, check and normalise one case; raises :class:`CaseError` naming what is wrong with it."""
-        raw = self.read(case_id)
-        window = CT_WINDOW if self._is_ct else percentile_windows(raw.image, case_id)
-        return Volume(case_id, window.apply(raw.image), raw.label, raw.spacing_mm, raw.affine, window)
+        return self.prepare(self.read(case_id))
+
+    def prepare(self, raw: RawCase) -> Volume:
+        """What networks see of a case that was read, from this folder or from elsewhere."""
+        window = CT_WINDOW if self._is_ct else percentile_windows(raw.image, raw.id)
+        return Volume(raw.id, window.apply(raw.image), raw.label, raw.spacing_mm, raw.affine, window)
 
     def read(self, case_id: str) -> RawCase:
         """Read and check one case as stored; raises :class:`CaseError` naming what is wrong with it."""

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str | bytes) -> None:
     """Write a file beside its place, force it to the disk, and put it there.
 
     Args:
         path: of the file; its folder exists.
-        text: written as UTF-8, line ends as they are.
+        text: written as UTF-8, line ends as they are; bytes as they are.
 
     Example:
         >>> import tempfile
@@ -22,7 +22,7 @@ def replace_file(path: Path, text: str) -> None:
     """
     unfinished = path.with_name(f".{path.name}.tmp")
     with unfinished.open("wb") as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8") if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)

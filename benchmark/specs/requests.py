@@ -146,3 +146,31 @@ class MarkingRequest:
     checkpoints: tuple[Path, ...] = ()
     untrained: bool = False
     out: Path = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkRequest:
+    """The command line of ``mark`` as written; see ``python -m benchmark mark --help``."""
+
+    folder: Path
+    models: tuple[str, ...]
+    key_file: Path
+    out: Path
+    labels: Path | None = None
+    mark: str = "keyed_mark"
+    seal: str = "sidecar"
+    cipher: str = "shake256-hmac"
+    dataset: str = "phantom"
+    data_root: Path | None = None
+    device: str = "auto"
+    checkpoints: tuple[Path, ...] = ()
+    untrained: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlockRequest:
+    """The command line of ``unlock`` as written; see ``python -m benchmark unlock --help``."""
+
+    folder: Path
+    key_file: Path
+    out: Path
