@@ -76,7 +76,9 @@ class StoredVolume:
     def write(self, path: Path) -> None:
         """Write the file, compressed if its name says so; it is complete or not there."""
         content = self.head + self.data + self.tail
-        replace_file(path, gzip.compress(content, 6, mtime=0) if path.name.endswith(".gz") else content)
+        replace_file(
+            path, gzip.compress(content, 6, mtime=0) if path.name.endswith(".gz") else content, durable=True
+        )
 
 
 def case_name(path: Path) -> str:

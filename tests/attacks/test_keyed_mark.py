@@ -43,7 +43,10 @@ def test_distance_equals_brute_force(spatial, spacing, distance, seed):
     for index in itertools.product(*map(range, spatial)):
         nearest = min(
             (
-                math.dist([i * s for i, s in zip(index, spacing)], [i * s for i, s in zip(p, spacing)])
+                math.dist(
+                    [i * s for i, s in zip(index, spacing, strict=False)],
+                    [i * s for i, s in zip(p, spacing, strict=False)],
+                )
                 for p in points
             ),
             default=math.inf,

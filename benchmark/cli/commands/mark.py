@@ -41,7 +41,7 @@ from ...records.marked_files import (
 from ...records.seal import CIPHERS, SealError, Terms, read_header
 from ...records.writing import replace_file
 from ...specs.protocols import PROTOCOLS
-from ...specs.requests import MarkRequest, RunRequest
+from ...specs.requests import MarkRequest
 from ...specs.spec import UsageError, match
 from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
@@ -91,17 +91,17 @@ def mark_folder(request: MarkRequest) -> int:
         UsageError: for any name, folder, file or combination that cannot be.
     """
     console = make_console()
-    files = volumes_of(request.folder, request.out)
+    files = volumes_of(request.folder, request.marked)
     owner = _owner(request)
     done: list[Marked] = []
     refused, there = [], 0
     with progress("mark", len(files)) as bar:
         for path in files:
             try:
-                if _is_marked(path, request.out):
+                if _is_marked(path, request.marked):
                     there += 1
                 else:
-                    done.append(_mark(path, request.out, owner))
+                    done.append(_mark(path, request.marked, owner))
             except CASE_FAILURES as error:
                 refused.append(f"{path.name}: {' '.join(str(error).split())}")
             bar.update(bar.task_ids[0], advance=1)
@@ -110,13 +110,14 @@ def mark_folder(request: MarkRequest) -> int:
     for line in refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
     counts = f"{len(done)} marked, {there} already there, {len(refused)} refused"
-    console.print(f"{counts}; in {escape(str(request.out))}", soft_wrap=True)
+    console.print(f"{counts}; in {escape(str(request.marked))}", soft_wrap=True)
     return SOME_FAILED if refused else DONE
 
 
 def _owner(request: MarkRequest) -> Owner:
     """Everything the request names, before a volume is read."""
-    if not request.models:
+    run = request.run
+    if not run.models:
         raise UsageError("expected at least one --model to make the mark on; see `python -m benchmark list`")
     key = read_key(request.key_file)
     protocol = PROTOCOLS["robustvox-1"]
@@ -130,16 +131,13 @@ def _owner(request: MarkRequest) -> Owner:
         raise UsageError(str(error)) from None
     if request.labels is not None and not request.labels.is_dir():
         raise UsageError(f"expected a folder as --labels, found none at {request.labels}")
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_dataset(run.dataset, run.data_root)
     prepare: Any = getattr(dataset, "prepare", None)
     if prepare is None:
         raise UsageError(
             f"expected a dataset that can prepare other files, got {dataset.name}; name another --dataset"
         )
-    device = choose_device(request.device)
-    run = RunRequest(
-        models=request.models, attacks=(), checkpoints=request.checkpoints, untrained=request.untrained
-    )
+    device = choose_device(run.device)
     models = tuple(load_models(run, dataset, protocol, device))
     return Owner(
         key=key,
@@ -205,7 +203,7 @@ def _mark(path: Path, out: Path, owner: Owner) -> Marked:
     whole = attach(marked, seal) if owner.extension else marked
     out.mkdir(parents=True, exist_ok=True)
     if not owner.extension:
-        replace_file(out / (case + SEAL), seal)
+        replace_file(out / (case + SEAL), seal, durable=True)
     whole.write(out / path.name)
     # As anybody will see it: read from the file, and mapped to [0, 1] by its own intensities.
     seen = torch.from_numpy(_prepared(out / path.name, whole, owner).image)[None].to(owner.device)

@@ -8,6 +8,7 @@ more keys or cases cost only themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.markup import escape
@@ -17,7 +18,7 @@ from ...plan.build import load_models
 from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
 from ...specs.protocols import find_protocol
-from ...specs.requests import MarkingRequest, RunRequest
+from ...specs.requests import MarkingRequest
 from ...specs.spec import UsageError, match
 from ...studies.marking.attackers import load_or_train
 from ...studies.marking.marks import StudiedMark, studied_marks
@@ -41,7 +42,7 @@ def study_marks(request: MarkingRequest) -> int:
     with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:
         for job in jobs:
             try:
-                if not measured(folder, bench.identity(job.mark), job.case, job.mark.name, job.seed):
+                if not measured(folder, bench.identity(job.mark), job):
                     write(folder, study_mark(bench, job), bench.identity(job.mark))
             except UsageError:
                 raise
@@ -59,32 +60,24 @@ def study_marks(request: MarkingRequest) -> int:
 
 
 def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
-    if not request.models:
+    run = request.run
+    if not run.models:
         raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
-    for name in ("seeds", "pairs", "remover_steps"):
-        if getattr(request, name) < 1:
-            raise UsageError(
-                f"expected --{name.replace('_', '-')} of at least 1, got {getattr(request, name)}"
-            )
-    protocol = find_protocol(request.protocol)
-    dataset = load_dataset(request.dataset, request.data_root)
-    device = choose_device(request.device)
-    names = (*request.models, *request.targets, *(request.attackers or request.models[:1]))
-    loaded = load_models(
-        RunRequest(models=names, attacks=(), checkpoints=request.checkpoints, untrained=request.untrained),
-        dataset,
-        protocol,
-        device,
-    )
-    owner, attackers = loaded[: len(request.models)], loaded[len(request.models) + len(request.targets) :]
-    targets = {m.name: m for m in loaded[: len(request.models) + len(request.targets)]}
-    folder = request.out / dataset.name / "marking"
+    protocol = find_protocol(run.protocol)
+    dataset = load_dataset(run.dataset, run.data_root)
+    device = choose_device(run.device)
+    # Those that are attacked too are the same network; others have the weights of the zoo.
+    targets = (*run.targets, *(request.attackers or run.models[:1]))
+    loaded = load_models(replace(run, targets=targets), dataset, protocol, device)
+    scored = len(run.models) + len(run.targets)
+    owner, attackers = loaded[: len(run.models)], loaded[scored:]
+    folder = run.out / dataset.name / "marking"
     bench = MarkBench(
         dataset=dataset,
         protocol=protocol,
-        cases=select_cases(dataset, request.split, request.cases),
+        cases=select_cases(dataset, run.split, run.cases),
         marks=_chosen(studied_marks(owner), request.marks),
-        targets=list(targets.values()),
+        targets=list({m.key: m for m in loaded[:scored]}.values()),
         attackers=[
             load_or_train(
                 folder,

@@ -35,11 +35,16 @@ OTHER_FIELD = "another key's field of the original"
 
 @dataclass(frozen=True, kw_only=True)
 class MarkJob:
-    """One mark on one case with one key; what is measured at once and written at once."""
+    """One mark on one case with one key; what is measured at once and written at once.
+
+    Args:
+        deep: the second look, with the removers on the models other than the white box, and a stranger's own field.
+    """
 
     seed: int
     mark: StudiedMark
     case: str
+    deep: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +63,15 @@ class MarkBench:
     _marked: dict[tuple[str, str, int], MarkedCase] = field(default_factory=dict, init=False)
 
     def jobs(self) -> Iterator[MarkJob]:
-        """Seed by seed, so that every mark is there once before any is there twice."""
+        """Seed by seed, so that every mark is there once before any is there twice; the second looks at the end."""
         for seed in range(self.seeds):
             for mark in self.marks:
                 for case in self.cases:
                     yield MarkJob(seed=seed, mark=mark, case=case)
+        for mark in self.marks:
+            if mark.thorough:
+                for case in self.cases:
+                    yield MarkJob(seed=0, mark=mark, case=case, deep=True)
 
     def identity(self, mark: StudiedMark) -> str:
         """What the rows of a mark depend on, as eight digits: rows of another identity are replaced."""
@@ -70,7 +79,7 @@ class MarkBench:
             [mark.name, attack_spec("keyed_mark", mark.attack), [m.sha256 for m in mark.surrogates]],
             [(m.name, m.sha256) for m in self.targets],
             [(a.view, a.identity) for a in self.attackers],
-            [self.protocol.name, mark.thorough, list(REMOVERS)],
+            [self.protocol.name, list(REMOVERS)],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
@@ -92,7 +101,8 @@ class MarkBench:
 def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
     """A row per view and model of one marked case.
 
-    Removers are shown to the white box, and under the first key of a thorough mark to every model.
+    The marked and the unlocked volume are shown to every model, removers to the white box, and in a second look under
+    the first key to the others too.
     """
     mark, seed = job.mark, job.seed
     scores = bench.scores(job.case)
@@ -110,16 +120,21 @@ def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
         "seal_bytes": len(seal),
         "seconds": marked.seconds,
     }
-    thorough = mark.thorough and seed == 0
-    seen = {"marked": marked.image, "authorised": unlocked, **removed(bench, marked.image)}
-    if thorough:
-        seen[OWN_FIELD] = _without_own_field(bench, mark, volume, marked.image)
-    if mark.thorough and seed == 1:
-        seen[OTHER_FIELD] = _without(marked.image, bench.marked(mark, volume, 0).image, volume.image)
-    for view, image in seen.items():
-        everybody = thorough or view in ("marked", "authorised")
+    white = [mark.surrogates[0]]
+    others = [target for target in bench.targets if target.key != white[0].key]
+    if job.deep:
+        own = _without_own_field(bench, mark, volume, marked.image)
+        seen = [(OWN_FIELD, own, bench.targets)]
+        seen += [(view, image, others) for view, image in removed(bench, marked.image).items()]
+    else:
+        seen = [("marked", marked.image, bench.targets), ("authorised", unlocked, bench.targets)]
+        seen += [(view, image, white) for view, image in removed(bench, marked.image).items()]
+        if mark.thorough and seed == 1:
+            other = _without(marked.image, bench.marked(mark, volume, 0).image, volume.image)
+            seen.append((OTHER_FIELD, other, white))
+    for view, image, targets in seen:
         distance = _distance(image, volume.image)
-        for target in bench.targets if everybody else mark.surrogates[:1]:
+        for target in targets:
             dice = {"dice_clean": scores.clean(view, target), "dice": scores.dice(image, target)}
             yield {**facts, "view": view, "target": target.name, **dice, **distance}
 

@@ -14,6 +14,7 @@ from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
 from ...specs.spec import UsageError
+from .study import OWN_FIELD, MarkJob
 
 _TEXT = ("study", "dataset", "case", "mark", "made_on", "view", "target")
 
@@ -46,11 +47,12 @@ def read_cases(path: Path) -> Frame:
         ) from error
 
 
-def measured(folder: Path, study: str, case: str, mark: str, seed: int) -> bool:
-    """Whether the rows of a mark on a case with one key are there; they are written all at once."""
+def measured(folder: Path, study: str, job: MarkJob) -> bool:
+    """Whether the rows of a job are there; they are written all at once."""
     rows = read_cases(folder / "cases.csv")
-    same = (rows["study"] == study) & (rows["case"] == case) & (rows["mark"] == mark) & (rows["seed"] == seed)
-    return bool(same.any())
+    same = (rows["study"] == study) & (rows["case"] == job.case) & (rows["mark"] == job.mark.name)
+    view = rows["view"] == (OWN_FIELD if job.deep else "marked")
+    return bool((same & view & (rows["seed"] == job.seed)).any())
 
 
 def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
