@@ -162,8 +162,11 @@ def embed(stored: StoredVolume, volume: Volume, marked: np.ndarray) -> StoredVol
         after = np.clip(before.astype(np.int64) + np.trunc(change).astype(np.int64), limits.min, limits.max)
     result = stored.with_voxels(after)
     if result.data == stored.data and not np.array_equal(marked, volume.image):
-        step = f"{abs(stored.slope):g}"
-        width = f"{float(np.max(high - low)):g}"
+        if not changeable(stored, volume).any():
+            raise CaseError(
+                volume.id, "intensities inside the window", "none", "name the dataset the file belongs to"
+            )
+        step, width = f"{abs(stored.slope):g}", f"{float(np.max(high - low)):g}"
         raise CaseError(
             volume.id,
             "grey values finer than the mark",

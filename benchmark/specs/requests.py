@@ -299,6 +299,7 @@ class MarkingRequest:
         seeds: how many keys every case is marked with.
         pairs: volumes of the train split on which a remover is trained.
         remover_steps: gradient steps of that training.
+        thorough: whether the second look is taken, see :class:`~robustvox.benchmark.studies.marking.study.MarkJob`.
     """
 
     run: RunRequest
@@ -317,3 +318,10 @@ class MarkingRequest:
     seeds: Annotated[int, Option(help="Keys that every case is marked with.", least=1)] = 3
     pairs: Annotated[int, Option(help="Volumes a remover is trained on.", least=1)] = 16
     remover_steps: Annotated[int, Option(help="Gradient steps of that training.", least=1)] = 300
+    thorough: Annotated[
+        bool,
+        Option(
+            flag="--thorough/--no-thorough",
+            help="Also train removers, and show every remover of the first mark to every model.",
+        ),
+    ] = True

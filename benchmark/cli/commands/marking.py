@@ -42,8 +42,9 @@ def study_marks(request: MarkingRequest) -> int:
     with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:
         for job in jobs:
             try:
-                if not measured(folder, bench.identity(job.mark), job):
-                    write(folder, study_mark(bench, job), bench.identity(job.mark))
+                studies = {deep: bench.identity(job.mark, deep=deep) for deep in (False, True)}
+                if not measured(folder, studies[job.deep], job):
+                    write(folder, study_mark(bench, job), studies.values())
             except UsageError:
                 raise
             except CASE_FAILURES as error:
@@ -88,7 +89,9 @@ def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
                 device,
             )
             for model in attackers
+            if request.thorough
         ],
+        thorough=request.thorough,
         seeds=request.seeds,
         device=device,
     )

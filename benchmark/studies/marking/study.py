@@ -38,7 +38,8 @@ class MarkJob:
     """One mark on one case with one key; what is measured at once and written at once.
 
     Args:
-        deep: the second look, with the removers on the models other than the white box, and a stranger's own field.
+        deep: the second look, at what costs more: trained removers and a stranger's own field on every model, and the
+            other removers on the models other than the white box.
     """
 
     seed: int
@@ -58,6 +59,7 @@ class MarkBench:
     targets: Sequence[NamedModel]
     attackers: Sequence[Attacker]
     seeds: int
+    thorough: bool
     device: str
     _scores: dict[str, CleanScores] = field(default_factory=dict, init=False)
     _marked: dict[tuple[str, str, int], MarkedCase] = field(default_factory=dict, init=False)
@@ -69,17 +71,17 @@ class MarkBench:
                 for case in self.cases:
                     yield MarkJob(seed=seed, mark=mark, case=case)
         for mark in self.marks:
-            if mark.thorough:
+            if mark.thorough and self.thorough:
                 for case in self.cases:
                     yield MarkJob(seed=0, mark=mark, case=case, deep=True)
 
-    def identity(self, mark: StudiedMark) -> str:
+    def identity(self, mark: StudiedMark, *, deep: bool) -> str:
         """What the rows of a mark depend on, as eight digits: rows of another identity are replaced."""
         facts = [
             [mark.name, attack_spec("keyed_mark", mark.attack), [m.sha256 for m in mark.surrogates]],
             [(m.name, m.sha256) for m in self.targets],
-            [(a.view, a.identity) for a in self.attackers],
-            [self.protocol.name, list(REMOVERS)],
+            [(a.view, a.identity) for a in self.attackers if deep],
+            [deep, self.protocol.name, list(REMOVERS)],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
@@ -110,7 +112,7 @@ def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
     marked = bench.marked(mark, volume, seed)
     seal, unlocked = _seal(volume, marked.image, mark, seed)
     facts = {
-        "study": bench.identity(mark),
+        "study": bench.identity(mark, deep=job.deep),
         "dataset": bench.dataset.name,
         "case": job.case,
         "seed": seed,
@@ -125,10 +127,11 @@ def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
     if job.deep:
         own = _without_own_field(bench, mark, volume, marked.image)
         seen = [(OWN_FIELD, own, bench.targets)]
-        seen += [(view, image, others) for view, image in removed(bench, marked.image).items()]
+        seen += [(view, image, bench.targets) for view, image in learned(bench, marked.image).items()]
+        seen += [(view, image, others) for view, image in removed(marked.image).items()]
     else:
         seen = [("marked", marked.image, bench.targets), ("authorised", unlocked, bench.targets)]
-        seen += [(view, image, white) for view, image in removed(bench, marked.image).items()]
+        seen += [(view, image, white) for view, image in removed(marked.image).items()]
         if mark.thorough and seed == 1:
             other = _without(marked.image, bench.marked(mark, volume, 0).image, volume.image)
             seen.append((OTHER_FIELD, other, white))
@@ -161,10 +164,14 @@ def _seal(volume: Volume, marked: np.ndarray, mark: StudiedMark, seed: int) -> t
     raise RuntimeError(f"{name}: expected another key to be refused, got a volume; report this defect")
 
 
-def removed(bench: MarkBench, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The image after every remover. Noise has one seed: the clean image gets the same."""
-    views = {name: remover(image, 0) for name, remover in REMOVERS.items()}
-    return views | {attacker.view: attacker.remover.remove(image) for attacker in bench.attackers}
+def removed(image: np.ndarray) -> dict[str, np.ndarray]:
+    """The image after every remover that needs no training. Noise has one seed: the clean image gets the same."""
+    return {name: remover(image, 0) for name, remover in REMOVERS.items()}
+
+
+def learned(bench: MarkBench, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The image after every remover that was trained."""
+    return {attacker.view: attacker.remover.remove(image) for attacker in bench.attackers}
 
 
 def _without_own_field(bench: MarkBench, mark: StudiedMark, volume: Volume, marked: np.ndarray) -> np.ndarray:
@@ -201,7 +208,7 @@ class CleanScores:
             num_classes=len(bench.dataset.class_names),
             nsd_tolerance_mm=bench.dataset.nsd_tolerance_mm,
         )
-        self._views: Mapping[str, np.ndarray] = removed(bench, volume.image)
+        self._views: Mapping[str, np.ndarray] = removed(volume.image) | learned(bench, volume.image)
         self._on_clean: dict[tuple[str, str], float] = {}
 
     def clean(self, view: str, target: NamedModel) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ def measured(folder: Path, study: str, job: MarkJob) -> bool:
     return bool((same & view & (rows["seed"] == job.seed)).any())
 
 
-def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
-    """Add the rows of one mark, drop those of the same mark in other studies, and derive the tables."""
+def write(folder: Path, rows: Iterable[Mapping[str, Any]], studies: Collection[str]) -> None:
+    """Add the rows of one mark, drop those of the same mark in studies other than these, and derive the tables."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     folder.mkdir(parents=True, exist_ok=True)
     old = read_cases(folder / "cases.csv")
-    old = old[(old["study"] == study) | ~old["mark"].isin(new["mark"])]
+    old = old[old["study"].isin(list(studies)) | ~old["mark"].isin(new["mark"])]
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
     table = summarize(both)
     replace_file(folder / "cases.csv", csv_text(both, _TEXT))
