@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .fgsm import FGSM as FGSM
     from .interop import TorchAttack as TorchAttack
     from .interop import as_torchattacks as as_torchattacks
+    from .keyed_mark import KeyedMark as KeyedMark
+    from .keys import Key as Key
     from .mifgsm import MIFGSM as MIFGSM
     from .noise import GN as GN
     from .noise import Uniform as Uniform
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     ATTACKS: dict[str, type[Attack]]
 
 _HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.compatibility}
-_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task", "tiny_case": "examples"}
+_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task", "tiny_case": "examples", "Key": "keys"}
 _HOME |= {"BestIterate": "task", "input_gradient": "task", "Task": "task"}
 _HOME |= {"TorchAttack": "interop", "as_torchattacks": "interop"}
 
@@ -68,6 +70,8 @@ __all__ = [
     "BoundAttack",
     "CosPGD",
     "Ensemble",
+    "Key",
+    "KeyedMark",
     "SegPGD",
     "Smooth",
     "SmoothNoise",

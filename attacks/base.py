@@ -45,6 +45,10 @@ class Attack(ABC):
         """L-inf radius that the result is guaranteed to respect, or None."""
         return None
 
+    def at_spacing(self, spacing_mm: Sequence[float]) -> Attack:  # noqa: ARG002
+        """This attack for a volume with voxels of these sides (mm): itself, unless it measures distances."""
+        return self
+
     @abstractmethod
     def perturb(self, task: Task) -> Tensor:
         """The adversarial images of a validated batch, gradients enabled, model frozen."""

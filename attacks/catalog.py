@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NOISE, SIGN, FREQUENCY, BLACK_BOX, ENSEMBLE = (
-    "noise", "sign gradient", "frequency", "black-box", "ensemble",
+NOISE, SIGN, FREQUENCY, BLACK_BOX, ENSEMBLE, MARK = (
+    "noise", "sign gradient", "frequency", "black-box", "ensemble", "mark",
 )  # fmt: skip
 
 
@@ -170,6 +170,14 @@ CATALOG: dict[str, AttackEntry] = {
         budget="rho",
         cite=("hanif2025frequency",),
         iterates=True,
+    ),
+    "keyed_mark": AttackEntry(
+        module="keyed_mark",
+        kind="KeyedMark",
+        summary="watermark that misleads models and that only a key takes off again",
+        family=MARK,
+        budget="eps",
+        cite=("wei2023miadmark", "dong2018boosting"),
     ),
     "ensemble": AttackEntry(
         module="ensemble",

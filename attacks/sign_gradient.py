@@ -115,8 +115,12 @@ class IterativeSign(SignGradient):
         """How many trajectories share the best iterate."""
         return 1
 
+    def bounds(self, task: Task) -> Bounds:
+        """Lowest and highest value of every voxel; equal to its own value where it must not change."""
+        return ball(task.images, self.eps)
+
     def perturb(self, task: Task) -> Tensor:
-        bounds = ball(task.images, self.eps)
+        bounds = self.bounds(task)
         best = BestIterate(task, self.runs() * (self.steps + 1) - 1)
         for _ in range(self.runs()):
             start = self.start(task, bounds)

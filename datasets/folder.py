@@ -115,6 +115,10 @@ class CaseFolder:
         raw = self.read(case_id)
         if self.train_preparation is not None and case_id in self.splits["train"]:
             return self.train_preparation(raw)
+        return self.prepare(raw)
+
+    def prepare(self, raw: RawCase) -> Volume:
+        """What networks see of a case that was read, from this folder or from elsewhere."""
         return self.preparation(raw)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -23,6 +24,9 @@ from .phantom_anatomy import (
     smooth_field,
     spine,
 )
+
+if TYPE_CHECKING:
+    from .nifti import RawCase
 
 GENERATOR_VERSION = "1"
 WINDOW = IntensityWindow(-175.0, 250.0, "HU")  # the soft-tissue window BTCV is usually read with
@@ -142,6 +146,10 @@ class Phantom:
             )
         image = WINDOW.apply(_scan(rng, hu))[None]
         return Volume(case_id, image, label, spacing, _affine(rng, shape, spacing), WINDOW)
+
+    def prepare(self, raw: RawCase) -> Volume:
+        """What networks see of a CT in HU that was read from a file."""
+        return Volume(raw.id, WINDOW.apply(raw.image), raw.label, raw.spacing_mm, raw.affine, WINDOW)
 
 
 def _generator(seed: int, case_id: str, attempt: int) -> np.random.Generator:

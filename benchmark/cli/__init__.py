@@ -21,6 +21,7 @@ from .figures import figures
 from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
+from .mark import mark, marking, unlock
 from .run import run
 from .steal import steal
 from .train import train
@@ -39,7 +40,9 @@ app = typer.Typer(
 
 
 # In the order of `--help`.
-for command in (run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data):
+for command in (
+    run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking,
+):  # fmt: skip
     app.command()(command)
 app.command("list")(list_registries)
 

@@ -67,7 +67,8 @@ def craft(
     generator = noise_generator(seed, dataset, volume.id, attack.spec)
     meter, steps = Meter(surrogate.predictor, limit), StepWatch()
     with matches() as found, Stopwatch(device) as watch:
-        crafted = attack_view(protocol, attack.attack, surrogate.predictor)
+        fitted = attack.attack.at_spacing(volume.spacing_mm)
+        crafted = attack_view(protocol, fitted, surrogate.predictor)
         adversarial = crafted(meter, clean, labels, mask=mask, generator=generator, on_step=steps)
     flags = {*surrogate.flags, *steps.flags()} | ({"unchanged"} if torch.equal(adversarial, clean) else set())
     flags |= {"unmatched" for match in found if not match.matched}

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
+def replace_file(path: Path, text: str | bytes, *, durable: bool = False) -> None:
     """Write a file beside its place and put it there.
 
     Args:
         path: of the file; its folder exists.
-        text: written as UTF-8, line ends as they are.
+        text: written as UTF-8, line ends as they are; bytes as they are.
         durable: force it to the disk first, for what cannot be made again from other files.
 
     Example:
@@ -23,7 +23,7 @@ def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
     """
     unfinished = path.with_name(f".{path.name}.tmp")
     with unfinished.open("wb") as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8") if isinstance(text, str) else text)
         if durable:
             file.flush()
             os.fsync(file.fileno())

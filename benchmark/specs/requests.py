@@ -348,3 +348,75 @@ class LeaderboardRequest:
 
     check: Annotated[bool, Option(help="Only compare; fail when a table differs.")] = False
     out: Out = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkRequest:
+    """The command line of ``mark`` as written; ``run`` says on which models, of which dataset and where."""
+
+    run: RunRequest
+    folder: Annotated[Path, Option(argument=True, metavar="FOLDER", help="Folder of NIfTI files.")]
+    key_file: Annotated[Path, Option(metavar="FILE", help="The key: at least 16 bytes.")]
+    marked: Annotated[Path, Option(flag="--out", metavar="DIR", help="Another folder; file names are kept.")]
+    labels: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Labels of the same names. Default: what the model predicts."),
+    ] = None
+    mark: Annotated[str, Option(metavar="SPEC", help="Such as keyed_mark:support=outside,margin_mm=2.")] = (
+        "keyed_mark"
+    )
+    seal: Annotated[
+        str, Option(metavar="sidecar|extension", help="CASE.seal beside the file, or in its header.")
+    ] = "sidecar"
+    cipher: Annotated[
+        str, Option(metavar="shake256-hmac|aes-256-gcm", help="The latter needs the package cryptography.")
+    ] = "shake256-hmac"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlockRequest:
+    """The command line of ``unlock`` as written."""
+
+    folder: Annotated[Path, Option(argument=True, metavar="FOLDER", help="Folder of marked files and seals.")]
+    key_file: Annotated[Path, Option(metavar="FILE", help="The key they were marked with.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Another folder; file names are kept.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkingRequest:
+    """The command line of ``marking``, the study of marks.
+
+    Args:
+        run: the owner's models, of which marks are made on the first, and on all of them as one; models that are
+            only scored; the cases.
+        attackers: models on which somebody else trains a remover; by default the owner's first, the worst case.
+        marks: which of the marks of the study; by default all.
+        seeds: how many keys every case is marked with.
+        pairs: volumes of the train split on which a remover is trained.
+        remover_steps: gradient steps of that training.
+        thorough: whether the second look is taken, see :class:`~robustvox.benchmark.studies.marking.study.MarkJob`.
+    """
+
+    run: RunRequest
+    attackers: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--attacker",
+            metavar="NAME",
+            help="Model a remover is trained with; may repeat. Default: the first --model.",
+        ),
+    ] = ()
+    marks: Annotated[
+        tuple[str, ...],
+        Option(flag="--mark", metavar="NAME", help="Mark of the study; may repeat. Default: all."),
+    ] = ()
+    seeds: Annotated[int, Option(help="Keys that every case is marked with.", least=1)] = 3
+    pairs: Annotated[int, Option(help="Volumes a remover is trained on.", least=1)] = 16
+    remover_steps: Annotated[int, Option(help="Gradient steps of that training.", least=1)] = 300
+    thorough: Annotated[
+        bool,
+        Option(
+            flag="--thorough/--no-thorough",
+            help="Also train removers, and show every remover of the first mark to every model.",
+        ),
+    ] = True

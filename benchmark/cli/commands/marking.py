@@ -1,0 +1,108 @@
+"""The ``marking`` command: from what was asked to the tables of the study of marks.
+
+``results/<dataset>/marking/cases.csv`` has a row per case, seed, mark, view and model and is the only thing that is
+measured; ``marking.csv|md`` follow from it. What is there is not measured again, so that
+more keys or cases cost only themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.markup import escape
+
+from ...harness.faults import CASE_FAILURES
+from ...plan.build import load_models
+from ...plan.cases import load_dataset, select_cases
+from ...plan.models import choose_device
+from ...specs.protocols import find_protocol
+from ...specs.requests import MarkingRequest
+from ...specs.spec import UsageError, match
+from ...studies.marking.attackers import load_or_train
+from ...studies.marking.marks import StudiedMark, studied_marks
+from ...studies.marking.study import MarkBench, study_mark
+from ...studies.marking.tables import measured, summary, write
+from ...studies.marking.trained import RemoverRecipe
+from ..codes import DONE, SOME_FAILED
+from .console import make_console, progress
+
+
+def study_marks(request: MarkingRequest) -> int:
+    """Mark, remove, score, print and write; 0 when everything is done, 1 when some cases failed.
+
+    Raises:
+        UsageError: for any name, number, path or combination that cannot be.
+    """
+    console = make_console()
+    folder, bench = _prepare(request)
+    failures: list[str] = []
+    jobs = list(bench.jobs())
+    with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:
+        for job in jobs:
+            try:
+                studies = {deep: bench.identity(job.mark, deep=deep) for deep in (False, True)}
+                if not measured(folder, studies[job.deep], job):
+                    write(folder, study_mark(bench, job), studies.values())
+            except UsageError:
+                raise
+            except CASE_FAILURES as error:
+                where = f"{bench.dataset.name} {job.case} {job.mark.name}, key {job.seed}"
+                failures.append(f"{where}: {' '.join(str(error).split())}")
+            bar.update(bar.task_ids[0], advance=1)
+    text = summary(folder)
+    if text:
+        console.print(escape(text), soft_wrap=True)
+        console.print(f"tables in {escape(str(folder))}", soft_wrap=True)
+    for line in failures:
+        console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
+    return SOME_FAILED if failures else DONE
+
+
+def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
+    run = request.run
+    if not run.models:
+        raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
+    protocol = find_protocol(run.protocol)
+    dataset = load_dataset(run.dataset, run.data_root)
+    device = choose_device(run.device)
+    # Those that are attacked too are the same network; others have the weights of the zoo.
+    targets = (*run.targets, *(request.attackers or run.models[:1]))
+    loaded = load_models(replace(run, targets=targets), dataset, protocol, device)
+    scored = len(run.models) + len(run.targets)
+    owner, attackers = loaded[: len(run.models)], loaded[scored:]
+    folder = run.out / dataset.name / "marking"
+    bench = MarkBench(
+        dataset=dataset,
+        protocol=protocol,
+        cases=select_cases(dataset, run.split, run.cases),
+        marks=_chosen(studied_marks(owner), request.marks),
+        targets=list({m.key: m for m in loaded[:scored]}.values()),
+        attackers=[
+            load_or_train(
+                folder,
+                model,
+                dataset,
+                dataset.splits["train"][: request.pairs],
+                RemoverRecipe(steps=request.remover_steps),
+                device,
+            )
+            for model in attackers
+            if request.thorough
+        ],
+        thorough=request.thorough,
+        seeds=request.seeds,
+        device=device,
+    )
+    overlap = sorted({*bench.cases} & {*dataset.splits["train"][: request.pairs]})
+    if overlap:
+        raise UsageError(
+            f"expected cases the removers were not trained on, got {overlap[0]}; use --split validation"
+        )
+    return folder, bench
+
+
+def _chosen(marks: list[StudiedMark], names: Sequence[str]) -> list[StudiedMark]:
+    known = {mark.name: mark for mark in marks}
+    return [known[match(name, known, "--mark")] for name in names] or marks

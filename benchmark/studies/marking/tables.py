@@ -1,0 +1,176 @@
+"""Rows and tables of the study of marks: ``cases.csv``, and ``marking.csv|md`` that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...metrics.statistics import bootstrap_intervals
+from ...records.reading import Frame
+from ...records.writing import replace_file
+from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
+from ...specs.spec import UsageError
+from .study import OWN_FIELD, MarkJob
+
+_TEXT = ("study", "dataset", "case", "mark", "made_on", "view", "target")
+
+COLUMNS = (
+    "study", "dataset", "case", "seed", "mark", "made_on", "view", "target", "dice_clean", "dice", "linf", "psnr",
+    "ssim", "label_changed", "seal_bytes", "seconds",
+)  # fmt: skip
+_NUMBERS = COLUMNS[COLUMNS.index("dice_clean") :]
+_GROUP = ["dataset", "mark", "made_on", "view", "target"]
+
+
+def read_cases(path: Path) -> Frame:
+    """The rows of ``cases.csv`` bit by bit; none where there is no file.
+
+    Raises:
+        UsageError: if the file holds something else.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        text: Frame = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
+        for name in _TEXT:
+            text[name] = [csv_value(cell) for cell in text[name]]
+        for name in _NUMBERS:
+            text[name] = [float(cell) if cell else float("nan") for cell in text[name]]
+        return text.astype({"seed": "int64"})
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"expected the rows of `marking` in {path}, found {error}; remove the file"
+        ) from error
+
+
+def measured(folder: Path, study: str, job: MarkJob) -> bool:
+    """Whether the rows of a job are there; they are written all at once."""
+    rows = read_cases(folder / "cases.csv")
+    same = (rows["study"] == study) & (rows["case"] == job.case) & (rows["mark"] == job.mark.name)
+    view = rows["view"] == (OWN_FIELD if job.deep else "marked")
+    return bool((same & view & (rows["seed"] == job.seed)).any())
+
+
+def write(folder: Path, rows: Iterable[Mapping[str, Any]], studies: Collection[str]) -> None:
+    """Add the rows of one mark, drop those of the same mark in studies other than these, and derive the tables."""
+    new = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    folder.mkdir(parents=True, exist_ok=True)
+    old = read_cases(folder / "cases.csv")
+    old = old[old["study"].isin(list(studies)) | ~old["mark"].isin(new["mark"])]
+    both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
+    table = summarize(both)
+    replace_file(folder / "cases.csv", csv_text(both, _TEXT))
+    replace_file(folder / "marking.csv", csv_text(table, _TEXT))
+    replace_file(folder / "marking.md", markdown(table))
+
+
+def summary(folder: Path) -> str:
+    """The tables as text; empty before the first case."""
+    path = folder / "marking.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def summarize(cases: Frame) -> Frame:
+    """A row per mark, view and model: means over cases of the means over seeds.
+
+    ``dice_low`` and ``dice_high`` bound the 95% bootstrap interval over cases, ``seed_low`` and ``seed_high`` are the
+    lowest and the highest mean of one seed. ``net`` is the net protection, ``dice_clean - dice``.
+    """
+    rows = []
+    for identity, group in cases.groupby(_GROUP, sort=False):
+        per_case: Frame = group.groupby("case", sort=False)[list(_NUMBERS)].mean()
+        low, high = bootstrap_intervals(per_case["dice"].to_numpy()[None])
+        per_seed = group.groupby("seed")["dice"].mean()
+        means = per_case.mean().to_dict()
+        rows.append(
+            {
+                **dict(zip(_GROUP, identity, strict=True)),
+                "n_cases": len(per_case),
+                "n_seeds": len(per_seed),
+                **means,
+                "dice_low": float(low[0]),
+                "dice_high": float(high[0]),
+                "seed_low": float(per_seed.min()),
+                "seed_high": float(per_seed.max()),
+                "net": means["dice_clean"] - means["dice"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: Frame) -> str:
+    """Three tables: marks on models, removers on the white box and the others, cost."""
+    if not len(table):
+        return ""
+    first = table.iloc[0]
+    head = f"{first['dataset']}, {first['n_cases']} cases, {first['n_seeds']} keys each"
+    parts = [f"## What models make of marked volumes\n\nMean foreground Dice. {head}.\n\n{_models(table)}"]
+    for (mark, made_on), rows in table.groupby(["mark", "made_on"], sort=False):
+        title = f"## {mark}, made on {made_on}: what takes it off"
+        parts.append(
+            f"{title}\n\nDice of the marked volume after the remover; in brackets the net protection, the Dice of the "
+            f"same remover on the clean volume minus it.\n\n{_removers(rows)}"
+        )
+    parts.append(f"## What marks cost\n\n{_costs(table)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = [[markdown_text(cell) for cell in line] for line in lines]
+    return markdown_table(head, rest).rstrip()
+
+
+def _models(table: Frame) -> str:
+    targets = list(dict.fromkeys(table["target"]))
+    first = table[table["view"] == "marked"]
+    clean = {row["target"]: row["dice_clean"] for row in first.to_dict("records")}
+    lines = [["", *targets], ["clean", *(f"{clean[target]:.3f}" for target in targets)]]
+    for (mark, made_on), rows in first.groupby(["mark", "made_on"], sort=False):
+        dice = {row["target"]: row for row in rows.to_dict("records")}
+        cells = [
+            f"{dice[t]['dice']:.3f} ({dice[t]['seed_low']:.3f} to {dice[t]['seed_high']:.3f})"
+            if t in dice
+            else ""
+            for t in targets
+        ]
+        lines.append([f"{mark} on {made_on}", *cells])
+    unlocked = table[table["view"] == "authorised"]
+    same = {row["target"]: row for row in unlocked.to_dict("records")}
+    lines.append(["unlocked with the key", *(f"{same[t]['dice']:.3f}" if t in same else "" for t in targets)])
+    return _grid(lines)
+
+
+def _removers(rows: Frame) -> str:
+    targets = list(dict.fromkeys(rows["target"]))
+    views = [view for view in dict.fromkeys(rows["view"]) if view != "authorised"]
+    counts = rows.groupby("target", sort=False).size()
+    targets = [t for t in targets if counts[t] == counts.max()]
+    lines = [["", *targets]]
+    for view in views:
+        found = {row["target"]: row for row in rows[rows["view"] == view].to_dict("records")}
+        label = "nothing" if view == "marked" else view
+        lines.append([label, *(f"{found[t]['dice']:.3f} ({found[t]['net']:+.3f})" for t in targets)])
+    return _grid(lines)
+
+
+def _costs(table: Frame) -> str:
+    lines = [["", "L-inf (1/255)", "PSNR (dB)", "SSIM", "label voxels changed", "seal (kB)", "seconds"]]
+    marked = table[table["view"] == "marked"]
+    for (mark, made_on), rows in marked.groupby(["mark", "made_on"], sort=False):
+        row = rows.iloc[0]
+        lines.append(
+            [
+                f"{mark} on {made_on}",
+                f"{255 * row['linf']:.1f}",
+                "-" if np.isnan(row["psnr"]) else f"{row['psnr']:.1f}",
+                f"{row['ssim']:.3f}",
+                f"{100 * row['label_changed']:.0f}%",
+                f"{row['seal_bytes'] / 1000:.0f}",
+                f"{row['seconds']:.1f}",
+            ]
+        )
+    return _grid(lines)
