@@ -42,9 +42,9 @@ def study_marks(request: MarkingRequest) -> int:
     with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:
         for job in jobs:
             try:
-                studies = {deep: bench.identity(job.mark, deep=deep) for deep in (False, True)}
-                if not measured(folder, studies[job.deep], job):
-                    write(folder, study_mark(bench, job), studies.values())
+                study = bench.identity(job.mark, deep=job.deep)
+                if not measured(folder, study, job):
+                    write(folder, study_mark(bench, job), study)
             except UsageError:
                 raise
             except CASE_FAILURES as error:

@@ -28,6 +28,9 @@ from .attackers import Attacker
 from .marks import SALT, MarkedCase, StudiedMark, make_mark, owner_key
 from .removers import REMOVERS, gaussian
 
+DEEP = " second look"
+"""Ends the identity of rows of a second look; a first look leaves them alone, and the other way round."""
+
 OWN_FIELD = "wrong key, own field"
 OTHER_FIELD = "another key's field of the original"
 """Nobody has it who needs it; it tells how much of a field the key decides."""
@@ -76,14 +79,14 @@ class MarkBench:
                     yield MarkJob(seed=0, mark=mark, case=case, deep=True)
 
     def identity(self, mark: StudiedMark, *, deep: bool) -> str:
-        """What the rows of a mark depend on, as eight digits: rows of another identity are replaced."""
+        """What the rows of a look at a mark depend on: rows of another identity are replaced."""
         facts = [
             [mark.name, attack_spec("keyed_mark", mark.attack), [m.sha256 for m in mark.surrogates]],
             [(m.name, m.sha256) for m in self.targets],
             [(a.view, a.identity) for a in self.attackers if deep],
             [deep, self.protocol.name, list(REMOVERS)],
         ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8] + (DEEP if deep else "")
 
     def marked(self, mark: StudiedMark, volume: Volume, seed: int) -> MarkedCase:
         """The case as the owner marks it with the key of this number, made once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
 from ...specs.spec import UsageError
-from .study import OWN_FIELD, MarkJob
+from .study import DEEP, OWN_FIELD, MarkJob
 
 _TEXT = ("study", "dataset", "case", "mark", "made_on", "view", "target")
 
@@ -55,12 +55,13 @@ def measured(folder: Path, study: str, job: MarkJob) -> bool:
     return bool((same & view & (rows["seed"] == job.seed)).any())
 
 
-def write(folder: Path, rows: Iterable[Mapping[str, Any]], studies: Collection[str]) -> None:
-    """Add the rows of one mark, drop those of the same mark in studies other than these, and derive the tables."""
+def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
+    """Add the rows of one look at a mark, drop those of the same look in another study, and derive the tables."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     folder.mkdir(parents=True, exist_ok=True)
     old = read_cases(folder / "cases.csv")
-    old = old[old["study"].isin(list(studies)) | ~old["mark"].isin(new["mark"])]
+    same_look = old["study"].str.endswith(DEEP) == study.endswith(DEEP)
+    old = old[(old["study"] == study) | ~same_look.astype(bool) | ~old["mark"].isin(new["mark"])]
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
     table = summarize(both)
     replace_file(folder / "cases.csv", csv_text(both, _TEXT))
