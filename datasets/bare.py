@@ -93,8 +93,8 @@ def _array(value: Any, case: str, what: str) -> np.ndarray:
 
 def _fit(image: np.ndarray, label: np.ndarray, case: str) -> tuple[np.ndarray, np.ndarray]:
     """Bring image and label to ``(C, *spatial)`` and ``(*spatial)`` where their shapes leave one way to read them."""
-    if image.shape == label.shape and image.ndim in (2, 3):
-        image = image[None]
+    if image.ndim in (2, 3) and label.shape in (image.shape, (1, *image.shape), (*image.shape, 1)):
+        image, label = image[None], label.reshape(image.shape)
     spatial = image.shape[1:]
     if label.shape == spatial and label.ndim >= 2:
         return image, label

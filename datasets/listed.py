@@ -152,7 +152,7 @@ def nnunet_folds(ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> nnunet_folds([f"case_{k}" for k in range(10)])["fold_0"]
-        ('case_2', 'case_9')
+        ('case_0', 'case_7')
     """
     if len(ids) < FOLDS:
         return {}

@@ -56,7 +56,7 @@ def problem_of(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
     for name in columns:
         if name not in row:
             return f"a {row['kind']} row without {name!r}"
-    for name in (*columns, *(name for name in OPTIONAL if name in row or name in NUMBERS)):
+    for name in (*columns, *(name for name in OPTIONAL if name in row)):
         if not _fits(name, row.get(name)):
             return f"{name}={row[name]!r} in a {row['kind']} row"
     if row["kind"] == "cost" and not any(score["unit"] == row["unit"] for score in pending.values()):

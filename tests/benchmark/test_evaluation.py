@@ -188,3 +188,43 @@ def test_pgd_is_at_least_as_strong_as_torchattacks_on_real_mri(data_root):
                 score(prediction, volume.label, num_classes=3, spacing_mm=volume.spacing_mm)["dice"].mean()
             )
     assert np.mean(ours) <= np.mean(theirs)
+
+
+class Numb(nn.Module):
+    """Fails on volumes that hold a voxel of exactly 0."""
+
+    def forward(self, images):
+        if bool((images == 0).any()):
+            raise ValueError("expected no dark voxel, found one; brighten it")
+        return torch.cat([0.5 - images, images - 0.5], 1) * 100
+
+
+def test_python_gets_the_reason_of_every_failed_case():
+    volumes = [bright_cube("bright"), bright_cube("dark", slab=True)]
+    with pytest.warns(UserWarning, match="dark, .*expected no dark voxel"):
+        table = evaluate({"numb": Numb()}, {"gn": GN(std=0.0)}, volumes, num_classes=2, roi_size=(12, 11, 9))
+    assert table.loc[0, ["n_cases", "failed"]].tolist() == [1, 1]
+    assert all("expected no dark voxel" in reason for reason in table.attrs["failures"])
+    assert {reason.split(",")[0] for reason in table.attrs["failures"]} == {"dark"}
+
+
+def test_when_all_cases_fail_the_call_raises():
+    with pytest.raises(ValueError, match="every case failed: dark, .*expected no dark voxel"):
+        evaluate(
+            {"numb": Numb()},
+            {"gn": GN(std=0.0)},
+            [bright_cube("dark", slab=True)],
+            num_classes=2,
+            roi_size=(12, 11, 9),
+        )
+
+
+def test_equal_ids_and_volumes_of_another_range_are_refused():
+    options = {"num_classes": 2, "roi_size": (8, 8, 8)}
+    with pytest.raises(ValueError, match="an id of its own"):
+        evaluate({"m": Threshold()}, {"gn": GN()}, [bright_cube("a"), bright_cube("a")], **options)
+    bright = bright_cube("a")
+    wide = Volume("a", bright.image * 255, bright.label, bright.spacing_mm, bright.affine, bright.window)
+    with pytest.raises(ValueError, match=r"volume a: expected intensities in \[0, 1\], found 76.5..178.5"):
+        evaluate({"m": Threshold()}, {"gn": GN()}, [wide], **options)
+    assert evaluate({"m": Threshold()}, {"gn": GN()}, bright, **options).loc[0, "n_cases"] == 1

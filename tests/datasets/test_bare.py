@@ -29,6 +29,7 @@ CONVERTED = {
     "tensor with a gradient": {"image": torch.from_numpy(IMAGE).requires_grad_()},
     "bfloat16": {"image": torch.from_numpy(IMAGE).bfloat16()},
     "no channel axis": {"image": IMAGE[0]},
+    "no channel axis but of the label": {"image": IMAGE[0], "label": LABEL[None]},
     "batch axis": {"image": IMAGE[None]},
     "label with a channel axis": {"label": LABEL[None]},
     "label with a last axis": {"label": LABEL[..., None]},

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +28,7 @@ from ...report.writing import announce
 from ...show.files import write
 from ...show.tables import results as tables
 from ...specs.requests import RunRequest
+from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 from .terminal_table import results_table
@@ -129,6 +131,8 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
     ):
         if len(table):
             console.print(results_table(table, title))
+    for line in _channel_changes(records):
+        console.print(escape(line), soft_wrap=True)
     for line in _failures(plan, events):
         console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
     recorded = sum(e.status == "recorded" for e in events)
@@ -140,6 +144,16 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
     if request.save_adversarial and recorded:
         console.print("what was already recorded was not attacked again, so its volumes were not saved")
     return records
+
+
+def _channel_changes(records: Records) -> Iterator[str]:
+    """A line per attack on images whose channels have a window each: no one number says its budget."""
+    costs: Any = records.costs
+    costs = costs[costs["linf_channels"].notna() & (costs["attack"] != CLEAN)]
+    for (attack, surrogate), rows in costs.groupby(["attack", "surrogate"], sort=False):
+        changes = list(dict.fromkeys(rows["linf_channels"]))
+        more = f" (and others in {len(changes) - 1} more cases)" if len(changes) > 1 else ""
+        yield f"largest change per channel, {brief(attack)} on {surrogate}: {changes[0]}{more}"
 
 
 def _only(records: Records, keys: set[str]) -> Records:
