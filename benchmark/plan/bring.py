@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -20,14 +20,11 @@ from robustvox.models.case import CasePredictor
 from robustvox.models.checkpoint import state_sha256
 
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, normalize
+from ..specs.spec import UsageError, canonical
 from .windows import WindowChoice, choose_window, read_window, with_window
 
 UNASKED = 32
 """A network that cannot be asked which windows it takes gets multiples of this."""
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
-
 
 LIBRARY = re.compile(
     r"[\\/](site|dist)-packages[\\/]|^<|"
@@ -36,40 +33,6 @@ LIBRARY = re.compile(
     )
 )
 """Files that are not the user's: of packages, of Python, of this command."""
-
-
-def locate(text: str, names: Iterable[str] = ()) -> tuple[Path, Mapping[str, Any]] | None:
-    """The path with its parameters that ``PATH[:key=value,...]`` is, or None where it is a name.
-
-    A name of the registry is never a path; write ``./unet`` for a folder of that name. Everything else that
-    exists, has a slash or ends like a checkpoint is one, so that a wrong path is told as such.
-
-    Args:
-        text: as written after ``--model``.
-        names: of the registry.
-
-    Example:
-        >>> path, parameters = locate("runs/spleen:fold=1")
-        >>> path.as_posix(), parameters
-        ('runs/spleen', {'fold': 1})
-        >>> locate("my_package.models:factory:width=8")
-    """
-    if normalize(text.partition(":")[0]) in map(normalize, names):
-        return None
-    path, tail = text, ""
-    found = re.fullmatch(r"(.+?):([A-Za-z_]\w*=.*)", text)
-    if found and not _exists(text):
-        path, tail = found[1], found[2]
-    if re.search(r"[/\\]", path) or path.startswith("~") or path.lower().endswith(SUFFIXES) or _exists(path):
-        return Path(path).expanduser(), Spec.parse(f"path:{tail}" if tail else "path").parameters
-    return None
-
-
-def _exists(text: str) -> bool:
-    try:
-        return os.path.exists(text)
-    except ValueError:
-        return False
 
 
 def load_path(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from robustvox.datasets import Dataset
 from robustvox.datasets.folder import CaseFolder
-from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ..craft.named import NamedAttack, NamedModel
 from ..records.sources import path_of
@@ -16,10 +15,10 @@ from ..records.volumes import UNITS
 from ..specs.knobs import MEASURES
 from ..specs.protocols import Protocol, find_protocol
 from ..specs.requests import RunRequest
-from ..specs.spec import Spec, UsageError, match, normalize
+from ..specs.spec import UsageError, match, normalize
 from .attacks import load_attack, match_all
-from .bring import locate
 from .cases import EVERY_SPLIT, load_dataset, select_cases
+from .model_text import parse_model
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
@@ -130,27 +129,29 @@ def held_out(split: str, models: Sequence[NamedModel]) -> tuple[str, ...] | None
 
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
-    named = [text for text in request.models if locate(text, MODEL_CATALOG) is None]
+    models = [parse_model(text) for text in request.models]
+    named = [model for model in models if model.takes_checkpoint]
     if len(request.checkpoints) not in (0, len(named)):
         raise UsageError(
             f"expected one --checkpoint per {'--target' if request.adversarial else '--model'} ({len(named)}, a path "
             f"has its own weights), got {len(request.checkpoints)}; repeat it in the order of the models"
         )
     files = iter(request.checkpoints)
-    order = [(text, next(files, None) if text in named else None) for text in request.models]
+    order = [(model, next(files, None) if model.takes_checkpoint else None) for model in models]
     for text in request.targets:
+        target = parse_model(text)
         # A target that is also attacked is the same network, so it has the same weights.
-        same = {file for other, file in order if _identity(other) == _identity(text)}
+        same = {file for model, file in order if model.identity == target.identity}
         if len(same) > 1:
             raise UsageError(
                 f"expected one --checkpoint for the target {text}, got {len(same)}; name the target by its file"
             )
-        order.append((text, next(iter(same), None)))
+        order.append((target, next(iter(same), None)))
     loaded: dict[tuple[str, Path | None], NamedModel] = {}
-    for text, checkpoint in order:
-        if (_identity(text), checkpoint) not in loaded:
-            loaded[_identity(text), checkpoint] = load_model(
-                text,
+    for model, checkpoint in order:
+        if (model.identity, checkpoint) not in loaded:
+            loaded[model.identity, checkpoint] = load_model(
+                model,
                 dataset,
                 protocol,
                 checkpoint=checkpoint,
@@ -160,9 +161,4 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
                 seed=request.seed,
                 roi_size=None if request.roi_size is None else read_window(request.roi_size, "--roi-size"),
             )
-    return [loaded[_identity(text), checkpoint] for text, checkpoint in order]
-
-
-def _identity(text: str) -> str:
-    """Equal for two ways to write a registered name; paths and imports are what they are to the letter."""
-    return text if locate(text, MODEL_CATALOG) or ":" in Spec.parse(text).name else normalize(text)
+    return [loaded[model.identity, checkpoint] for model, checkpoint in order]

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 
 from ..craft.named import ModelWindow, NamedModel
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, match, normalize
-from .registries import find_plugin, import_name
+from ..specs.spec import Spec, UsageError, canonical
+from .bring import last_part, load_factory, load_path, take_data_parameters
+from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
+from .registries import UnregisteredError, find_plugin
 from .windows import WindowChoice, choose_window, with_window
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ COMPUTED = ("scan",)
 
 
 def load_model(
-    text: str,
+    text: str | ModelText,
     dataset: Dataset,
     protocol: Protocol,
     *,
@@ -53,10 +54,13 @@ def load_model(
     seed: int = 0,
     roi_size: tuple[int, ...] | None = None,
 ) -> NamedModel:
-    """The predictor a spec names: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+    """The predictor somebody typed: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+
+    For what was typed only: a path is opened, a factory imported and called. What a file names is
+    :func:`recorded_model`'s.
 
     Args:
-        text: as written.
+        text: as written, or what :func:`~robustvox.benchmark.plan.model_text.parse_model` made of it.
         dataset: tells channels, classes, cases, and the window of a network that has none.
         protocol: how volumes are predicted.
         checkpoint: weights for a name.
@@ -69,45 +73,123 @@ def load_model(
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
-    from .bring import last_part, load_factory, load_path, locate, take_data_parameters
-
     choice = choose_window(dataset, roi_size)
-    located = locate(text, MODEL_CATALOG)
-    if located is not None:
-        path, parameters = located
-        if checkpoint is not None:
-            raise UsageError(
-                f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
-                "with its weights"
-            )
-        brought = load_path(path, parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size)
-        shown = {key: last_part(value) for key, value in parameters.items()}
-        brought = replace(brought, name=canonical(brought.name, shown))
-        untrained = False
-    elif (factory := _factory(spec := Spec.parse(text))) is not None:
-        asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
-        choice = choice if asked is None else choose_window(dataset, asked)
-        brought = load_factory(spec.name, factory, spec.parameters, dataset, choice, checkpoint)
-        untrained = False
+    given = parse_model(text) if isinstance(text, str) else text
+    if isinstance(given, ByPath):
+        brought = _from_path(given, dataset, protocol, checkpoint, choice, sw_batch_size)
+    elif isinstance(given, ByFactory):
+        choice = _written_window(given.spec, dataset, choice)
+        brought = load_factory(
+            given.spec.name, given.factory, given.spec.parameters, dataset, choice, checkpoint
+        )
     else:
-        spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
-        if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
-            raise UsageError(
-                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
-            )
-        parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
-        choice = choice if asked is None else choose_window(dataset, asked)
-        written = Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
-        brought = _registered(written, dataset, protocol, checkpoint, seed if untrained else None, choice)
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size, protocol.padding)
+        _require_device(given.spec, device)
+        choice = _written_window(given.spec, dataset, choice)
+        brought = _registered(
+            _written(given.spec, dataset), dataset, protocol, checkpoint, seed if untrained else None, choice
+        )
+    untrained = untrained and isinstance(given, Registered)
     flags = ("untrained",) if untrained else ()
-    predictor = predictor.to(device).eval()
+    named = _named(brought, protocol, choice, device, sw_batch_size, flags)
+    return replace(named, notes=(*named.notes, *_unused(brought, roi_size)))
+
+
+def _from_path(
+    given: ByPath,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    choice: WindowChoice,
+    sw_batch_size: int,
+) -> BroughtModel:
+    if checkpoint is not None:
+        raise UsageError(
+            f"expected no --checkpoint beside the path {given.path.name}, got {checkpoint.name}; a path is a model "
+            "with its weights"
+        )
+    brought = load_path(
+        given.path, given.parameters, dataset, protocol, choice=choice, sw_batch_size=sw_batch_size
+    )
+    shown = {key: last_part(value) for key, value in given.parameters.items()}
+    return replace(brought, name=canonical(brought.name, shown))
+
+
+def _written_window(spec: Spec, dataset: Dataset, choice: WindowChoice) -> WindowChoice:
+    """The window that is written behind a name, else the one chosen so far."""
+    asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
+    return choice if asked is None else choose_window(dataset, asked)
+
+
+def _written(spec: Spec, dataset: Dataset) -> Written:
+    parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
+    return Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
+
+
+def _require_device(spec: Spec, device: str) -> None:
+    if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
+        raise UsageError(
+            f"expected a CUDA device for {spec}, got {device}; say --device cuda or drop scan=mamba_ssm"
+        )
+
+
+def recorded_model(
+    name: str, dataset: Dataset, protocol: Protocol, *, checkpoint: Path | None = None, device: str = "cpu"
+) -> NamedModel:
+    """The predictor that a file names: an architecture of the registry with its checkpoint, or a plug-in's.
+
+    Nothing is imported and no path is opened for the sake of a file. A plug-in is called with the numbers that
+    stand in the name; text there could be a path, so it is refused.
+
+    Args:
+        name: as recorded.
+        dataset, protocol, device: as in :func:`load_model`.
+        checkpoint: the file at hand with the recorded sha256.
+
+    Raises:
+        UnregisteredError: a model of somebody's own; whoever trusts it types it.
+        UsageError: as :func:`load_model`.
+    """
+    spec = Spec.parse(name)
+    factory = find_recorded(spec)
+    if factory is None:
+        return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
+    choice = choose_window(dataset, None)
+    brought = load_factory(spec.name, factory, spec.parameters, dataset, choice)
+    return _named(brought, protocol, choice, device)
+
+
+def find_recorded(spec: Spec) -> Any | None:
+    """The plug-in behind a recorded name, None for an architecture of the registry.
+
+    Raises:
+        UnregisteredError: it is neither.
+    """
+    if is_architecture(spec.name):
+        return None
+    factory = None if ":" in spec.name else find_plugin(spec.name, "robustvox.models")
+    if factory is None or any(isinstance(value, str) for value in spec.parameters.values()):
+        raise UnregisteredError(
+            f"expected a model that is registered, found {str(spec)!r}, which is somebody's own: a name in a file is "
+            "neither imported nor opened; type it yourself, --model with its factory or path, to allow it"
+        )
+    return factory
+
+
+def _named(
+    brought: BroughtModel,
+    protocol: Protocol,
+    choice: WindowChoice,
+    device: str,
+    sw_batch_size: int = 4,
+    flags: tuple[str, ...] = (),
+) -> NamedModel:
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size, protocol.padding)
     return NamedModel(
         brought.name,
         _identity(brought, choice),
-        predictor,
+        predictor.to(device).eval(),
         flags,
-        (*brought.notes, *_unused(brought, roi_size)),
+        brought.notes,
         None if brought.resamples else brought.spacing_mm,
         ModelWindow(brought.roi_size, "the model" if brought.own_window else choice.source),
         brought.held_out,
@@ -157,8 +239,6 @@ def _registered(
     """An architecture of the registry with random weights of ``seed``, or those of a file."""
     from robustvox.models.checkpoint import state_sha256
 
-    from .bring import load_path
-
     name, asked = written.shown, written.roi_size
     if seed is not None:
         network, roi_size = _untrained(written, dataset, seed, choice)
@@ -178,15 +258,6 @@ def _registered(
             f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
         )
     return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
-
-
-def _factory(spec: Spec) -> Any | None:
-    """The callable behind ``package.module:factory``, or behind the name of an entry point."""
-    if ":" in spec.name:
-        return import_name(spec.name, "model")
-    if normalize(spec.name) in map(normalize, MODEL_CATALOG):
-        return None
-    return find_plugin(spec.name, "robustvox.models")
 
 
 def _is_foreign(checkpoint: Path) -> bool:

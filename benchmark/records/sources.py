@@ -86,9 +86,10 @@ def recorded_name(out: Path, text: str) -> str:
             return name
     try:
         return match(text, {name: name for name in recorded}, "dataset with records")
-    except UsageError:
+    except UsageError as error:
         raise UsageError(
-            f"expected records of {text} in {out}, found none; recorded there: {', '.join(recorded) or 'nothing'}"
+            f"expected records of {text} in {out}, found none; recorded there: {', '.join(recorded) or 'nothing'} "
+            f"({error})"
         ) from None
 
 

@@ -109,7 +109,7 @@ def _download(name: str, data_root: Path | None) -> None:
 
 
 def _splits(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
-    """Splits to verify: those named, else training and validation; labels of a test split are often withheld.
+    """Splits to verify: those named, else all but the union of the others and the folds of training.
 
     Raises:
         UsageError: a split that is named is unknown or empty, or there is nothing in any of them.
@@ -119,7 +119,7 @@ def _splits(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
         require_cases(dataset, name)
     if names:
         return names
-    own = [name for name in dataset.splits if name not in ("all", "test") and not name.startswith(FOLD)]
+    own = [name for name in dataset.splits if name != "all" and not name.startswith(FOLD)]
     if not any(len(dataset.splits[name]) for name in own):
         require_cases(dataset, "validation")
     return own
