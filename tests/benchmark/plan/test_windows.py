@@ -122,7 +122,7 @@ def test_two_windows_are_two_models(toy, capsys):
     files = (toy.root / "out" / "toy" / "records").rglob("*.jsonl")
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     # The clean image and the attacked one, each under two windows.
-    assert len({row["unit"] for row in rows if row["kind"] == "score"}) == 4
+    assert len({row["unit"] for row in rows if row.get("kind") == "score"}) == 4
 
 
 def test_sizes():
