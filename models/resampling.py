@@ -162,7 +162,8 @@ def spacing_matrix(size: int, spacing: float, new_spacing: float, order: int) ->
         >>> spacing_matrix(5, 1.0, 2.0, 1).tolist()
         [[1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]]
     """
-    new_size = int(np.round((size - 1) * spacing / new_spacing)) + 1
+    # The extent is rounded with its last voxel, as MONAI does: half-way cases go to the even size.
+    new_size = int(np.round((size - 1) * spacing / new_spacing + 1))
     return sampled_matrix(size, tuple(float(p) for p in np.arange(new_size) * new_spacing / spacing), order)
 
 

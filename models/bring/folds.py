@@ -49,7 +49,7 @@ def five_folds(cases: Sequence[str]) -> list[dict[str, list[str]]]:
 
     Example:
         >>> [fold["val"] for fold in five_folds(["a", "b", "c", "d", "e"])]
-        [['b'], ['d'], ['a'], ['e'], ['c']]
+        [['a'], ['e'], ['d'], ['b'], ['c']]
     """
     names = sorted(cases)
     shuffled = np.arange(len(names))

@@ -87,12 +87,16 @@ def _range(
     b_max: float | None,
     clip: bool,
 ) -> Tensor:
-    if float(a_max) == float(a_min):
+    if _number(a_max) == _number(a_min):
         return image - a_min + (b_min or 0.0)
     image = (image - a_min) / (a_max - a_min)
     if b_min is not None and b_max is not None:
         image = image * (b_max - b_min) + b_min
     return image.clamp(b_min, b_max) if clip and (b_min, b_max) != (None, None) else image
+
+
+def _number(value: float | Tensor) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +155,7 @@ class ScaleIntensity:
         if self.minv is None and self.maxv is None:
             return image * (1 + (self.factor or 0.0))
         low, high = image.min(), image.max()
-        if float(low) == float(high):
+        if _number(low) == _number(high):
             return image if self.minv is None else image * self.minv
         unit = (image - low) / (high - low)
         if self.minv is None or self.maxv is None:

@@ -157,11 +157,16 @@ class MambaUNet(nn.Module):
 def _check_size(size: tuple[int, ...], divisor: int) -> None:
     """Refuse a size the levels cannot halve evenly, or one whose coarsest level is a single voxel."""
     if any(extent % divisor or extent == 0 for extent in size):
-        below = tuple(max(extent // divisor, 1) * divisor for extent in size)
-        above = tuple(max(-(-extent // divisor), 1) * divisor for extent in size)
+        rounded = (
+            tuple(max(extent // divisor, 1) * divisor for extent in size),
+            tuple(max(-(-extent // divisor), 1) * divisor for extent in size),
+        )
+        # A coarsest level of one voxel is refused below: two along the last axis are the nearest.
+        fits = [(*r[:-1], 2 * divisor) if set(r) == {divisor} else r for r in rounded]
+        nearest = " and ".join(map(str, dict.fromkeys(fits)))
         raise ValueError(
             f"expected every axis to be a multiple of {divisor}, got {size}; the nearest sizes that work are "
-            f"{below} and {above}: pad or crop to one of them, or use SlidingWindow"
+            f"{nearest}: pad or crop to one of them, or use SlidingWindow"
         )
     if all(extent == divisor for extent in size):
         # Instance normalization of a single voxel is undefined.

@@ -72,7 +72,7 @@ def main() -> None:
             array, properties = recursive_find_reader_writer_by_name(reader)().read_images([str(file)])
             reference = theirs.predict_single_npy_array(array, properties).transpose(2, 1, 0)
             middle = time.perf_counter()
-            source = source_of(image)
+            source = source_of(nib.nifti1.load(file))
             with torch.no_grad():
                 ours = (
                     model.predictor.for_case(source)(torch.from_numpy(source.image)[None])
