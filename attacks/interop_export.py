@@ -132,7 +132,7 @@ class _Bridge(_Foreign):
         if verbose or return_verbose or save_predictions:
             raise ValueError(
                 "verbose, return_verbose, save_predictions: expected False, got True. They count one label per "
-                "image: score the saved volumes with robustvox.benchmark.metrics"
+                "image: score the saved volumes with robustvox.benchmark.metrics.scores"
             )
         checks.choice("save_type", save_type, ("float",))
         with frozen(self.model):  # theirs would put a model with frozen layers into training mode throughout

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .evaluation import evaluate
-    from .metrics import score
+    from .metrics.scores import score
+
 
 __all__ = ["evaluate", "score"]
 
@@ -26,11 +27,11 @@ __all__ = ["evaluate", "score"]
 def __getattr__(name: str) -> Any:
     # Absolute, because this file is also `benchmark` in the clone, before __main__ hands over.
     if name == "evaluate":
-        from robustvox.benchmark.evaluation import evaluate
+        from .evaluation import evaluate
 
         return evaluate
     if name == "score":
-        from robustvox.benchmark.metrics import score
+        from .metrics.scores import score
 
         return score
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,12 +16,15 @@ from robustvox.datasets import CaseError, Dataset, Volume
 from robustvox.models import SlidingWindow
 from robustvox.models.checkpoint import state_sha256
 
-from . import tables
-from .harness import Plan, execute
-from .loading import NamedAttack, NamedModel, attack_spec
-from .matching import match_all
-from .protocols import find_protocol
-from .records import RecordStore, load_records
+from .craft.named import NamedAttack, NamedModel
+from .harness.bench import Bench
+from .harness.execute import execute
+from .plan.attacks import attack_spec, match_all
+from .plan.plan import Plan
+from .records.reading import load_records
+from .records.store import RecordStore
+from .show.tables import results as tables
+from .specs.protocols import find_protocol
 
 
 def evaluate(
@@ -51,13 +54,13 @@ def evaluate(
         roi_size: window for networks that are not predictors yet; default the dataset's.
         num_classes: needed with bare volumes, whose labels may lack the last classes.
         transfer: score every model on every other's volumes too.
-        protocol: a name of :data:`~robustvox.benchmark.protocols.PROTOCOLS` or a variant of one. Attack objects run
+        protocol: a name of :data:`~robustvox.benchmark.specs.protocols.PROTOCOLS` or a variant of one. Attack objects run
             as they are; `load_attack("pgd", PROTOCOLS["bmvc2024"]).attack` is one with a protocol's defaults.
         seed: of all noise.
         device: where networks run.
         store: folder that keeps records, so that an interrupted call continues; default none is kept.
         match: a reference attack; all other attacks are scaled, per case, to its distortion, see
-            :class:`~robustvox.benchmark.matching.Matched`.
+            :class:`~robustvox.benchmark.craft.matched.Matched`.
         match_on: the distortion that is equated, ``"l2"`` or ``"ssim"``.
 
     Returns:
@@ -98,7 +101,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(store) if store is not None else Path(scratch)
         with RecordStore(root) as records_store:
-            for _ in execute(plan, records_store, records_store.provenance({"protocol": chosen.name})):
+            for _ in execute(Bench(plan), records_store, records_store.provenance({"protocol": chosen.name})):
                 pass
         records = load_records(root)
     return pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)

@@ -21,8 +21,8 @@ from typing import Any
 
 from robustvox.attacks import ATTACKS, CATALOG, Attack
 from robustvox.attacks.losses import LOSSES, MIN_CLASSES
-from robustvox.benchmark.loading import attack_spec
-from robustvox.benchmark.specs import format_value
+from robustvox.benchmark.plan.attacks import attack_spec
+from robustvox.benchmark.specs.spec import format_value
 
 FOLDER = Path(__file__).resolve().parent / "attacks"
 COMMAND = "python docs/build_attacks.py"

@@ -23,11 +23,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from robustvox.benchmark.attack_view import attack_view, tiles, truncate
-from robustvox.benchmark.harness import derive_seed, predict
-from robustvox.benchmark.loading import ZOO, NamedModel, load_attack
-from robustvox.benchmark.protocols import PROTOCOLS, SWITCHES, Protocol, find_protocol
-from robustvox.benchmark.scoring import Scorer
+from robustvox.benchmark.craft.crafting import derive_seed
+from robustvox.benchmark.craft.named import NamedModel, predict
+from robustvox.benchmark.craft.view import attack_view, tiles, truncate
+from robustvox.benchmark.harness.scoring import Scorer
+from robustvox.benchmark.plan.attacks import load_attack
+from robustvox.benchmark.plan.models import ZOO
+from robustvox.benchmark.specs.protocols import PROTOCOLS, SWITCHES, Protocol, find_protocol
 from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, load_checkpoint
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .header import CheckpointError, ModelCard, read_card
@@ -29,6 +30,7 @@ __all__ = [
     "CATALOG",
     "MODELS",
     "SOURCES",
+    "ZOO",
     "Checkpoint",
     "CheckpointError",
     "ModelCard",
@@ -38,6 +40,9 @@ __all__ = [
     "read_card",
     "save_checkpoint",
 ]
+
+ZOO = Path(__file__).resolve().parent / "zoo"
+"""Folder of the checkpoints that come with the code, ``<dataset>/<model>.safetensors``."""
 
 CATALOG: dict[str, str] = {
     "unet": "residual UNet",

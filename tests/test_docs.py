@@ -14,7 +14,7 @@ import torch
 
 from robustvox.attacks import ATTACKS, PGD, Uniform
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.loading import load_attack
+from robustvox.benchmark.plan.attacks import load_attack
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -12,8 +12,8 @@ from typer.main import get_command
 
 from robustvox.attacks.interop import SUPPORTED
 from robustvox.benchmark.cli import app
-from robustvox.benchmark.loading import load_attack
-from robustvox.benchmark.sanity.registry import CHECKS
+from robustvox.benchmark.plan.attacks import load_attack
+from robustvox.benchmark.studies.sanity.registry import CHECKS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustvox.benchmark.protocols import PROTOCOLS, SWITCHES, find_protocol
+from robustvox.benchmark.specs.protocols import PROTOCOLS, SWITCHES, find_protocol
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

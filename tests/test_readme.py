@@ -13,8 +13,8 @@ import torch
 
 from robustvox.attacks import ATTACKS
 from robustvox.benchmark.cli import app
-from robustvox.benchmark.excerpt import END, START
-from robustvox.benchmark.loading import load_attack
+from robustvox.benchmark.plan.attacks import load_attack
+from robustvox.benchmark.show.excerpt import END, START
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from ..specs import UsageError
+from ..specs.spec import UsageError
 from .check import check
 from .cite import cite
 from .codes import DONE, INTERRUPTED, USAGE
@@ -28,12 +28,15 @@ from .verify import verify
 # Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
 ClickException: Any = typer.BadParameter.__mro__[2]
 
+
 app = typer.Typer(
     name="robustvox",
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
+
+
 # In the order of `--help`.
 for command in (run, check, compare, frequency, figures, train, leaderboard, verify, cite, data):
     app.command()(command)

@@ -46,8 +46,8 @@ def check(
     Warnings and failures become flags of the tables (`C8:fail`), except C17 and C21, which inform. Not computed:
     C19 (per-case reporting), a property of the records, and the transfer half of C5, a comparison of two tables.
     """
-    from ..running import RunRequest
-    from ..sanity.command import CheckRequest, check_benchmark
+    from ..specs.requests import CheckRequest, RunRequest
+    from .commands.check import check_benchmark
 
     run = RunRequest(
         models=tuple(model),

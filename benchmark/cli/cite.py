@@ -20,7 +20,7 @@ def cite(
     out: Out = Path("results"),
 ) -> int:
     """Print BibTeX of attacks, models and datasets: the ones named, or else all that the records used."""
-    from ..citing import bibtex, used
+    from .commands.cite import bibtex, used
 
     named = (tuple(model or ()), tuple(attack or ()), tuple(dataset or ()))
     typer.echo(bibtex(*(named if any(named) else used(out))), nl=False)

@@ -1,3 +1,5 @@
 """Exit codes of every command."""
 
+from __future__ import annotations
+
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

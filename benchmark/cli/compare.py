@@ -32,7 +32,8 @@ def compare(
     out: Out = Path("results"),
 ) -> int:
     """Is one model more robust than another? Paired over the recorded cases, white-box, corrected over the attacks."""
-    from ..comparison import CompareRequest, compare_command
+    from ..specs.requests import CompareRequest
+    from .commands.compare import compare_command
 
     return compare_command(
         CompareRequest(

@@ -22,6 +22,6 @@ def data(
     ] = None,
 ) -> int:
     """Verify a copy of a dataset: cases found and missing, shapes, spacing, labels, hashes."""
-    from ..data_command import verify_data
+    from .commands.data import verify_data
 
     return verify_data(dataset, data_root, splits=tuple(split or ()), download=download, out=out)

@@ -45,12 +45,12 @@ def figures(
     Attacks run again with the seeds of the records, so a picture shows what was scored and says whether it is.
     Without models and attacks only the records are drawn; no data are needed for that.
     """
-    from ..figures.canvas import require_matplotlib
+    from ..show.figures.canvas import require_matplotlib
 
     require_matplotlib()  # before torch is loaded
 
-    from ..figures.command import FiguresRequest, draw_figures
-    from ..running import RunRequest
+    from ..specs.requests import FiguresRequest, RunRequest
+    from .commands.figures import draw_figures
 
     run = RunRequest(
         models=tuple(model or ()),

@@ -62,8 +62,8 @@ def frequency(
     out: Out = Path("results"),
 ) -> int:
     """Filter an attack's perturbation by frequency and score every band: which frequencies do the harm?"""
-    from ..frequency_command import FrequencyRequest, study_frequencies
-    from ..running import RunRequest
+    from ..specs.requests import FrequencyRequest, RunRequest
+    from .commands.frequency import study_frequencies
 
     run = RunRequest(
         models=tuple(model),

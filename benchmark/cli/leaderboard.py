@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..specs import UsageError
+from ..specs.spec import UsageError
 from .codes import DONE, SOME_FAILED
 from .options import Out
 
@@ -17,8 +17,8 @@ def leaderboard(
     out: Out = Path("results"),
 ) -> int:
     """Rebuild every table from the committed records."""
-    from ..tables import check as differences
-    from ..tables import render, write
+    from ..show.files import check as differences
+    from ..show.files import render, write
 
     if not out.is_dir():
         raise UsageError(

@@ -7,7 +7,7 @@ from .codes import DONE
 
 def list_registries() -> int:
     """Show models, attacks, datasets, protocols and the checkpoints of the zoo."""
-    from ..listing import show
+    from .commands.listing import show
 
     show()
     return DONE

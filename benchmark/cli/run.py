@@ -80,7 +80,9 @@ def run(
     out: Out = Path("results"),
 ) -> int:
     """Attack models on a dataset, record every case, print and write the tables and a report."""
-    from ..running import EVERY_SPLIT, RunRequest, run_benchmark
+    from ..plan.cases import EVERY_SPLIT
+    from ..specs.requests import RunRequest
+    from .commands.run import run_benchmark
 
     request = RunRequest(
         models=tuple(model),

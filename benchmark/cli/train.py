@@ -30,7 +30,8 @@ def train(
     ] = None,
 ) -> int:
     """Train one network with the zoo's recipe and write its checkpoint."""
-    from ..training import TrainRequest, train_model
+    from ..specs.requests import TrainRequest
+    from .commands.train import train_model
 
     return train_model(
         TrainRequest(

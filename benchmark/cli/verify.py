@@ -27,7 +27,8 @@ def verify(
     device: Device = "auto",
 ) -> int:
     """Recompute a random sample of record rows from the checkpoints and compare; checks every row's identity."""
-    from ..verify import VerifyRequest, verify_records
+    from ..specs.requests import VerifyRequest
+    from .commands.verify import verify_records
 
     request = VerifyRequest(
         records=records,

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import tables
-from ..console import brief
-from ..figures.names import short_name
-from ..harness import Event, Plan
-from ..records import Records
-from ..sanity.store import load_flags, load_outcomes
+from ..harness.bench import Bench
+from ..harness.execute import Event
+from ..plan.attacks import brief, short_name
+from ..plan.plan import Plan
+from ..records.outcomes import load_flags, load_outcomes
+from ..records.reading import Frame, Records
+from ..show.tables import results as tables
 
 if TYPE_CHECKING:
     from .gallery import FirstCase
 
+
 _LISTED = 4  # jobs that are named where many failed for one reason
-Frame = Any  # a pandas object; pandas types its results as unions too wide to check
+
 
 # heading: columns of the table, joined by a word; digits; factor
 _COLUMNS = {
@@ -46,10 +48,10 @@ class Run:
     """A finished run.
 
     Args:
-        plan: what was crossed.
+        bench: holds the plan, what was crossed.
         events: what happened to every job.
         records: those of this run's units.
-        environment: what :func:`robustvox.benchmark.provenance.describe` found.
+        environment: what :func:`robustvox.benchmark.records.provenance.describe` found.
         provenance: id of the environment beside the records.
         out: folder of all results.
         started: seconds since the epoch.
@@ -57,7 +59,7 @@ class Run:
         gallery: holds the case to show.
     """
 
-    plan: Plan
+    bench: Bench
     events: Sequence[Event]
     records: Records
     environment: Mapping[str, Any]
@@ -66,6 +68,11 @@ class Run:
     started: float
     seconds: float
     gallery: FirstCase
+
+    @property
+    def plan(self) -> Plan:
+        """What was crossed."""
+        return self.bench.plan
 
     @property
     def folder(self) -> Path:

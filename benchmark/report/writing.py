@@ -15,6 +15,7 @@ from .facts import Run, facts, shown_costs
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 _DPI = 130
 
 
@@ -75,8 +76,8 @@ def _figures(run: Run, frames: list[Any]) -> tuple[list[dict[str, str]], str]:
         import matplotlib  # noqa: F401
     except ImportError:
         return [], 'figures need matplotlib: pip install "matplotlib>=3.8"'
-    from ..figures.bars import MOST, drop_chart
-    from ..figures.canvas import encode
+    from ..show.figures.bars import MOST, drop_chart
+    from ..show.figures.canvas import encode
 
     made = []
     for frame in frames:
@@ -90,20 +91,20 @@ def _figures(run: Run, frames: list[Any]) -> tuple[list[dict[str, str]], str]:
 
 
 def _example(run: Run) -> tuple[list[dict[str, str]], str]:
-    from ..figures.canvas import encode
-    from ..figures.examples import make_example
-    from ..figures.slices import slice_figure
+    from ..show.figures.canvas import encode
+    from ..show.figures.slices import slice_figure
+    from .examples import make_example
 
     attacked, costs = run.gallery.attacked, shown_costs(run)
     # A volume is crafted once for all targets; forwards and seconds are those of crafting.
     crafting = costs.iloc[0] if len(costs) else {"seconds": math.nan, "forwards": 1}
-    clean = run.gallery.clean(run.plan, crafting["seconds"] / max(crafting["forwards"], 1))
+    clean = run.gallery.clean(run.bench, crafting["seconds"] / max(crafting["forwards"], 1))
     if attacked is None or clean is None or not len(costs):
         return [], (
             "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "
             "python -m benchmark figures draws any case."
         )
-    example = make_example(run.plan, clean, attacked, costs.iloc[0])
+    example = make_example(run.plan, clean, attacked)
     caption = (
         f"Case {attacked.job.case}, {example.title.partition('  ·  ')[2]}: mean Dice {example.dice_clean:.3f} before "
         f"and {example.dice_adversarial:.3f} after the attack."

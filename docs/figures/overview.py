@@ -12,11 +12,11 @@ import torch
 from matplotlib.patches import Patch
 
 from robustvox.attacks import PGD, VAFA
-from robustvox.benchmark.figures.canvas import new_figure, save, settings
-from robustvox.benchmark.figures.labels import legend_style, paint_labels
-from robustvox.benchmark.figures.planes import planes
-from robustvox.benchmark.loading import ZOO
-from robustvox.benchmark.metrics import score
+from robustvox.benchmark.metrics.scores import score
+from robustvox.benchmark.plan.models import ZOO
+from robustvox.benchmark.show.figures.canvas import new_figure, save, settings
+from robustvox.benchmark.show.figures.labels import legend_style, paint_labels
+from robustvox.benchmark.show.figures.planes import planes
 from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, load_checkpoint
 

@@ -9,11 +9,9 @@ from torch import nn
 
 from robustvox.attacks import ATTACKS, FGSM, GN, PGD, VAFA
 from robustvox.benchmark import evaluate, score
-from robustvox.benchmark.tables import COLUMNS
+from robustvox.benchmark.show.tables.results import COLUMNS
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
-from robustvox.models import SlidingWindow, load_checkpoint
-
-ZOO = __import__("pathlib").Path(__file__).resolve().parents[2] / "models" / "zoo"
+from robustvox.models import ZOO, SlidingWindow, load_checkpoint
 
 
 class Threshold(nn.Module):

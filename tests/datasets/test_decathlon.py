@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from robustvox.benchmark.loading import load_dataset
+from robustvox.benchmark.plan.cases import load_dataset
 from robustvox.datasets import ALIASES, CATALOG, DATASETS, TASK_NAMES, DatasetError, cases, open_dataset
 from robustvox.datasets.decathlon import TASKS, download
 

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from robustvox.benchmark.loading import load_dataset
-from robustvox.benchmark.specs import UsageError
+from robustvox.benchmark.plan.cases import load_dataset
+from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import CaseError, DatasetError, open_dataset
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustvox.benchmark.loading import load_model
-from robustvox.benchmark.protocols import PROTOCOLS
-from robustvox.benchmark.specs import UsageError
+from robustvox.benchmark.plan.models import load_model
+from robustvox.benchmark.specs.protocols import PROTOCOLS
+from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import open_dataset
 from robustvox.models import build_model
 from robustvox.models.mamba import Mamba, TriMamba, selective_scan

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import t
 
-from robustvox.benchmark.statistics import bootstrap_intervals, percentile_intervals
+from robustvox.benchmark.metrics.statistics import bootstrap_intervals, percentile_intervals
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 RESAMPLES = 2000

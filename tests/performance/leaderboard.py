@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from robustvox.attacks import CATALOG as ATTACKS
-from robustvox.benchmark.paths import records_file
-from robustvox.benchmark.tables import render, write
+from robustvox.benchmark.records.paths import records_file
+from robustvox.benchmark.show.files import render, write
 from robustvox.models import CATALOG as MODELS
 
 DATASETS = ("btcv", "acdc", "hecktor", "hippocampus")
 CASES, CLASSES = 5, 2
-OPEN = Path(__file__).resolve().parents[1] / "benchmark" / "page" / "browser.cjs"
+OPEN = Path(__file__).resolve().parents[1] / "benchmark" / "show" / "page" / "browser.cjs"
 
 
 def build(root: Path) -> int:

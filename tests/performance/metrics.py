@@ -16,7 +16,7 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.networks.utils import one_hot
 from scipy.ndimage import gaussian_filter
 
-from robustvox.benchmark.metrics import LabelSurfaces, score
+from robustvox.benchmark.metrics.scores import LabelSurfaces, score
 
 SHAPE, SPACING, CLASSES = (140, 150, 110), (1.5, 1.5, 2.0), 9
 

@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustvox.benchmark import tables
-from robustvox.benchmark.records import Unit, load_records
+from robustvox.benchmark.records.reading import load_records
+from robustvox.benchmark.records.unit import Unit
+from robustvox.benchmark.show.tables import results as tables
 
 MODELS, CASES, CLASSES = 11, 12, 2
 LIMIT_SECONDS, LIMIT_BYTES = 20.0, 1.5e9

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from robustvox.attacks import APGD, GN, MIFGSM, PGD, Attack, CosPGD, Ensemble, SegPGD
-from robustvox.benchmark.harness import derive_seed
-from robustvox.benchmark.loading import ZOO
-from robustvox.benchmark.metrics import score
+from robustvox.benchmark.craft.crafting import derive_seed
+from robustvox.benchmark.metrics.scores import score
+from robustvox.benchmark.plan.models import ZOO
 from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, load_checkpoint
 

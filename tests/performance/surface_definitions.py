@@ -19,7 +19,7 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.networks.utils import one_hot
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from robustvox.benchmark.metrics import score
+from robustvox.benchmark.metrics.scores import score
 
 SHAPE, SPACING, CLASSES, TOLERANCE = (72, 76, 68), (1.0, 1.0, 1.0), 5, 2.0
 

@@ -16,16 +16,18 @@ import torch
 
 from robustvox.attacks import PGD
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.craft.named import NamedAttack, NamedModel
 from robustvox.benchmark.evaluation import _bare
-from robustvox.benchmark.harness import Plan, execute
-from robustvox.benchmark.loading import NamedAttack, NamedModel
-from robustvox.benchmark.protocols import PROTOCOLS
-from robustvox.benchmark.records import RecordStore, load_records
+from robustvox.benchmark.harness.execute import execute
+from robustvox.benchmark.plan.plan import Plan
+from robustvox.benchmark.records import outcomes as checks
+from robustvox.benchmark.records.reading import load_records
+from robustvox.benchmark.records.store import RecordStore
 from robustvox.benchmark.report import gallery as gallery_module
 from robustvox.benchmark.report.facts import Run
 from robustvox.benchmark.report.gallery import FirstCase
 from robustvox.benchmark.report.writing import render_report
-from robustvox.benchmark.sanity import store as checks
+from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.datasets import IntensityWindow, Volume
 from robustvox.models import SlidingWindow
 
@@ -202,7 +204,8 @@ def test_the_gallery_keeps_the_worst_attack_of_the_first_case(evil):
     gallery = FirstCase()
     seen = []
     plan = dataclasses.replace(evil.plan, watch=seen.append)
-    from robustvox.benchmark.harness import CaseCache, compute
+    from robustvox.benchmark.harness.bench import CaseCache
+    from robustvox.benchmark.harness.compute import compute
 
     clean, attacked = list(plan.jobs())[:2]
     volume, _, surfaces = CaseCache(plan)(clean.case)

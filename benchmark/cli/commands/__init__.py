@@ -1,0 +1,1 @@
+"""What the commands do; how they are typed stands one folder up."""

@@ -1,0 +1,172 @@
+"""The ``check`` command: from what was asked to results on the screen and beside the records."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from robustvox.datasets import Volume
+
+from ...craft.named import NamedAttack, NamedModel
+from ...harness.faults import CASE_FAILURES
+from ...plan.attacks import brief
+from ...plan.build import build_plan
+from ...plan.plan import Plan
+from ...records import outcomes as store
+from ...records.provenance import describe
+from ...show.files import write
+from ...specs.protocols import PROTOCOLS
+from ...specs.requests import CheckRequest
+from ...specs.spec import UsageError
+from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check, Result
+from ...studies.sanity.context import Context
+from ...studies.sanity.registry import select
+from ...studies.sanity.runner import results
+from ..codes import DONE, SOME_FAILED
+from .console import make_console, progress
+
+_COLORS = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}
+
+
+def check_benchmark(request: CheckRequest) -> int:
+    """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
+    checks = select(request.only)
+    plan = build_plan(request.run)
+    if plan.protocol != PROTOCOLS["robustvox-1"]:
+        raise UsageError(
+            f"expected --protocol robustvox-1, whose view and scores the checks use, got {plan.protocol.name}; a "
+            "single defect can be checked as an attack, --attack pgd:iterate=last"
+        )
+    console = make_console()
+    volumes, broken = _load(plan, console)
+    failed = broken
+    for model in plan.surrogates if volumes else ():
+        for attack in plan.attacks:
+            found = _check_one(request, plan, model, attack, volumes, checks)
+            failed |= any(result.status == FAIL for result in found)
+            console.print(_table(plan, model, attack, found, len(volumes)))
+            _save(request, plan, model, attack, found, volumes)
+    if volumes:
+        write(request.run.out)
+        console.print(f"outcomes in {escape(str(request.run.out / plan.dataset.name / 'checks'))}")
+    return SOME_FAILED if failed else DONE
+
+
+def _load(plan: Plan, console: Console) -> tuple[list[Volume], bool]:
+    """The cases that can be read, and whether some cannot."""
+    volumes: list[Volume] = []
+    for case in plan.cases:
+        try:
+            volumes.append(plan.dataset.load(case))
+        except CASE_FAILURES as error:
+            console.print(f"[red]failed[/red] {escape(case)}: {escape(' '.join(f'{error}'.split()))}")
+    return volumes, len(volumes) < len(plan.cases)
+
+
+def _check_one(
+    request: CheckRequest,
+    plan: Plan,
+    model: NamedModel,
+    attack: NamedAttack,
+    volumes: list[Volume],
+    checks: tuple[Check, ...],
+) -> list[Result]:
+    work = {check.id: check.runs + check.per_query * request.queries for check in checks}
+    title = f"{model.name}, {brief(attack.spec)}"
+    with progress(escape(title), 1) as bar:
+        pace = _Pace(bar, escape(title), work, len(volumes))
+        context = Context(
+            model,
+            attack,
+            volumes,
+            num_classes=len(plan.dataset.class_names),
+            dataset=plan.dataset.name,
+            protocol=plan.protocol.name,
+            seed=plan.seed,
+            device=plan.device,
+            queries=request.queries,
+            tick=pace.tick,
+        )
+        return list(results(context, checks, pace.start))
+
+
+class _Pace:
+    """Moves the bar by attacked volumes, the longest parts of a check; the work of each is known in advance."""
+
+    def __init__(self, bar: Progress, title: str, work: dict[str, float], cases: int) -> None:
+        self._bar, self._title, self._work, self._cases = bar, title, work, cases
+        self._before = self._within = self._of_check = 0.0
+        bar.update(bar.task_ids[0], total=sum(work.values()))
+
+    def start(self, check: Check) -> None:
+        """Everything before this check is done."""
+        self._before += self._of_check
+        self._within, self._of_check = 0.0, self._work[check.id]
+        self._show(f"{self._title}: {check.id} {check.slug}")
+
+    def tick(self) -> None:
+        """One more volume was attacked."""
+        self._within = min(self._within + 1 / self._cases, self._of_check)
+        self._show()
+
+    def _show(self, description: str | None = None) -> None:
+        self._bar.update(
+            self._bar.task_ids[0], completed=self._before + self._within, description=description
+        )
+
+
+def _table(plan: Plan, model: NamedModel, attack: NamedAttack, found: list[Result], cases: int) -> Table:
+    title = (
+        f"{plan.dataset.name}, {plan.protocol.name}: {model.name} under {brief(attack.spec)}, {cases} cases"
+    )
+    view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    view.add_column("id", no_wrap=True)
+    view.add_column("check", overflow="fold")
+    view.add_column("status", no_wrap=True)
+    view.add_column("number", justify="right", no_wrap=True)
+    view.add_column("meaning", overflow="fold", ratio=1)
+    view.add_column("rule", overflow="fold", ratio=1)
+    for result in found:
+        color = _COLORS[result.status]
+        skipped = result.status == SKIP
+        view.add_row(
+            result.id,
+            escape(result.title),
+            f"[{color}]{result.status}[/{color}]",
+            "-" if result.number is None else f"{result.number:.4g}",
+            escape(result.detail),
+            "" if skipped else escape(result.rule),
+            style="dim" if skipped else None,
+        )
+    return view
+
+
+def _save(
+    request: CheckRequest,
+    plan: Plan,
+    model: NamedModel,
+    attack: NamedAttack,
+    found: list[Result],
+    volumes: list[Volume],
+) -> None:
+    provenance = describe()
+    store.save(
+        request.run.out / plan.dataset.name / "checks",
+        [
+            store.line(
+                result,
+                dataset=plan.dataset.name,
+                protocol=plan.protocol.name,
+                surrogate=model.name,
+                surrogate_sha256=model.sha256,
+                attack=attack.spec,
+                cases=[volume.id for volume in volumes],
+                seed=plan.seed,
+                queries=request.queries,
+                provenance=provenance,
+            )
+            for result in found
+        ],
+    )

@@ -1,0 +1,141 @@
+"""The ``cite`` command: BibTeX of what a run used. The entries are in ``citations.bib``, which ships with the code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from robustvox.attacks import CATALOG as ATTACK_CATALOG
+from robustvox.datasets import ALIASES as DATASET_ALIASES
+from robustvox.datasets import CATALOG as DATASET_CATALOG
+from robustvox.datasets import TASK_NAMES
+from robustvox.models import CATALOG as MODEL_CATALOG
+
+from ...records.coverage import record_folders
+from ...records.reading import load_records
+from ...specs.spec import match
+
+BIBLIOGRAPHY = Path(__file__).resolve().parent / "citations.bib"
+
+
+ALWAYS = ("robustvox", "malik2024evaluating")
+"""This software, and the benchmark it answers to."""
+
+
+ATTACKS: dict[str, tuple[str, ...]] = {
+    "gn": ("kim2020torchattacks",),
+    "uniform": ("madry2018towards",),
+    "fgsm": ("goodfellow2015explaining",),
+    "bim": ("kurakin2017adversarial",),
+    "pgd": ("madry2018towards",),
+    "mifgsm": ("dong2018boosting",),
+    "segpgd": ("gu2022segpgd",),
+    "cospgd": ("agnihotri2024cospgd",),
+    "apgd": ("croce2020reliable", "croce2024towards"),
+    "square": ("andriushchenko2020square",),
+    "vafa": ("hanif2023frequency",),
+    "vafa2d": ("hanif2023frequency", "duan2021advdrop"),
+    "sa2": ("hanif2025frequency",),
+    "ensemble": ("croce2020reliable", "croce2024towards"),
+    "torchattacks": ("kim2020torchattacks",),
+}
+
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "unet": ("kerfoot2018left",),
+    "segresnet": ("myronenko2018segresnet",),
+    "unetr": ("hatamizadeh2022unetr",),
+    "swin_unetr": ("hatamizadeh2022swin",),
+    "umamba_bot": ("ma2024umamba",),
+    "umamba_enc": ("ma2024umamba",),
+    "segmamba": ("xing2024segmamba",),
+    "nnmamba": ("gong2024nnmamba",),
+    "lma_unet": ("wang2024lkmunet",),
+    "em_unet": ("liao2024lightmunet",),
+    "mamba_unet": ("gu2023mamba",),
+}
+
+
+DATASETS: dict[str, tuple[str, ...]] = {
+    "phantom": ("robustvox",),
+    **dict.fromkeys(TASK_NAMES, ("antonelli2022medical",)),
+    "btcv": ("landman2015btcv",),
+    "acdc": ("bernard2018acdc",),
+    "hecktor": ("andrearczyk2023hecktor",),
+    "flare22": ("ma2024flare22",),
+}
+"""Registry key to keys of the bibliography."""
+
+
+def entries() -> dict[str, str]:
+    """The bibliography: key to entry."""
+    text = BIBLIOGRAPHY.read_text("utf-8")
+    found = re.findall(r"^(@\w+\{([^,\s]+),\n.*?^\}\n)", text, re.M | re.S)
+    return {key: entry for entry, key in found}
+
+
+def bibtex(models: Iterable[str], attacks: Iterable[str], datasets: Iterable[str]) -> str:
+    """BibTeX of names or specs, robustvox first, each source once.
+
+    What has no entry (somebody's own model, attack or folder) is named in a comment, so that nobody forgets it.
+
+    Raises:
+        UsageError: for a plain name that no registry has.
+
+    Example:
+        >>> print(bibtex(["unet"], ["pgd:eps=4/255"], ["phantom"]).count("@"))
+        4
+    """
+    known = entries()
+    keys = dict.fromkeys(ALWAYS)
+    missing: dict[str, None] = {}
+    for what, names, table, registry in (
+        ("attack", [part for name in attacks for part in _attack_names(name)], ATTACKS, ATTACK_CATALOG),
+        ("model", map(_name, models), MODELS, MODEL_CATALOG),
+        ("dataset", datasets, DATASETS, {**DATASET_CATALOG, **DATASET_ALIASES}),
+    ):
+        for name in dict.fromkeys(names):
+            if _foreign(name, what):
+                missing[f"{what} {name}"] = None
+            else:
+                key = match(name, {**table, **registry}, what)
+                keys |= dict.fromkeys(table[DATASET_ALIASES.get(key, key)])
+    notes = [f"% no entry for {' '.join(name.split())}: cite its own source\n" for name in missing]
+    return "\n".join([*notes, *(known[key] for key in keys)])
+
+
+def used(results: Path) -> tuple[list[str], list[str], list[str]]:
+    """Models, attacks and datasets of all records below a results folder, each sorted.
+
+    Raises:
+        UsageError: if there are no records.
+        RecordsError: if they are damaged.
+    """
+    models, attacks, datasets = set[str](), set[str](), set[str]()
+    for folder in record_folders(results):
+        records = load_records(folder)
+        for frame in (records.costs, records.failures):
+            models |= {*frame["surrogate"], *frame["target"]}
+            attacks |= {*frame["attack"]} - {"none"}
+            datasets |= {*frame["dataset"]}
+    own = {name for name in datasets if name not in {**DATASETS, **DATASET_ALIASES}}
+    return sorted(models), sorted(attacks), sorted(datasets - own | {f"./{name}" for name in own})
+
+
+def _name(spec: str) -> str:
+    """``unet`` of ``unet:size=small``; a factory ``package.module:name`` stays whole."""
+    head, _, rest = spec.partition(":")
+    return head if not rest or "=" in rest.partition(",")[0].partition(":")[0] else spec
+
+
+def _attack_names(spec: str) -> list[str]:
+    """The attack of a spec, and the reference it was matched to."""
+    parts = re.split(r"@[^@=]*=", spec, maxsplit=1)
+    names = [_name(part) for part in parts]
+    return ["torchattacks" if name.startswith("torchattacks:") else name for name in names]
+
+
+def _foreign(name: str, what: str) -> bool:
+    """Somebody's own: an importable name, or a path."""
+    return ":" in name or (what == "dataset" and ("/" in name or name.endswith(".csv")))

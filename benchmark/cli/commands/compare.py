@@ -1,0 +1,79 @@
+"""The ``compare`` command: paired comparison on the terminal and as CSV."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ...plan.attacks import brief
+from ...specs.requests import CompareRequest
+from ...specs.spec import UsageError
+from ...studies.comparison import CLEAN, COLUMNS, compare_models
+from .console import make_console
+
+
+def compare_command(request: CompareRequest, console: Console | None = None) -> int:
+    """Print the comparison of a request, and write it where asked; returns the exit code."""
+    from ...records.reading import load_records
+
+    folder = request.out / request.dataset / "records"
+    if not folder.is_dir():
+        known = sorted(path.parent.name for path in request.out.glob("*/records"))
+        raise UsageError(
+            f"expected records of {request.dataset} in {request.out}, found none; "
+            f"recorded there: {', '.join(known) or 'nothing'}"
+        )
+    table = compare_models(
+        load_records(folder),
+        request.models,
+        [_canonical(text) for text in request.attacks],
+        protocol=request.protocol,
+        metric=request.metric,
+    )
+    table.insert(0, "dataset", request.dataset)
+    table = table[list(COLUMNS)]
+    (console or make_console()).print(_view(table))
+    if request.csv is not None:
+        request.csv.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(request.csv, index=False, lineterminator="\n")
+    return 0
+
+
+def _canonical(attack: str) -> str:
+    if attack == CLEAN:
+        return attack
+    from ...plan.attacks import load_attack
+
+    return load_attack(attack).spec
+
+
+def _view(table: Any) -> Table:
+    first = table.iloc[0]
+    title = f"{first['model_a']} minus {first['model_b']}, {first['metric']}, {first['dataset']}, {first['protocol']}"
+    view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    view.add_column("attack", overflow="fold", min_width=16)
+    for name in (
+        "n",
+        str(first["model_a"]),
+        str(first["model_b"]),
+        "difference",
+        "95% interval",
+        "p",
+        "p Holm",
+    ):
+        view.add_column(escape(name), justify="right", no_wrap=True)
+    for row in table.to_dict("records"):
+        view.add_row(
+            escape("clean" if row["attack"] == CLEAN else brief(row["attack"])),
+            str(row["n_cases"]),
+            f"{row['mean_a']:.3f}",
+            f"{row['mean_b']:.3f}",
+            f"[bold]{row['difference']:+.3f}[/bold]",
+            f"{row['low']:+.3f} to {row['high']:+.3f}",
+            f"{row['p_value']:.4f}",
+            f"{row['p_holm']:.4f}",
+        )
+    return view

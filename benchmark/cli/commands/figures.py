@@ -1,0 +1,176 @@
+"""The ``figures`` command: from names and records to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.markup import escape
+
+from ...craft.named import NamedModel
+from ...harness.bench import Bench
+from ...harness.compute import ClassScore, Scored
+from ...harness.faults import CASE_FAILURES
+from ...plan.attacks import short_name
+from ...plan.build import build_plan
+from ...plan.plan import Job, Plan
+from ...records.reading import Records, load_records
+from ...records.volumes import slug
+from ...report.examples import make_example
+from ...show.figures.canvas import FORMATS, require_matplotlib, save
+from ...show.figures.curves import budget_curves, distortion_curves
+from ...show.figures.heatmap import transfer_heatmaps
+from ...show.figures.planes import CONVENTIONS
+from ...show.figures.slices import Example, slice_figure
+from ...specs.requests import FiguresRequest
+from ...specs.spec import UsageError, match
+from ..codes import DONE, SOME_FAILED
+from .console import make_console, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ...records.unit import Unit
+
+
+def compare_with_record(records: Records, unit: Unit, scores: Sequence[ClassScore]) -> str:
+    """One sentence on whether the record of this very unit says the same.
+
+    Args:
+        records: of the dataset.
+        unit: what was scored.
+        scores: its scores as computed now.
+    """
+    found = records.scores[records.scores["unit"] == unit.key]
+    if not len(found):
+        return f"No record of this case, attack, checkpoint and seed ({unit.key})."
+    recorded = dict(zip(found["class_id"], found["dice"], strict=True))
+    now = {score.class_id: score.dice for score in scores}
+    if recorded.keys() != now.keys():
+        return f"Record {unit.key} holds other classes."
+    pairs = np.array([(recorded[k], now[k]) for k in now], float)
+    if np.array_equal(pairs[:, 0], pairs[:, 1], equal_nan=True):
+        return f"Equal to record {unit.key} in the Dice of every class."
+    difference = np.abs(pairs[:, 0] - pairs[:, 1])
+    if not np.isfinite(difference).all():
+        return f"Record {unit.key} differs in which classes are present."
+    return f"Record {unit.key} differs by up to {difference.max():.2g} Dice in a class."
+
+
+def draw_figures(request: FiguresRequest) -> int:
+    """Write every figure that was asked for; 0 when all cases could be drawn, 1 otherwise.
+
+    Raises:
+        UsageError: for anything asked for that cannot be, before the first attack runs.
+    """
+    require_matplotlib()
+    for what, given, known in (
+        ("--format", request.formats, FORMATS),
+        ("--convention", (request.convention,), CONVENTIONS),
+    ):
+        wrong = [name for name in given if name not in known]
+        if wrong or not given:
+            raise UsageError(f"expected {what} among {', '.join(known)}, got {', '.join(wrong) or 'nothing'}")
+    console = make_console()
+    run = request.run
+    if bool(run.models) != bool(run.attacks):
+        raise UsageError("expected --model and --attack together, or neither for the figures of the records")
+    if not run.models:
+        _draw_records(request, console, match(run.dataset, _recorded(run.out), "dataset with records"))
+        return DONE
+    plan = build_plan(run)
+    records = load_records(run.out / plan.dataset.name / "records")
+    failed = _draw_cases(request, console, plan, records)
+    if len(records.costs):
+        _draw_records(request, console, plan.dataset.name, records)
+    return SOME_FAILED if failed else DONE
+
+
+def _recorded(results: Path) -> list[str]:
+    names = sorted(path.parent.name for path in results.glob("*/records") if path.is_dir())
+    if not names:
+        raise UsageError(
+            f"expected records below {results}, found none; run a benchmark or correct --results"
+        )
+    return names
+
+
+def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: Records) -> bool:
+    """One figure per case, model and attack; whether any of them failed."""
+    failed = False
+    bench = Bench(plan)
+    jobs = [
+        (job, job.surrogate) for job in plan.jobs() if job.attack is not None and job.surrogate is not None
+    ]
+    with progress(f"{plan.dataset.name}: figures", len(jobs)) as bar:
+        for job, example, note in _examples(bench, jobs, records):
+            bar.update(bar.task_ids[0], advance=1)
+            model, spec = _names(job)
+            label = escape(f"{job.case}, {model}, {short_name(spec)}")
+            try:
+                if isinstance(example, Exception):
+                    raise example
+                figure = slice_figure(example, request.convention)
+            except CASE_FAILURES as error:
+                failed = True
+                reason = " ".join(f"{error}".split()) or type(error).__name__
+                console.print(f"[red]failed[/red] {label}: {escape(reason)}", soft_wrap=True)
+                continue
+            stem = f"slices_{slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
+            paths = save(figure, request.out / plan.dataset.name / stem, request.formats)
+            console.print(f"{label}: {escape(note)}", soft_wrap=True)
+            _announce(console, paths)
+    return failed
+
+
+def _names(job: Job) -> tuple[str, str]:
+    return job.surrogate.name if job.surrogate else "", job.attack.spec if job.attack else "none"
+
+
+def _examples(
+    bench: Bench, jobs: Sequence[tuple[Job, NamedModel]], records: Records
+) -> Iterator[tuple[Job, Example | Exception, str]]:
+    """Every attack again, with the seeds of the records, and what the records say; a failure replaces its example."""
+    clean: dict[tuple[str, tuple[str, str]], Scored] = {}
+    for job, target in jobs:
+        try:
+            key = (job.case, target.key)
+            if key not in clean:
+                # Volumes of the case before are not needed any more.
+                clean = {k: v for k, v in clean.items() if k[0] == job.case}
+                clean[key] = bench.scored(Job(job.case, None, None, (target,)), target)
+            attacked = bench.scored(job, target)
+            unit = bench.plan.unit(job, target, bench.case(job.case).data_sha256)
+            note = compare_with_record(records, unit, attacked.outcome.scores)
+            yield job, make_example(bench.plan, clean[key], attacked, [note]), note
+        except CASE_FAILURES as error:
+            yield job, error, ""
+
+
+def _draw_records(
+    request: FiguresRequest, console: Console, dataset: str, records: Records | None = None
+) -> None:
+    """Curves and heat maps of a dataset, per protocol."""
+    from ...show.tables import results as tables
+
+    if records is None:
+        records = load_records(request.run.out / dataset / "records")
+    white_box, transfer = tables.white_box(records), tables.transfer(records)
+    for protocol in sorted({*white_box["protocol"], *transfer["protocol"]}):
+        own = white_box[white_box["protocol"] == protocol]
+        pairs = transfer[transfer["protocol"] == protocol]
+        for name, figure in (
+            ("budget", budget_curves(own)),
+            ("distortion", distortion_curves(own)),
+            ("transfer", transfer_heatmaps(own, pairs)),
+        ):
+            if figure is not None:
+                stem = request.out / slug(dataset) / f"{name}_{slug(protocol)}"
+                _announce(console, save(figure, stem, request.formats))
+
+
+def _announce(console: Console, paths: Sequence[Path]) -> None:
+    for path in paths:
+        console.print(f"  {escape(str(path))}", soft_wrap=True)

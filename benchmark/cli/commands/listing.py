@@ -1,0 +1,87 @@
+"""``list``: the registries and the zoo, without importing torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from robustvox.attacks import CATALOG as ATTACKS
+from robustvox.datasets import CATALOG as DATASETS
+from robustvox.models import CATALOG as MODELS
+from robustvox.models import ZOO, CheckpointError, read_card
+from robustvox.models.complexity import facts
+
+from ...specs.protocols import PROTOCOLS, SWITCHES, Protocol
+from .console import make_console
+
+
+def show(console: Console | None = None) -> None:
+    """Print every name the command line knows."""
+    console = console or make_console()
+    console.print(_models())
+    attacks = {name: entry[-1] for name, entry in ATTACKS.items()}
+    attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
+    attacks["cospgd_mean"] = (
+        "CosPGD as published for volumes, one mean cosine; for comparison with published tables"
+    )
+    console.print(_table("attacks (--attack)", attacks))
+    console.print(_table("datasets (--dataset)", DATASETS))
+    protocols = {p.name: _switched_on(p) for p in PROTOCOLS.values()}
+    console.print(_table("protocols (--protocol)", protocols))
+    console.print(_zoo())
+    for group in ("robustvox.models", "robustvox.attacks", "robustvox.datasets"):
+        for entry in importlib.metadata.entry_points(group=group):
+            console.print(f"plug-in {group}: {escape(entry.name)} = {escape(entry.value)}")
+
+
+def _switched_on(protocol: Protocol) -> str:
+    found = ", ".join(switch for switch in SWITCHES if getattr(protocol, switch))
+    return f"overlap {protocol.overlap}, {protocol.mode} window" + (f"; {found}" if found else "")
+
+
+def _table(title: str, rows: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, text in rows.items():
+        table.add_row(f"[bold]{escape(name)}[/bold]", escape(text))
+    return table
+
+
+def _models() -> Table:
+    """Every architecture with its cost in both sizes and its checkpoints in the zoo."""
+    table = Table(title="models (--model)", title_justify="left", box=None, padding=(0, 2))
+    table.add_column("name")
+    for size in ("small", "paper"):
+        roi_size = next(iter(facts().values()))[size]["roi_size"]
+        table.add_column(f"{size}: weights, GFLOPs\nat {'x'.join(map(str, roi_size))}", justify="right")
+    table.add_column("scan")
+    table.add_column("zoo: clean Dice (95% interval)")
+    table.add_column("what it is")
+    zoo = _zoo()
+    for name, text in MODELS.items():
+        costs = facts()[name]
+        cells = [
+            f"{costs[size]['parameters'] / 1e6:.2f} M, {costs[size]['flops'] / 1e9:.1f}"
+            for size in ("small", "paper")
+        ]
+        scan = "PyTorch" if costs["small"]["scan_flops"] else "none"
+        table.add_row(f"[bold]{name}[/bold]", *cells, scan, "\n".join(zoo.get(name, ["none"])), escape(text))
+    return table
+
+
+def _zoo() -> dict[str, list[str]]:
+    """Architecture to one line per checkpoint; a damaged one says so."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(ZOO.glob("*/*.safetensors")):
+        try:
+            card = read_card(path)
+        except CheckpointError as error:
+            found.setdefault(path.stem, []).append(f"[red]{escape(str(error))}[/red]")
+            continue
+        dice = "unknown" if card.validation_dice is None else f"{card.validation_dice:.3f}"
+        if card.validation_interval is not None:
+            dice += " ({:.2f}-{:.2f})".format(*card.validation_interval)
+        found.setdefault(card.architecture, []).append(f"{escape(card.dataset)} {dice}")
+    return found

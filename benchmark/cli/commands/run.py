@@ -1,0 +1,122 @@
+"""The ``run`` command: from what was asked to a plan, through the harness, to tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from ...harness.bench import Bench, requested_saver
+from ...harness.execute import Event, Status, execute
+from ...harness.workers import submitter
+from ...plan.attacks import brief
+from ...plan.build import build_plan
+from ...plan.plan import Job, Plan, describe_plan
+from ...records.outcomes import load_flags
+from ...records.provenance import describe
+from ...records.reading import Records, load_records
+from ...records.store import RecordStore
+from ...report.facts import Run
+from ...report.gallery import FirstCase
+from ...report.writing import announce
+from ...show.files import write
+from ...show.tables import results as tables
+from ...specs.requests import RunRequest
+from ..codes import DONE, SOME_FAILED
+from .console import make_console, progress, results_table
+
+
+def run_benchmark(request: RunRequest) -> int:
+    """Do what the request says; 0 when everything is done, 1 when some cases failed."""
+    started, clock = time.time(), time.perf_counter()
+    console = make_console()
+    gallery = FirstCase()
+    plan = build_plan(request)
+    bench = Bench(plan, save=requested_saver(request, plan), watch=gallery if request.report else None)
+    for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
+        console.print(escape(line), style="dim", soft_wrap=True)
+    jobs = sum(1 for _ in plan.jobs())
+    entry = describe() | dict(describe_plan(plan))
+    events: list[Event] = []
+    with (
+        RecordStore(request.out / plan.dataset.name / "records") as store,
+        submitter(request) as submit,
+        progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
+    ):
+        provenance = store.provenance({"protocol": plan.protocol.name, **entry})
+        for event in execute(bench, store, provenance, recompute=request.recompute, submit=submit):
+            events.append(event)
+            bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
+    write(request.out)
+    records = _print(console, request, plan, events)
+    if request.report:
+        announce(
+            console,
+            Run(
+                bench=bench,
+                events=events,
+                records=records,
+                environment=entry,
+                provenance=provenance,
+                out=request.out,
+                started=started,
+                seconds=time.perf_counter() - clock,
+                gallery=gallery,
+            ),
+        )
+    for line in plan.refused:
+        console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
+    return SOME_FAILED if plan.refused or any(e.status is Status.FAILED for e in events) else DONE
+
+
+def _describe(plan: Plan, job: Job) -> str:
+    what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
+    if job.saved is not None:
+        what = f"{brief(job.saved.note.attack)} on {job.saved.note.surrogate} ({job.saved.path.name})"
+    return f"{plan.dataset.name} {job.case} {what}"
+
+
+def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
+    """A line per case and reason, however many attacks it cost."""
+    jobs: dict[tuple[str, str], list[str]] = {}
+    for event in events:
+        if event.status == "failed":
+            jobs.setdefault((event.job.case, event.error), []).append(_describe(plan, event.job))
+    for (_, error), failed in jobs.items():
+        more = f" and {len(failed) - 1} more of this case" if len(failed) > 1 else ""
+        yield f"{failed[0]}{more}: {error}"
+
+
+def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> Records:
+    """Tables, failures and counts for the terminal; returns the records of this run."""
+    folder = request.out / plan.dataset.name
+    keys = {unit.key for event in events for unit in event.units}
+    records, checks = _only(load_records(folder / "records"), keys), load_flags(folder / "checks")
+    for title, table in (
+        (f"{plan.dataset.name}, {plan.protocol.name}, white-box", tables.white_box(records, checks)),
+        (f"{plan.dataset.name}, {plan.protocol.name}, transfer", tables.transfer(records, checks)),
+    ):
+        if len(table):
+            console.print(results_table(table, title))
+    for line in _failures(plan, events):
+        console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
+    recorded = sum(e.status == "recorded" for e in events)
+    computed = sum(e.status == "computed" for e in events)
+    note = f"{computed} computed, {recorded} already recorded" + (
+        "" if not recorded else " (--recompute measures again)"
+    )
+    console.print(f"{note}; tables and records in {escape(str(folder))}")
+    if request.save_adversarial and recorded:
+        console.print("what was already recorded was not attacked again, so its volumes were not saved")
+    return records
+
+
+def _only(records: Records, keys: set[str]) -> Records:
+    """The records of this run's units."""
+    wanted = sorted(keys)
+    scores, costs, failures = (
+        frame.loc[frame["unit"].isin(wanted)] for frame in (records.scores, records.costs, records.failures)
+    )
+    return Records(scores, costs, failures)

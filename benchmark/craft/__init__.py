@@ -1,0 +1,1 @@
+"""One adversarial volume, its cost and its flags."""

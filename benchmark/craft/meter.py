@@ -1,0 +1,96 @@
+"""What an attack cost, forward and backward passes and seconds, and what looked wrong on its way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustvox.attacks import StepInfo
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What crafting one volume took: passes through the attacked model, and wall-clock seconds."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+class Meter(nn.Module):
+    """Counts the passes through a predictor without changing what it returns.
+
+    A forward is one call on a batch of volumes, a backward one gradient that reached its logits, whatever
+    number of windows either needed.
+
+    Example:
+        >>> import torch
+        >>> meter = Meter(torch.nn.Conv3d(1, 2, 1))
+        >>> _ = meter(torch.rand(1, 1, 4, 4, 4)).sum().backward()
+        >>> meter.forwards, meter.backwards
+        (1, 1)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.forwards += 1
+        logits = self.model(images)
+        if isinstance(logits, Tensor) and logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, _gradient: Tensor) -> None:
+        self.backwards += 1
+
+
+class StepWatch:
+    """Observes the steps of one attack on one volume, without any pass or wait of its own.
+
+    Two flags, which one case suffices to put on a row: ``no-progress`` when no step beat the start (no gradient,
+    a wrong sign, too large a step), ``nonfinite-loss`` when a loss was NaN or infinite somewhere. That the last
+    point is the best one is no flag: twenty steps of PGD end so on most volumes, see check C6.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._progress: Tensor | bool = False
+        self._finite: Tensor | bool = True
+
+    def __call__(self, info: StepInfo) -> None:
+        self._steps = max(self._steps, info.steps)
+        self._progress = (info.best_step > 0).any() | self._progress
+        self._finite = torch.isfinite(info.loss).all() & self._finite
+
+    def flags(self) -> set[str]:
+        """What to say about the attack; nothing for one that showed no steps."""
+        flags = set() if bool(self._finite) else {"nonfinite-loss"}
+        return flags if self._steps == 0 or bool(self._progress) else flags | {"no-progress"}
+
+
+class Stopwatch:
+    """Wall-clock seconds of a ``with`` block, waiting for the accelerator at both ends."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.seconds = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._wait()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wait()
+        self.seconds = time.perf_counter() - self._start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

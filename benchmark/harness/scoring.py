@@ -1,0 +1,85 @@
+"""How one prediction is scored under a protocol: which classes, in which unit, and what a lost one counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from robustvox.datasets import Volume
+
+from ..metrics.scores import LabelSurfaces, score
+from ..specs.protocols import Protocol
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Scorer:
+    """Scores predictions of one case; the reference's surfaces are computed once.
+
+    Under ``robustvox-1`` this is :func:`~robustvox.benchmark.metrics.scores.score`. The switches of a protocol change the
+    columns of the same table: ``background`` adds a row with ``class_id`` 0, ``voxel_hd95`` puts voxels into
+    ``hd95_mm``, ``drop_lost`` empties what the published code left out of its means. NSD, which was not
+    published, keeps mm and counts a lost class as 0; ``status`` stays true in any protocol.
+
+    With all three, Dice and HD95 are MONAI's with ``include_background=True`` and no spacing, and NaN where MONAI's
+    are.
+
+    Args:
+        protocol: what the numbers shall mean.
+        volume: the case.
+        num_classes: background included.
+        nsd_tolerance_mm: distance that still counts as agreement of the surfaces, in mm.
+
+    Example:
+        >>> from robustvox.benchmark.specs.protocols import PROTOCOLS
+        >>> from robustvox.datasets import open_dataset
+        >>> volume = open_dataset("phantom").load("val_000")
+        >>> scorer = Scorer(PROTOCOLS["bmvc2024"], volume, num_classes=8, nsd_tolerance_mm=5.0)
+        >>> lost = scorer(np.zeros_like(volume.label))
+        >>> lost["class_id"].tolist(), lost["hd95_mm"].notna().sum().item(), lost["dice"].gt(0).sum().item()
+        ([0, 1, 2, 3, 4, 5, 6, 7], 1, 1)
+    """
+
+    def __init__(
+        self, protocol: Protocol, volume: Volume, *, num_classes: int, nsd_tolerance_mm: float
+    ) -> None:
+        self._protocol = protocol
+        # Shifted by one, the background is a class like any other.
+        self._shift = int(protocol.background)
+        self._reference = self._shifted(volume.label)
+        self._num_classes = num_classes + self._shift
+        self._tolerance = nsd_tolerance_mm
+        self._spacing = tuple(volume.spacing_mm)
+        self._surfaces = self._prepare(self._spacing)
+        voxels = (1.0,) * volume.label.ndim
+        self._in_voxels = self._prepare(voxels) if protocol.voxel_hd95 else None
+
+    def __call__(self, prediction: np.ndarray) -> DataFrame:
+        """One row per scored class, columns as :func:`~robustvox.benchmark.metrics.scores.score` gives them."""
+        table = self._score(prediction, self._surfaces)
+        if self._in_voxels is not None:
+            table["hd95_mm"] = self._score(prediction, self._in_voxels)["hd95_mm"]
+        table["class_id"] -= self._shift
+        if self._protocol.drop_lost:
+            hallucinated = table["status"] == "hallucinated"
+            table.loc[hallucinated, "dice"] = np.nan
+            table.loc[hallucinated | (table["status"] == "missing"), "hd95_mm"] = np.nan
+        return table
+
+    def _shifted(self, labels: np.ndarray) -> np.ndarray:
+        return labels.astype(np.int64) + self._shift if self._shift else labels
+
+    def _prepare(self, spacing: tuple[float, ...]) -> LabelSurfaces:
+        return LabelSurfaces(self._reference, num_classes=self._num_classes, spacing_mm=spacing)
+
+    def _score(self, prediction: np.ndarray, surfaces: LabelSurfaces) -> DataFrame:
+        return score(
+            self._shifted(prediction),
+            self._reference,
+            num_classes=self._num_classes,
+            spacing_mm=tuple(float(side) for side in surfaces.spacing_mm),
+            nsd_tolerance_mm=self._tolerance,
+            cache=surfaces,
+        )

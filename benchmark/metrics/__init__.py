@@ -1,0 +1,1 @@
+"""What a number is, per case and over cases."""

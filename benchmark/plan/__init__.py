@@ -1,0 +1,1 @@
+"""From names to what is crossed; a plan is data only."""

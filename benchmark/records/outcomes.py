@@ -1,0 +1,201 @@
+"""Outcomes of checks beside the records: one JSON line per model, attack, protocol and check.
+
+``results/<dataset>/checks/<protocol>.jsonl``, sorted; the last run of a check replaces its line. The tables
+take the short form (``C8:fail``) from here into the flags of every row with the same surrogate weights and the
+same attack spec, white-box and transfer alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .unit import RecordsError
+from .writing import replace_file
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ..studies.sanity.base import Result
+
+
+KEYS = ("dataset", "protocol", "surrogate_sha256", "attack")
+
+
+_IDENTITY = (*KEYS, "check")
+
+
+_ORDER = ("dataset", "protocol", "surrogate", "surrogate_sha256", "attack")
+
+
+_TEXT = ("surrogate", "slug", "status", "flag", "rule", "detail", "robustvox", "commit", "torch")
+
+
+def line(
+    result: Result,
+    *,
+    dataset: str,
+    protocol: str,
+    surrogate: str,
+    surrogate_sha256: str,
+    attack: str,
+    cases: Sequence[str],
+    seed: int,
+    queries: int,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One outcome as it is stored, keys in the order of the file."""
+    return {
+        "dataset": dataset,
+        "protocol": protocol,
+        "surrogate": surrogate,
+        "surrogate_sha256": surrogate_sha256,
+        "attack": attack,
+        "check": result.id,
+        "slug": result.slug,
+        "status": result.status,
+        "flag": result.flag,
+        "number": result.number,
+        "rule": result.rule,
+        "detail": result.detail,
+        "cases": list(cases),
+        "seed": seed,
+        "queries": queries,
+        "robustvox": provenance["robustvox"],
+        "commit": provenance["commit"],
+        "torch": provenance["packages"]["torch"],
+    }
+
+
+def save(folder: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Add lines to ``results/<dataset>/checks``, each replacing the one of the same identity.
+
+    A file is replaced in one piece, so that a kill leaves the old one or the new one.
+
+    Raises:
+        RecordsError: if a file that is there cannot be read.
+        ValueError: if a line cannot be stored.
+    """
+    by_protocol: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in lines:
+        problem = _problem(entry)
+        if problem:
+            raise ValueError(f"check outcome: expected a valid line, got {problem}")
+        by_protocol.setdefault(entry["protocol"], []).append(entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        for protocol, entries in by_protocol.items():
+            path = folder / f"{protocol}.jsonl"
+            known = {_identity(entry): entry for entry in (*_read(path), *entries)}
+            text = "".join(json.dumps(known[key], allow_nan=False) + "\n" for key in _sorted(known))
+            replace_file(path, text)
+
+
+def load_flags(folder: Path) -> DataFrame:
+    """Warnings and failures under ``results/<dataset>/checks``: columns :data:`KEYS` and ``flags``.
+
+    A folder that does not exist has none.
+
+    Raises:
+        RecordsError: if a line is damaged, naming file and line.
+
+    Example:
+        >>> load_flags(Path("no/such/folder")).columns.tolist()
+        ['dataset', 'protocol', 'surrogate_sha256', 'attack', 'flags']
+    """
+    from pandas import DataFrame
+
+    warnings = load_warnings(folder)
+    return DataFrame({**{key: warnings[key] for key in KEYS}, "flags": warnings["flag"]})
+
+
+def load_warnings(folder: Path) -> DataFrame:
+    """Warnings and failures as :func:`load_flags` reads them, with the rule and what was found."""
+    outcomes: Any = load_outcomes(folder)
+    flagged = outcomes[outcomes["flag"].astype(str) != ""]
+    return flagged[[*KEYS, "surrogate", "flag", "rule", "detail"]].reset_index(drop=True)
+
+
+def load_outcomes(folder: Path) -> DataFrame:
+    """Every outcome under ``results/<dataset>/checks``, one row each, columns as :func:`line` names them.
+
+    A folder that does not exist has none; then there are the columns :data:`KEYS`, ``surrogate`` and ``check``.
+
+    Raises:
+        RecordsError: if a line is damaged, naming file and line.
+
+    Example:
+        >>> len(load_outcomes(Path("no/such/folder")))
+        0
+    """
+    from pandas import DataFrame
+
+    entries = [entry for path in sorted(Path(folder).glob("*.jsonl")) for entry in _read(path)]
+    return DataFrame(entries) if entries else DataFrame(columns=[*KEYS, "surrogate", "check", *_TEXT[1:]])
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    entries = []
+    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
+        try:
+            entry = json.loads(text)
+        except (ValueError, RecursionError):
+            entry = None
+        problem = _problem(entry)
+        if problem:
+            raise RecordsError(
+                f"{path}, line {number}: expected the outcome of a check, got {problem}; restore the file from "
+                "version control or remove the line"
+            )
+        entries.append(entry)
+    return entries
+
+
+def _problem(entry: Any) -> str:
+    """Why something cannot be used as an outcome, or nothing."""
+    if not isinstance(entry, Mapping):
+        return "something that is not a JSON object"
+    for name in (*_IDENTITY, *_TEXT):
+        if not isinstance(entry.get(name), str):
+            return f"{name}={entry.get(name)!r}"
+    if not re.fullmatch(r"C\d{1,2}", entry["check"]):
+        return f"check={entry['check']!r}"
+    if entry["flag"] not in ("", f"{entry['check']}:{entry['status']}"):
+        return f"flag={entry['flag']!r}"
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", entry["protocol"]):
+        return f"protocol={entry['protocol']!r}"
+    return ""
+
+
+def _identity(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(entry[name] for name in _IDENTITY)
+
+
+def _sorted(known: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    def place(key: tuple[str, ...]) -> tuple[Any, ...]:
+        entry = known[key]
+        return (*(entry[name] for name in _ORDER), int(entry["check"][1:]))
+
+    return sorted(known, key=place)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Other writers wait: two of them would lose each other's lines."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one writer remains the user's duty
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks, as some network mounts
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

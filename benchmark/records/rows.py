@@ -1,0 +1,109 @@
+"""The rows of a records file: their fields, and whether a row is one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from .unit import Unit
+
+SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
+
+
+COST = ("linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds", "flags", "provenance")
+
+
+OPTIONAL = ("asr_voxel", "asr_foreground")  # of cost rows; older ones lack them
+
+
+SHOWN = ("dataset", "case", "attack", "surrogate", "target", "protocol", "seed")
+
+
+HASHES = ("surrogate_sha256", "target_sha256", "data_sha256")
+
+
+COLUMNS = {
+    "score": ("kind", "unit", *SHOWN, *SCORE),
+    "cost": ("kind", "unit", *SHOWN, *HASHES, *COST),
+    "failure": ("kind", "unit", *SHOWN, *HASHES, "error"),
+}
+
+
+NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL)
+
+
+INTEGERS = ("seed", "class_id")
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def problem_of(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
+    """Why a parsed line cannot be used as a record, or nothing."""
+    if not row:
+        return "something that is not a JSON object"
+    columns = COLUMNS.get(str(row.get("kind")))
+    if columns is None:
+        return f"kind {row.get('kind')!r}"
+    for name in columns:
+        if name not in row:
+            return f"a {row['kind']} row without {name!r}"
+    for name in (*columns, *OPTIONAL):
+        if not _fits(name, row.get(name)):
+            return f"{name}={row[name]!r} in a {row['kind']} row"
+    if row["kind"] == "cost" and not any(score["unit"] == row["unit"] for score in pending.values()):
+        return "a cost row without score rows before it"
+    return ""
+
+
+def _fits(name: str, value: object) -> bool:
+    if name in NUMBERS:
+        return value is None or type(value) in (int, float)
+    if name in INTEGERS:
+        return type(value) is int
+    if name == "flags":
+        return isinstance(value, list) and all(isinstance(flag, str) for flag in value)
+    return isinstance(value, str)
+
+
+def slot_of(row: Mapping[str, Any]) -> tuple:
+    return tuple(row[field.name] for field in fields(Unit) if field.name != "data_sha256")
+
+
+def make_row(kind: str, unit: Unit, values: Mapping[str, Any], expected: Sequence[str]) -> dict[str, Any]:
+    optional = [name for name in OPTIONAL if kind == "cost" and name in values]
+    if set(values) != {*expected, *optional}:
+        raise ValueError(f"{kind} row: expected the fields {sorted(expected)}, got {sorted(values)}")
+    known = {"kind": kind, "unit": unit.key, **asdict(unit), **values}
+    row = plain({name: known[name] for name in (*COLUMNS[kind], *optional)})
+    problem = problem_of(row, {0: row})
+    if problem:
+        raise ValueError(f"expected a valid {kind} row, got {problem}")
+    return row
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON knows them: numpy scalars unwrapped, NaN and infinity null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):  # numpy and torch scalars
+        value = value.item()
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    raise ValueError(f"record: expected JSON values, got {value!r}; convert it to str, int or float")
+
+
+def encode(*rows: Mapping[str, Any]) -> bytes:
+    return b"".join(json.dumps(row, allow_nan=False).encode("ascii") + b"\n" for row in rows)

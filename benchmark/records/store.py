@@ -1,0 +1,186 @@
+"""Append-only records of everything that was scored: JSON lines that survive a kill at any byte.
+
+Layout under ``results/<dataset>/records``::
+
+    <protocol>/provenance.jsonl               versions, hardware, command; each entry once
+    <protocol>/<surrogate>/<attack>.jsonl     "clean.jsonl" for the clean images
+
+A unit (one case, attacked on one surrogate, scored on one target) is a block: one row per foreground class,
+then one closing cost row. A unit that failed is one failure row. A block is written in one piece, flushed and
+synced; what a kill leaves of a block (a torn last line, rows without their closing row) is ignored when
+reading and cut off before the next append. For the same case, attack, checkpoints, protocol and seed the last
+block or failure in the file counts, so changed data replaces its old result and a success its failure.
+
+NaN and infinite numbers are null in the files and NaN in the frames.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .paths import component, records_file
+from .reading import read_blocks
+from .rows import COST, SCORE, encode, make_row, parse_line, plain, slot_of
+from .unit import RecordsError, Unit, digest
+
+
+class RecordStore:
+    """The one writer of a records folder.
+
+    The folder is locked from the first write until :meth:`close` (or the end of the ``with`` block or of the
+    process). Reading needs no lock.
+
+    Args:
+        root: ``results/<dataset>/records``; created on the first write.
+
+    Example:
+        >>> import tempfile
+        >>> unit = Unit(dataset="phantom", case="c1", attack="none", surrogate="unet", surrogate_sha256="ab",
+        ...             target="unet", target_sha256="ab", protocol="robustvox-1", seed=0, data_sha256="")
+        >>> scores = [dict(class_id=1, class_name="liver", dice=0.9, hd95_mm=2.0, nsd=0.8, status="ok")]
+        >>> cost = dict(linf=0.0, l2=0.0, psnr=float("inf"), ssim=1.0, forwards=1, backwards=0, seconds=0.1,
+        ...             flags=[], provenance="")
+        >>> with tempfile.TemporaryDirectory() as folder, RecordStore(Path(folder)) as store:
+        ...     store.append(unit, scores, cost)
+        ...     len(unit.key), store.done(unit), len(load_records(Path(folder)).scores)
+        (16, True, 1)
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._lock: int | None = None
+        self._outcomes: dict[Path, dict[tuple, str | None]] = {}
+        self._repaired: set[Path] = set()
+
+    def __enter__(self) -> RecordStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; a later write takes it again."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def done(self, unit: Unit) -> bool:
+        """Whether this very unit was completed and not replaced since; failed units are not done."""
+        return self._known(self._path(unit)).get(unit.slot) == unit.key
+
+    def append(self, unit: Unit, scores: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
+        """Write one completed unit.
+
+        Args:
+            unit: what was scored.
+            scores: one mapping per foreground class with exactly ``class_id class_name dice hd95_mm nsd
+                status``; distances in mm.
+            cost: exactly ``linf l2 psnr ssim forwards backwards seconds flags provenance``, and for attacked
+                images ``asr_voxel asr_foreground``, see :func:`~robustvox.benchmark.metrics.success.voxel_success`.
+
+        Raises:
+            ValueError: on missing or unknown fields, no class or a class twice, values JSON cannot hold.
+            RecordsError: if another process writes here, or the file is damaged.
+        """
+        ids = [row.get("class_id") for row in scores]
+        if not ids or len(set(ids)) != len(ids):
+            raise ValueError(f"scores: expected one row per foreground class, got class_id {ids}")
+        rows = [make_row("score", unit, row, SCORE) for row in scores]
+        self._write(unit, [*rows, make_row("cost", unit, cost, COST)], unit.key)
+
+    def fail(self, unit: Unit, error: str) -> None:
+        """Write that a unit could not be computed and why; the next run tries it again."""
+        self._write(unit, [make_row("failure", unit, {"error": error}, ("error",))], None)
+
+    def provenance(self, entry: Mapping[str, Any]) -> str:
+        """Store versions, hardware, command and the like once, and return the id the cost rows refer to.
+
+        Args:
+            entry: any JSON mapping with a key ``protocol``, which says where it is stored.
+
+        Returns:
+            The first 16 hex digits of the entry's SHA-256.
+
+        Raises:
+            ValueError: without ``protocol``, or on values JSON cannot hold.
+        """
+        if not isinstance(entry.get("protocol"), str):
+            raise ValueError(f"provenance: expected a key 'protocol', got the keys {sorted(entry)}; add it")
+        stored = plain(entry)
+        identity = digest(stored)
+        path = self.root / component(entry["protocol"]) / "provenance.jsonl"
+        whole = path.read_bytes().rpartition(b"\n")[:2] if path.exists() else ()
+        data = b"".join(whole)
+        if not any(parse_line(line).get("id") == identity for line in data.splitlines()):
+            self._acquire()
+            _truncate(path, len(data))
+            _append(path, encode({"id": identity, "entry": stored}))
+        return identity
+
+    def _path(self, unit: Unit) -> Path:
+        return self.root / records_file(unit.protocol, unit.surrogate, unit.attack)
+
+    def _known(self, path: Path) -> dict[tuple, str | None]:
+        if path not in self._outcomes:
+            closing = [block[-1] for block, _ in read_blocks(path)]
+            self._outcomes[path] = {
+                slot_of(row): row["unit"] if row["kind"] == "cost" else None for row in closing
+            }
+        return self._outcomes[path]
+
+    def _write(self, unit: Unit, rows: list[dict[str, Any]], key: str | None) -> None:
+        data = encode(*rows)
+        path = self._path(unit)
+        self._acquire()
+        known = self._known(path)
+        if path not in self._repaired:
+            _truncate(path, max((end for _, end in read_blocks(path)), default=0))
+        # Marked as sound again only after success: an error in between (disk full) leaves a torn block.
+        self._repaired.discard(path)
+        _append(path, data)
+        self._repaired.add(path)
+        known[unit.slot] = key
+
+    def _acquire(self) -> None:
+        if self._lock is not None:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:  # Windows: no advisory locks, one writer remains the user's duty
+            return
+        handle = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise RecordsError(
+                f"{self.root}: expected to be the only writer, but another run is writing here; wait for it, "
+                "or give this one another --out folder"
+            ) from error
+        except OSError:  # a file system without locks, as some network mounts
+            os.close(handle)
+        else:
+            self._lock = handle
+            # Somebody else may have written since this store last looked.
+            self._outcomes.clear()
+            self._repaired.clear()
+
+
+def _truncate(path: Path, size: int) -> None:
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def _append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,28 @@
+"""Files that are replaced in one piece, so that a kill leaves the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file beside its place, force it to the disk, and put it there.
+
+    Args:
+        path: of the file; its folder exists.
+        text: written as UTF-8, line ends as they are.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     replace_file(Path(folder) / "a.txt", "one")
+        ...     [p.name for p in Path(folder).iterdir()]
+        ['a.txt']
+    """
+    unfinished = path.with_name(f".{path.name}.tmp")
+    with unfinished.open("wb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)

@@ -1,0 +1,47 @@
+"""From the harness to a picture: an attacked case as the records score it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..harness.compute import mean_dice
+from ..plan.attacks import short_name
+from ..show.figures.slices import Example
+
+if TYPE_CHECKING:
+    from ..harness.compute import Scored
+    from ..plan.plan import Plan
+
+
+def make_example(plan: Plan, clean: Scored, attacked: Scored, notes: Sequence[str] = ()) -> Example:
+    """The picture's data of one attacked case.
+
+    Args:
+        plan: names the dataset and its classes.
+        clean, attacked: the clean and the adversarial image on one target.
+        notes: further lines below the figure.
+    """
+    volume, job, moved = attacked.volume, attacked.job, attacked.outcome.distortion
+    surrogate = job.surrogate.name if job.surrogate else ""
+    models = surrogate if surrogate == attacked.target.name else f"{surrogate} → {attacked.target.name}"
+    spec = job.attack.spec if job.attack else ""
+    setting = f"{spec}, seed {plan.seed}, {plan.protocol.name}."
+    measured = (
+        f"Measured: L-inf {255 * moved.linf:.3g}/255, L2 {moved.l2:.3g}, PSNR {moved.psnr:.3g} dB, "
+        f"SSIM {moved.ssim:.3f}."
+    )
+    return Example(
+        image=volume.image,
+        adversarial=attacked.image,
+        reference=volume.label,
+        clean_prediction=clean.prediction,
+        adversarial_prediction=attacked.prediction,
+        spacing_mm=volume.spacing_mm,
+        affine=volume.affine,
+        class_names=plan.dataset.class_names,
+        dice_clean=mean_dice(clean.outcome.scores),
+        dice_adversarial=mean_dice(attacked.outcome.scores),
+        title=f"{plan.dataset.name}, {volume.id}  ·  {models}  ·  {short_name(spec)}",
+        notes=(setting, " ".join((measured, *notes))),
+    )

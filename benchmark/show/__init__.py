@@ -1,0 +1,1 @@
+"""Pure functions of the records: tables, page, figures. Nothing here needs torch."""

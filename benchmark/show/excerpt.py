@@ -1,0 +1,133 @@
+"""The leaderboard excerpt of a README: two tables between markers, made from the white-box table of one dataset.
+
+Only the README beside the results folder is looked at, and only one with both markers: no folder given with
+``--out`` gets a README, and none without markers is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustvox.models import CATALOG as MODELS
+
+from ..records.reading import Frame
+from ..records.unit import RecordsError
+from .tables.markup import markdown_table, markdown_text
+
+START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
+
+
+DATASET, PROTOCOL, MODEL = "hippocampus", "robustvox-1", "unet"
+
+
+COLUMNS = {
+    "noise 8/255": "gn:std=8/255",
+    "FGSM 8/255": "fgsm:eps=8/255",
+    "PGD 4/255": "pgd:eps=4/255,loss=dice,steps=20",
+    "PGD 8/255": "pgd:eps=8/255,loss=dice,steps=20",
+    "CosPGD 8/255": "cospgd:eps=8/255,steps=20",
+    "VAFA 20": "vafa:block_size=32,eps=none,q_max=20",
+    "VAFA 30": "vafa:block_size=32,eps=none,q_max=30",
+}
+"""Heading of the first table to the attack: the one spec with this name that has all these parameters."""
+
+
+ATTACKS = {
+    "uniform": "uniform:eps=8/255",
+    "fgsm": "fgsm:eps=8/255",
+    "mifgsm": "mifgsm:eps=8/255",
+    "square": "square:eps=8/255",
+    "pgd:loss=ce": "pgd:eps=8/255,loss=ce,steps=20",
+    "cospgd": "cospgd:eps=8/255,steps=20",
+    "segpgd": "segpgd:eps=8/255,steps=20",
+    "pgd": "pgd:eps=8/255,loss=dice,steps=20",
+    "pgd:steps=100": "pgd:eps=8/255,loss=dice,steps=100",
+    "apgd": "apgd:eps=8/255,loss=dice",
+    "ensemble": "ensemble:eps=8/255",
+    "vafa": "vafa:block_size=32,eps=none,q_max=20",
+    "vafa2d": "vafa2d:eps=none,q_max=20",
+    "sa2": "sa2:eps=none,rho=0.2",
+}
+"""What the second table calls an attack, as on the command line, to the attack."""
+
+
+def readme_with_excerpt(readme: Path, tables: Mapping[str, Frame]) -> dict[Path, str]:
+    """The README with a fresh excerpt, by its path; nothing if it has no markers.
+
+    Args:
+        readme: the file beside the results folder.
+        tables: white-box table per dataset folder.
+
+    Raises:
+        RecordsError: if a marker is missing, repeated, or out of order.
+    """
+    text = readme.read_bytes().decode("utf-8", "replace")
+    if START not in text and END not in text:
+        return {}
+    head, _, rest = text.partition(START)
+    _, _, tail = rest.partition(END)
+    if text.count(START) != 1 or text.count(END) != 1 or END not in rest:
+        raise RecordsError(
+            f"{readme}: expected one {START} and then one {END}, found {text.count(START)} and {text.count(END)} or "
+            "another order; put them around the excerpt"
+        )
+    return {readme: f"{head}{START}\n{excerpt(tables)}{END}{tail}"}
+
+
+def excerpt(tables: Mapping[str, Frame]) -> str:
+    """Both tables with their captions, from the rows of :data:`DATASET` under :data:`PROTOCOL`."""
+    table = tables.get(DATASET)
+    rows = [] if table is None else [r for r in table.to_dict("records") if r["protocol"] == PROTOCOL]
+    if not rows:
+        return f"No records of {DATASET} under {PROTOCOL} yet.\n"
+    counts = sorted({row["n_cases"] for row in rows if row["n_cases"]})
+    patients = " to ".join(str(n) for n in sorted({counts[0], counts[-1]})) if counts else "no"
+    return (
+        f"{DATASET.capitalize()}, {patients} validation patients, protocol `{PROTOCOL}`, small networks of the zoo, mean\n"
+        "foreground Dice with 95% bootstrap interval over patients:\n\n"
+        f"{_models(rows)}\n"
+        f"The attacks side by side on one of them, defaults unless written:\n\n{_attacks(rows)}"
+    )
+
+
+def _models(rows: list[dict[str, Any]]) -> str:
+    known = list(MODELS)
+    names = {row["surrogate"] for row in rows}
+    order = sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+    lines = []
+    for name in order:
+        mine = [row for row in rows if row["surrogate"] == name]
+        clean = next((f"{r['dice_clean']:.2f}" for r in mine if r["dice_clean"] == r["dice_clean"]), "n/a")
+        lines.append([markdown_text(name), clean, *(_dice(find(mine, spec)) for spec in COLUMNS.values())])
+    return markdown_table(["model", "clean", *COLUMNS], lines)
+
+
+def _attacks(rows: list[dict[str, Any]]) -> str:
+    mine = [row for row in rows if row["surrogate"] == MODEL]
+    lines = []
+    for name, spec in ATTACKS.items():
+        row = find(mine, spec)
+        if row is not None and row["n_cases"]:
+            budget = [f"{row['hd95_adv_mm']:.1f}", f"{row['l2']:.1f}", f"{255 * row['linf']:.0f}/255"]
+            lines.append([f"`{name}`", _dice(row), *budget])
+    return markdown_table([f"attack on `{MODEL}`", "Dice", "HD95 mm", "L2", "L-inf"], lines)
+
+
+def find(rows: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
+    """The row of the attack with this name and all these parameters, unmatched; of several the first by spec."""
+    name, _, parameters = wanted.partition(":")
+    needed = set(parameters.split(","))
+    for row in sorted(rows, key=lambda row: row["attack"]):
+        spec = row["attack"]
+        found, _, given = spec.partition(":")
+        if found == name and "@" not in spec and needed <= set(given.split(",")):
+            return row
+    return None
+
+
+def _dice(row: dict[str, Any] | None) -> str:
+    if row is None or row["dice_adv"] != row["dice_adv"]:
+        return "n/a"
+    return f"{row['dice_adv']:.2f} ({row['dice_adv_low']:.2f}-{row['dice_adv_high']:.2f})"

@@ -1,0 +1,152 @@
+"""The files below ``results/``: written, and compared with what their records imply."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..records.coverage import row_problems
+from ..records.outcomes import load_flags, load_warnings
+from ..records.reading import Records, load_records
+from ..records.writing import replace_file
+from .excerpt import readme_with_excerpt
+from .tables import views
+from .tables.best import best_models
+from .tables.cases import per_case, with_hashes
+from .tables.markup import csv_text
+from .tables.results import Frame, all_rows
+from .tables.success import FILES as SUCCESS_FILES
+from .tables.success import render as render_success
+from .tables.summary import Summary
+
+PAGE = "index.html"  # below the results folder
+
+
+_FILES = (
+    *(f"{name}.{suffix}" for name in ("white_box", "transfer") for suffix in ("csv", "md", "tex")),
+    *("summary.md", "summary.tex"),
+    *SUCCESS_FILES,
+)
+
+
+def load_all(results: Path) -> dict[Path, Records]:
+    """The records of every ``<dataset>/records`` folder, by folder, sorted.
+
+    Raises:
+        RecordsError: if records are damaged.
+    """
+    return {path: load_records(path) for path in sorted(Path(results).glob("*/records")) if path.is_dir()}
+
+
+def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[Path, str]:
+    """Every table file that the records under ``results`` imply, by path; nothing is written.
+
+    Args:
+        results: folder with one ``<dataset>/records`` folder per dataset.
+        loaded: what :func:`load_all` read there, if at hand.
+
+    Returns:
+        Text of ``white_box.csv|md|tex`` and ``summary.md|tex`` per dataset, of ``transfer.csv|md|tex`` where
+        such rows exist, of the success rates, :data:`robustvox.benchmark.show.tables.success.FILES`, of ``index.html``
+        where there is any dataset, and of the README beside the folder if it has markers for the excerpt.
+
+    Raises:
+        RecordsError: if records or outcomes of checks are damaged.
+    """
+    from .page import render_page
+
+    files, boards, tables = {}, [], {}
+    for source, records in (load_all(results) if loaded is None else loaded).items():
+        folder = source.parent
+        cases = per_case(records)
+        table, same = all_rows(records, load_flags(folder / "checks"), cases)
+        boards.append(_board(folder, records, cases, table, same))
+        files |= render_success(folder, records)
+        marks = best_models(with_hashes(cases, records))
+        for name, part in (("white_box", table[same]), ("transfer", table[~same])):
+            if name == "white_box" or len(part):
+                files[folder / f"{name}.csv"] = csv_text(part, views.TEXT)
+                files[folder / f"{name}.md"] = views.markdown(part, marks)
+                files[folder / f"{name}.tex"] = views.latex(part, marks)
+        summary = Summary(table[same], marks)
+        files |= {folder / "summary.md": summary.markdown(), folder / "summary.tex": summary.latex()}
+        tables[folder.name] = table[same]
+    if boards:
+        files[Path(results) / PAGE] = render_page(boards)
+    readme = Path(results).resolve().parent / "README.md"
+    if readme.is_file():
+        files |= readme_with_excerpt(readme, tables)
+    return files
+
+
+def write(results: Path, *, readme: bool = False) -> None:
+    """Write every file of :func:`render`, and remove tables that the records no longer imply.
+
+    Args:
+        results: folder with one ``<dataset>/records`` folder per dataset.
+        readme: also write the README beside it; a run does not touch that file.
+    """
+    results = Path(results)
+    rendered = {path: text for path, text in render(results).items() if readme or results in path.parents}
+    for path, text in rendered.items():
+        replace_file(path, text)
+    # Only beside records: a file of that name anywhere else is somebody's own.
+    tables = {path.parent for path in rendered if path.parent.parent == results}
+    stale = {folder / name for folder in tables for name in _FILES} | {results / PAGE}
+    for path in stale - rendered.keys():
+        path.unlink(missing_ok=True)
+
+
+def check(results: Path) -> list[str]:
+    """Compare the table files under ``results`` with what their records imply.
+
+    Returns:
+        One unified diff per file that is missing, differs, or has no records behind it, then one line per row
+        that is not what it says or that its run must have written; empty when all agree.
+    """
+    from .page import readable
+
+    loaded = load_all(results)
+    rendered = render(results, loaded)
+    present = {path for name in _FILES for path in Path(results).glob(f"*/{name}")}
+    present |= set(Path(results).glob(PAGE))
+    present |= {path for path in rendered if path.is_file()}
+    problems = []
+    for path in sorted(rendered.keys() | present):
+        committed = path.read_bytes().decode("utf-8", "replace") if path in present else None
+        expected = rendered.get(path)
+        if committed != expected:
+            before, after = committed or "", expected or ""
+            if path.name == PAGE and readable(before) != readable(after):
+                before, after = readable(before), readable(after)
+            lines = difflib.unified_diff(
+                before.split("\n"),
+                after.split("\n"),
+                f"{path} (committed)" if path in present else f"{path} (missing)",
+                f"{path} (from the records)" if path in rendered else f"{path} (no records behind it)",
+                n=0,
+                lineterm="",
+            )
+            problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
+    for folder, records in loaded.items():
+        problems += row_problems(folder, records)
+    return problems
+
+
+def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame) -> Any:
+    """What the page shows of a dataset, models named as in its tables."""
+    from .page import Board, load_sources
+
+    hashes = ["unit", "surrogate_sha256", "target_sha256"]
+    classes = records.scores.merge(records.costs[hashes], on="unit")
+    frames = {"cases": cases, "classes": classes, "failures": records.failures}
+    return Board(
+        folder=folder.name,
+        white_box=table[same],
+        transfer=table[~same],
+        outcomes=load_warnings(folder / "checks"),
+        sources=load_sources(folder / "records"),
+        **{k: with_hashes(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
+    )

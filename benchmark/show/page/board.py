@@ -1,0 +1,77 @@
+"""What the page shows of one dataset: frames that were made for the tables already, and a few sources."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ...records.reading import Frame
+
+CLEAN = "none"  # the attack of the clean images
+
+
+@dataclass(frozen=True)
+class Board:
+    """One folder of results. Models carry the names that the tables show.
+
+    Args:
+        folder: name of the folder below the page.
+        white_box, transfer: the tables, columns as in :data:`robustvox.benchmark.show.tables.results.COLUMNS`.
+        cases: one row per case of every group, clean images included: means over classes and seeds.
+        classes: one row per scored class of a unit: ``class_id class_name dice status`` and its keys.
+        failures: one row per failed unit. These three have the surrogate's name in the records as ``stored``.
+        outcomes: what checks found, from :func:`robustvox.benchmark.records.outcomes.load_warnings`.
+        sources: lines that say where the data come from, under which licence.
+    """
+
+    folder: str
+    white_box: Frame
+    transfer: Frame
+    cases: Frame
+    classes: Frame
+    failures: Frame
+    outcomes: Frame
+    sources: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The dataset as the records call it, or else as the folder is called."""
+        found = {*self.white_box["dataset"], *self.transfer["dataset"]}
+        return found.pop() if len(found) == 1 else self.folder
+
+    @cached_property
+    def stored(self) -> dict[str, str]:
+        """The name in the records, and so of the files, by the name that is shown."""
+        return {
+            shown: name
+            for frame in (self.failures, self.cases)
+            for shown, name in zip(frame["surrogate"].tolist(), frame["stored"].tolist(), strict=True)
+        }
+
+    @property
+    def protocols(self) -> list[str]:
+        """Protocols with rows, sorted."""
+        return sorted({*self.white_box["protocol"], *self.transfer["protocol"]})
+
+
+def own(frame: Frame) -> Frame:
+    """The rows in which the attacked checkpoint is the scored one."""
+    same = (frame["surrogate"] == frame["target"]) & (frame["surrogate_sha256"] == frame["target_sha256"])
+    return frame[same]
+
+
+def load_sources(records: Path) -> tuple[str, ...]:
+    """Source and licence of the data, from the provenance beside ``results/<dataset>/records``; sorted."""
+    found = set()
+    for path in sorted(Path(records).glob("*/provenance.jsonl")):
+        for line in path.read_bytes().splitlines():
+            try:
+                data = json.loads(line)["entry"]["dataset"]
+                parts = (data["source"], data["licence"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # torn by a kill, or of an older form: only a credit line is lost
+            if all(isinstance(part, str) and part for part in parts):
+                found.add(", ".join(parts))
+    return tuple(sorted(found))

@@ -1,0 +1,195 @@
+"""Dice against the measured budget, as coordinates for hand-made SVG.
+
+Drawn without a chart library: the bytes of matplotlib's SVG depend on its version and on the fonts of the
+machine, and the page is compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..labels import NOISE, AttackName, model_family
+from .board import Board, Frame
+
+WIDTH, HEIGHT = 400, 250
+
+
+LEFT, RIGHT, TOP, BOTTOM = 38, 112, 10, 34  # margins; names stand in the right one
+
+
+LINE = 12  # height of a name
+
+
+MARKERS = 7
+
+
+Row = Mapping[str, Any]  # of the white-box table
+
+
+_LONGEST = 16  # letters of a name that fit into the margin
+
+
+@dataclass(frozen=True)
+class Point:
+    """Position of a measured value, its interval's ends, and what it is."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One model: its points from clean to the largest budget, and where its name stands."""
+
+    model: str
+    short: str
+    family: str
+    marker: int
+    points: tuple[Point, ...]
+    label_y: float
+
+    @property
+    def path(self) -> str:
+        """Points of an SVG polyline."""
+        return " ".join(f"{p.x:.1f},{p.y:.1f}" for p in self.points)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One attack at several budgets: curves, and ticks as position and text."""
+
+    protocol: str
+    title: str
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+
+
+def charts(board: Board, names: Mapping[str, AttackName]) -> list[Chart]:
+    """A chart for every attack that some model met at two budgets or more, noise last."""
+    table: Frame = board.white_box
+    table = table[table["dice_adv"].notna() & table["l2"].notna()]
+    series: dict[tuple, dict[str, list[Row]]] = {}
+    for row in table.to_dict("records"):
+        name = names[row["attack"]]
+        key = (row["protocol"], name.family == NOISE, name.name, name.series)
+        series.setdefault(key, {}).setdefault(row["surrogate"], []).append(row)
+    marker = _markers(table["surrogate"].unique().tolist())
+    drawn = []
+    for key, by_model in sorted(series.items(), key=lambda item: repr(item[0])):
+        by_model = {m: sorted(rows, key=lambda r: (r["l2"], r["attack"])) for m, rows in by_model.items()}
+        by_model = {m: rows for m, rows in by_model.items() if len(rows) > 1}
+        if by_model:
+            specs = sorted(
+                {row["attack"] for rows in by_model.values() for row in rows}, key=_by_l2(by_model)
+            )
+            drawn.append(_chart(key[0], [names[s] for s in specs], by_model, names, marker))
+    return drawn
+
+
+def _by_l2(by_model: Mapping[str, Sequence[Row]]) -> Callable[[str], tuple[float, str]]:
+    smallest: dict[str, float] = {}
+    for rows in by_model.values():
+        for row in rows:
+            smallest[row["attack"]] = min(row["l2"], smallest.get(row["attack"], math.inf))
+    return lambda spec: (smallest[spec], spec)
+
+
+def _markers(models: Sequence[str]) -> dict[str, int]:
+    """A marker per model; models of one family share a color, so their markers differ."""
+    marker: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for model in sorted(models):
+        family = model_family(model)
+        marker[model] = seen.get(family, 0) % MARKERS
+        seen[family] = seen.get(family, 0) + 1
+    return marker
+
+
+def _chart(
+    protocol: str,
+    attacks: Sequence[AttackName],
+    by_model: Mapping[str, Sequence[Row]],
+    names: Mapping[str, AttackName],
+    marker: Mapping[str, int],
+) -> Chart:
+    known = [row for rows in by_model.values() for row in rows]
+    x_ticks = _ticks(0.0, max(row["l2"] for row in known))
+    values = [row[c] for row in known for c in ("dice_adv_low", "dice_adv_high", "dice_clean")]
+    values = [value for value in values if not math.isnan(value)]
+    y_ticks = _dice_ticks(min(values), max(values))
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / (x_ticks[-1] or 1.0)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+
+    def clean(row: Row) -> Point:
+        height = y(row["dice_clean"])
+        return Point(x(0.0), height, height, height, f"clean: Dice {row['dice_clean']:.3f}")
+
+    def attacked(row: Row) -> Point:
+        dice, low, high = (row[c] for c in ("dice_adv", "dice_adv_low", "dice_adv_high"))
+        found = f"L2 {row['l2']:.2f}, Dice {dice:.3f} ({low:.3f}\u2013{high:.3f})"
+        return Point(x(row["l2"]), y(dice), y(low), y(high), f"{names[row['attack']].label}: {found}")
+
+    drawn = {
+        model: (*(clean(r) for r in rows[:1] if not math.isnan(r["dice_clean"])), *map(attacked, rows))
+        for model, rows in sorted(by_model.items())
+    }
+    label_y = _spread({model: found[-1].y for model, found in drawn.items()})
+    curves = tuple(
+        Curve(model, _short(model), model_family(model), marker[model], found, label_y[model])
+        for model, found in drawn.items()
+    )
+    title = f"{attacks[0].name}: " + ", ".join(a.label.removeprefix(f"{a.name} ") for a in attacks)
+    digits = 0 if x_ticks[-1] >= 2 else 1 if x_ticks[-1] >= 0.2 else 3
+    return Chart(
+        protocol,
+        title,
+        curves,
+        tuple((x(t), f"{t:.{digits}f}") for t in x_ticks),
+        tuple((y(t), f"{t:.2f}") for t in y_ticks),
+    )
+
+
+def _dice_ticks(low: float, high: float) -> list[float]:
+    """Steps of 0.1 around the values, of 0.05 where they lie close; at least two, within 0 and 1."""
+    parts = 10 if high - low > 0.25 else 20
+    first = max(0, min(math.floor(low * parts), parts - 1))
+    last = min(parts, max(math.ceil(high * parts), first + 1))
+    return [tick / parts for tick in range(first, last + 1)]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to at least ``high``, three to seven of them."""
+    span = max(high - low, 1e-6)
+    unit = 10.0 ** math.floor(math.log10(span))
+    step = next(s for s in (0.2 * unit, 0.5 * unit, unit, 2 * unit, 5 * unit) if span / s <= 5)
+    return [low + step * i for i in range(math.ceil(span / step - 1e-9) + 1)]
+
+
+def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
+    """Heights of names beside the ends of their curves, at least a line apart and inside the chart."""
+    placed: dict[str, float] = {}
+    lowest = float(TOP)
+    for model in sorted(wanted, key=lambda m: (wanted[m], m)):
+        placed[model] = max(wanted[model], lowest)
+        lowest = placed[model] + LINE
+    overshoot = max(0.0, lowest - LINE - (HEIGHT - BOTTOM))
+    limit = math.inf
+    for model in sorted(placed, key=lambda m: (-placed[m], m)):
+        placed[model] = min(placed[model], limit, HEIGHT - BOTTOM if overshoot else math.inf)
+        limit = placed[model] - LINE
+    return placed
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "\u2026"

@@ -1,0 +1,71 @@
+"""What the flags of the tables mean, for the reader of a row."""
+
+from __future__ import annotations
+
+from .board import Board, Frame
+
+#: id of a check -> the question it answers, as docs/sanity_checks.md puts it
+QUESTIONS = {
+    "C1": "Is a zero budget the clean score?",
+    "C2": "Does more budget hurt more?",
+    "C3": "Does an unbounded attack destroy everything?",
+    "C4": "Are many steps at least as good as one?",
+    "C5": "Is the attack stronger than noise of its budget?",
+    "C6": "Has it converged?",
+    "C7": "Are the gradients alive?",
+    "C8": "Does a search without gradients do better?",
+    "C9": "Is the model random?",
+    "C10": "Does it return logits?",
+    "C11": "Are there enough classes for the loss?",
+    "C12": "Does it optimize at test time?",
+    "C13": "Is the budget kept by what is scored?",
+    "C14": "Does the step size matter?",
+    "C15": "Does another loss break cases that this one spares?",
+    "C16": "Is the scored predictor the attacked one?",
+    "C17": "Is the attack strong on an undefended model?",
+    "C18": "Does the order of the cases change a result?",
+    "C20": "Do Dice and HD95 tell the same story?",
+    "C21": "How large is a change without a bound?",
+    "C22": "Does the pipeline hurt without the attack?",
+}
+
+
+NOTES = {
+    "no-progress": "On some case no step of the attack beat its start: no gradient, a wrong sign or too large a step.",
+    "nonfinite-loss": "On some case the attack met a loss that was NaN or infinite.",
+    "unmatched": "On some case no value of the knob gave the distortion of the reference.",
+    "untrained": "The weights are random; the row tests the pipeline and says nothing about the architecture.",
+    "clean-incomplete": "Some scored case has no clean record, so there are no clean means.",
+}
+
+
+_STATUS = {"warn": "warns", "fail": "fails"}
+
+
+Details = dict[tuple[str, str, str, str], str]  # protocol, model, attack, flag -> what the check found
+
+
+def explain(flag: str) -> str:
+    """A flag in words.
+
+    Example:
+        >>> explain("C8:fail")
+        'Sanity check C8 fails: Does a search without gradients do better?'
+    """
+    check, _, status = flag.partition(":")
+    if check in QUESTIONS:
+        return f"Sanity check {check} {_STATUS.get(status, status)}: {QUESTIONS[check]}"
+    return NOTES.get(flag, "Set by the record itself; open the records for the context.")
+
+
+def details(board: Board) -> Details:
+    """What flagged checks found, by protocol, shown model, attack and flag."""
+    cases: Frame = board.cases
+    shown = cases[["dataset", "surrogate", "surrogate_sha256"]].drop_duplicates()
+    # The outcome's own name of the model goes: the tables know a checkpoint by its hash.
+    found = board.outcomes.drop(columns="surrogate").merge(shown, on=["dataset", "surrogate_sha256"])
+    columns = (found[name].tolist() for name in ("protocol", "surrogate", "attack", "flag", "rule", "detail"))
+    return {
+        (protocol, model, attack, flag): f"Rule: {rule}. Found: {detail}."
+        for protocol, model, attack, flag, rule, detail in zip(*columns, strict=True)
+    }

@@ -1,0 +1,188 @@
+"""One dataset as the template wants it: every number as text in a fixed format, every link relative."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from ...records.paths import component, records_file
+from ..labels import AttackName, attack_names, model_family
+from .board import Board, Frame
+from .curves import charts
+from .flags import details, explain
+from .matrices import Matrix, class_matrices, transfer_matrices
+from .ranking import rank, worst_cases
+
+#: key, heading, whether it sorts as a number, explanation
+COLUMNS = (
+    ("model", "Model", False, "Attacked and scored network, as in the records."),
+    ("attack", "Attack", False, "Short name; the whole specification is in the list of attacks below."),
+    ("budget", "Budget", False, "What bounds the attack. Compare only rows of the same budget."),
+    ("cases", "Cases", True, "Scored cases; failed ones are counted and listed in the records."),
+    ("clean", "Clean Dice", True, "Mean foreground Dice without an attack."),
+    ("robust", "Robust Dice", True, "Mean foreground Dice under the attack, with 95% bootstrap interval over cases."),
+    ("drop", "Drop", True, "Clean Dice minus robust Dice."),
+    ("worst", "Worst case", True, "Per case the lowest Dice of all attacks on this model at this budget, then the mean."),
+    ("hd95_clean", "HD95 clean", True, "95th percentile Hausdorff distance in mm without an attack."),
+    ("hd95", "HD95 attacked", True, "The same under the attack; a lost organ counts as the diagonal of the volume."),
+    ("lost", "Lost organs", True, "Organs of a case of which nothing was found, over all cases; invented ones behind it."),
+    ("linf", "L∞", True, "Largest measured change of a voxel, in 1/255 of the intensity range."),
+    ("l2", "L2", True, "Measured Euclidean norm of the change, mean over cases."),
+    ("ssim", "SSIM", True, "Structural similarity to the clean volume, mean over cases; 1 is identical."),
+    ("flags", "Flags", False, "Reasons to doubt a row, from the run itself and from the sanity checks."),
+    ("model_family", "Family", False, "Convolutional, transformer or Mamba."),
+    ("attack_family", "Kind", False, "Family of the attack."),
+    ("protocol", "Protocol", False, "How volumes were predicted, attacked and scored."),
+    ("records", "Records", False, "The file of per-case rows behind the numbers."),
+)  # fmt: skip
+
+
+#: filter -> its label; all but the last select equal values of a column
+FILTERS = {
+    "model": "Model",
+    "model_family": "Model family",
+    "attack": "Attack",
+    "attack_family": "Attack family",
+    "budget": "Budget",
+    "protocol": "Protocol",
+    "flagged": "Flags",
+}
+
+
+def section(board: Board) -> dict[str, Any]:
+    """Everything the template shows of one dataset."""
+    tables = (board.white_box, board.transfer)
+    specs = Counter(attack for table in tables for attack in table["attack"].tolist())
+    measured = board.white_box.groupby("attack")["linf"].max().to_dict()
+    names = attack_names(specs, measured)
+    rows = _rows(board, names)
+    flags = sorted({flag for row in rows for flag, _, _ in row["flags"]})
+    return {
+        "id": f"d-{component(board.folder)}",
+        "name": board.name,
+        "folder": _link(board.folder),
+        "sources": board.sources,
+        "models": len({row["model"] for row in rows}),
+        "cases": int(max(board.white_box["n_cases"], default=0)),
+        "protocols": board.protocols,
+        "rankings": [_ranking(board, protocol, names) for protocol in board.protocols],
+        "rows": rows,
+        "choices": {key: sorted({row[key] for row in rows}) for key in FILTERS},
+        "charts": charts(board, names),
+        "transfer": [_matrix(board, m) for m in transfer_matrices(board, names)],
+        "classes": [_matrix(board, m) for m in class_matrices(board, names)],
+        "attacks": sorted(names.values(), key=lambda a: (a.name, a.budget, a.label)),
+        "flags": [(flag, explain(flag)) for flag in flags],
+    }
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many decimals, never a negative zero.
+
+    Example:
+        >>> fixed(0.60449, 3), fixed(-0.0001, 3), fixed(float("nan"), 3)
+        ('0.604', '0.000', 'n/a')
+    """
+    if math.isnan(value):
+        return "n/a"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def _rows(board: Board, names: Mapping[str, AttackName]) -> list[dict[str, Any]]:
+    worst, found = worst_cases(board, names), details(board)
+    return [_row(board, row, names, worst, found) for row in board.white_box.to_dict("records")]
+
+
+def _row(board: Board, row: Frame, names: Mapping[str, AttackName], worst: Any, found: Any) -> dict[str, Any]:
+    protocol, model, attack = row["protocol"], row["target"], names[row["attack"]]
+    flags = []
+    for flag in filter(None, row["flags"].split(";")):
+        detail = found.get((protocol, model, attack.spec, flag), "")
+        flags.append((flag, flag.rpartition(":")[2], f"{explain(flag)} {detail}".strip()))
+    return {
+        "model": model,
+        "model_family": model_family(model),
+        "attack": attack.label,
+        "spec": attack.spec,
+        "attack_family": attack.family,
+        "budget": attack.budget,
+        "protocol": protocol,
+        "cases": f"{row['n_cases']}" + (f" + {row['failed']} failed" if row["failed"] else ""),
+        "clean": fixed(row["dice_clean"], 3),
+        "robust": fixed(row["dice_adv"], 3),
+        "interval": _interval(row["dice_adv_low"], row["dice_adv_high"]),
+        "drop": fixed(row["dice_clean"] - row["dice_adv"], 3),
+        "worst": fixed(worst.get((protocol, model, attack.budget), math.nan), 3),
+        "hd95_clean": fixed(row["hd95_clean_mm"], 1),
+        "hd95": fixed(row["hd95_adv_mm"], 1),
+        "lost": f"{row['missing']}" + (f" + {row['hallucinated']} invented" if row["hallucinated"] else ""),
+        "linf": fixed(row["linf"] * 255, 1),
+        "l2": fixed(row["l2"], 2),
+        "ssim": fixed(row["ssim"], 3),
+        "flags": flags,
+        "flagged": "flagged" if flags else "without",
+        **_records(board, protocol, model, attack.spec),
+    }
+
+
+def _records(board: Board, protocol: str, model: str, attack: str) -> dict[str, str]:
+    """Link to the file of a model's rows, relative to the page, and its short name."""
+    path = records_file(protocol, board.stored.get(model, model), attack)
+    return {
+        "href": _link(f"{board.folder}/records/{path}"),
+        "records": f"{path.parent.name}/{path.name}",
+    }
+
+
+def _link(path: str) -> str:
+    # A folder's name may hold bytes that are no text; no browser could follow it anyway.
+    return quote(path, errors="replace")
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.3f}\u2013{high:.3f}"
+
+
+def _ranking(board: Board, protocol: str, names: Mapping[str, AttackName]) -> dict[str, Any]:
+    ranking = rank(board, protocol, names)
+    return {
+        "id": component(protocol),
+        "protocol": protocol,
+        "budget": ranking.budget,
+        "attacks": ", ".join(sorted(attack.label for attack in ranking.attacks)),
+        "n_cases": ranking.n_cases,
+        "unranked": ranking.unranked,
+        "places": [
+            {
+                "place": f"{place.place}{'=' if place.tied else ''}",
+                "model": place.model,
+                "family": place.family,
+                "clean": fixed(place.clean, 3),
+                "worst": fixed(place.worst, 3),
+                "interval": _interval(place.low, place.high),
+                "drop": fixed(place.clean - place.worst, 3),
+                "lost": str(place.lost),
+                "failed": place.failed,
+                "hardest": place.hardest,
+                "hardest_cases": place.hardest_cases,
+                "bar": {k: f"{100 * getattr(place, k):.1f}%" for k in ("low", "high", "worst", "clean")},
+            }
+            for place in ranking.places
+        ],
+    }
+
+
+def _matrix(board: Board, matrix: Matrix) -> dict[str, Any]:
+    return {
+        "label": matrix.attack.label,
+        "protocol": matrix.protocol,
+        "columns": matrix.columns,
+        "rows": [
+            (name, _records(board, matrix.protocol, name, matrix.attack.spec)["href"], cells)
+            for name, cells in matrix.rows
+        ],
+    }

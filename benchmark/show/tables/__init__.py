@@ -1,0 +1,1 @@
+"""Tables of the records, and the markup they are written in."""

@@ -1,0 +1,124 @@
+"""The table that goes into a paper: attacks down, models across, Dice with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...records.reading import Frame
+from . import views
+from .best import BEST, Marks
+from .markup import latex_text, markdown_table, markdown_text
+
+BUDGETS = ("eps", "std", "q_max", "rho")  # always shown, if they are numbers
+
+
+class Summary:
+    """Compact view of the white-box rows of a dataset.
+
+    The clean row has the best and the ties by clean Dice. Labels of attacks show their budget, and of the other
+    parameters those in which the rows of one attack differ.
+
+    Args:
+        table: white-box rows, columns as in ``white_box.csv``.
+        marks: from :func:`robustvox.benchmark.show.tables.best.best_models`.
+    """
+
+    def __init__(self, table: Frame, marks: Marks) -> None:
+        self._marks = marks
+        self._rows = table.to_dict("records")
+        self._models = sorted({row["surrogate"] for row in self._rows})
+        self._labels = labels({row["attack"] for row in self._rows})
+        self._found = {(row["protocol"], row["attack"], row["surrogate"]): row for row in self._rows}
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        heads = ["protocol", "attack", *map(markdown_text, self._models)]
+        cells = self._cells(markdown_text, views.markdown_marked, "{0} ({1} to {2})")
+        note = f"\n{views.MARKDOWN_NOTE}\n" if self._noted else ""
+        return markdown_table(heads, cells, left=(0, 1)) + note
+
+    def latex(self) -> str:
+        """As a booktabs tabular."""
+        heads = ["protocol", "attack", *map(latex_text, self._models)]
+        cells = self._cells(latex_text, views.latex_marked, "{0} ({1}--{2})")
+        return views.tabular("ll" + "r" * len(self._models), heads, cells, self._noted)
+
+    @property
+    def _noted(self) -> bool:
+        return any(mark == BEST and key[2] == key[3] for key, mark in self._marks.items())
+
+    def _cells(
+        self, text: Callable[[str], str], marked: Callable[[str, str], str], shape: str
+    ) -> list[list[str]]:
+        lines = []
+        for protocol in sorted({row["protocol"] for row in self._rows}):
+            mine = [row for row in self._rows if row["protocol"] == protocol]
+            clean = [self._clean(mine, model, marked) for model in self._models]
+            lines.append([text(protocol), "clean", *clean])
+            for attack in sorted({row["attack"] for row in mine}):
+                cells = [self._cell(protocol, attack, model, marked, shape) for model in self._models]
+                lines.append([text(protocol), text(self._labels[attack]), *cells])
+        return lines
+
+    def _clean(self, rows: list[dict[str, Any]], model: str, marked: Callable[[str, str], str]) -> str:
+        """Clean Dice over the most cases that any attack of the model has."""
+        mine = [row for row in rows if row["surrogate"] == model and row["dice_clean"] == row["dice_clean"]]
+        if not mine:
+            return "n/a"
+        row = max(mine, key=lambda row: row["n_cases"])
+        key = (row["dataset"], row["protocol"], model, model, "none")
+        return marked(f"{row['dice_clean']:.3f}", self._marks.get(key, ""))
+
+    def _cell(
+        self, protocol: str, attack: str, model: str, marked: Callable[[str, str], str], shape: str
+    ) -> str:
+        row = self._found.get((protocol, attack, model))
+        if row is None:
+            return ""
+        if row["dice_adv"] != row["dice_adv"]:
+            return "n/a"
+        bounds = [f"{row[name]:.3f}" for name in ("dice_adv", "dice_adv_low", "dice_adv_high")]
+        key = (row["dataset"], protocol, model, model, attack)
+        return marked(shape.format(*bounds), self._marks.get(key, ""))
+
+
+def labels(specs: set[str]) -> dict[str, str]:
+    """Short and unambiguous names of canonical attack specs.
+
+    Example:
+        >>> labels({"pgd:eps=8/255,loss=ce,steps=20", "pgd:eps=8/255,loss=dice,steps=20", "fgsm:eps=8/255"})
+        {'fgsm:eps=8/255': 'fgsm eps=8/255', 'pgd:eps=8/255,loss=ce,steps=20': 'pgd eps=8/255 loss=ce', \
+'pgd:eps=8/255,loss=dice,steps=20': 'pgd eps=8/255 loss=dice'}
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for spec in sorted(specs):
+        alike.setdefault((_name(spec), _match(spec)), []).append(spec)
+    short = {}
+    for (name, match), group in alike.items():
+        pairs = {spec: _parameters(spec) for spec in group}
+        shared = set.intersection(*(set(p) for p in pairs.values()))
+        for spec in group:
+            kept = [p for p in pairs[spec] if p not in shared or _is_budget(p)]
+            short[spec] = " ".join([name, *kept, *([match] if match else [])])
+    counts = list(short.values())
+    return {spec: label if counts.count(label) == 1 else spec for spec, label in sorted(short.items())}
+
+
+def _name(spec: str) -> str:
+    return spec.partition("@")[0].partition(":")[0]
+
+
+def _match(spec: str) -> str:
+    """``@l2~0.02=pgd`` of a matched attack."""
+    _, at, rest = spec.partition("@")
+    return f"@{rest.partition(':')[0]}" if at else ""
+
+
+def _parameters(spec: str) -> list[str]:
+    return [pair for pair in spec.partition("@")[0].partition(":")[2].split(",") if pair]
+
+
+def _is_budget(pair: str) -> bool:
+    name, _, value = pair.partition("=")
+    return name in BUDGETS and value != "none"

@@ -1,0 +1,1 @@
+"""What is asked, as plain values; nothing here needs torch."""

@@ -1,0 +1,1 @@
+"""Which frequencies of a perturbation do the harm?"""

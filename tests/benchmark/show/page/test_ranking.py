@@ -1,0 +1,175 @@
+"""The ranking against brute force, its fairness, and the names and groups it rests on."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from robustvox.benchmark.metrics.statistics import compare
+from robustvox.benchmark.show.labels import attack_names, model_family
+from robustvox.benchmark.show.page.board import Board
+from robustvox.benchmark.show.page.curves import HEIGHT, TOP, charts
+from robustvox.benchmark.show.page.ranking import rank, worst_cases
+from robustvox.benchmark.show.tables.results import COLUMNS
+
+PGD, APGD, FGSM = "pgd:eps=8/255,steps=20", "apgd:eps=8/255", "fgsm:eps=8/255"
+NAMES = attack_names(
+    dict.fromkeys((PGD, APGD, FGSM, "pgd:eps=4/255,steps=20", "gn:std=8/255", "vafa:eps=none,q_max=20"), 1)
+)
+KEYS = ["protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack", "case"]
+
+
+def board(scores: dict[tuple[str, str, str], float], failed: tuple[tuple[str, str], ...] = ()) -> Board:
+    """From Dice by model, attack and case."""
+    rows: list[dict[str, Any]] = [
+        {
+            **{"protocol": "p", "surrogate": m, "surrogate_sha256": m, "target": m, "target_sha256": m},
+            **{"attack": a, "case": c, "dice": d, "missing": int(d == 0), "dataset": "toy", "stored": m},
+        }
+        for (m, a, c), d in scores.items()
+    ]
+    failures = [
+        dict.fromkeys(("surrogate", "target", "surrogate_sha256", "target_sha256", "stored"), m)
+        | {"protocol": "p", "attack": PGD, "case": c}
+        for m, c in failed
+    ]
+    cases = pd.DataFrame(rows)
+    table = pd.DataFrame(columns=list(COLUMNS))
+    table["protocol"] = ["p"]
+    empty = pd.DataFrame(columns=KEYS)
+    return Board(
+        "toy", table, table[:0], cases, cases, pd.DataFrame(failures, columns=[*KEYS, "stored"]), empty
+    )
+
+
+def random_scores(models: str, attacks: tuple[str, ...], cases: int) -> dict[tuple[str, str, str], float]:
+    rng = np.random.default_rng(0)
+    scores = {
+        (m, a, f"c{i}"): float(rng.random() * 0.2 + 0.1 * k)
+        for (k, m), a, i in itertools.product(enumerate(models), attacks, range(cases))
+    }
+    return scores | {(m, "none", f"c{i}"): 0.9 for m in models for i in range(cases)}
+
+
+def test_worst_case_is_the_mean_of_the_minima() -> None:
+    scores = random_scores("abcd", (PGD, APGD, FGSM), 12)
+    found = rank(board(scores), "p", NAMES)
+    worst = {m: [min(scores[m, a, f"c{i}"] for a in (PGD, APGD, FGSM)) for i in range(12)] for m in "abcd"}
+    assert [place.model for place in found.places] == sorted("abcd", key=lambda m: -np.mean(worst[m]))
+    leader = found.places[0]
+    # Expanded percentiles (Hesterberg 2015, arXiv:1411.5279): as wide as Student's t for 12 cases.
+    tail = 100 * stats.norm.cdf(np.sqrt(12 / 11) * stats.t.ppf(0.025, 11))
+    for place in found.places:
+        assert place.worst == pytest.approx(np.mean(worst[place.model]))
+        means = np.random.default_rng(1).choice(worst[place.model], (50_000, 12)).mean(axis=1)
+        assert (place.low, place.high) == pytest.approx(
+            tuple(np.percentile(means, [tail, 100 - tail])), abs=0.004
+        )
+        difference = compare(worst[leader.model], worst[place.model])
+        if place.place == 1 and place is not leader:
+            assert difference.low <= 0
+    assert (found.n_cases, found.budget) == (12, "L∞ 8/255")
+
+
+def test_equal_models_share_a_place_and_the_next_skips_it() -> None:
+    scores = random_scores("ab", (PGD,), 10)
+    shift = {f"c{i}": 0.001 * (-1) ** i for i in range(10)}
+    scores |= {("twin", a, c): d - shift[c] for (m, a, c), d in scores.items() if m == "b"}
+    found = rank(board(scores), "p", NAMES)
+    assert [(place.place, place.tied) for place in found.places] == [(1, False), (1, True), (3, False)]
+
+
+def test_only_attacks_that_all_have_met_count() -> None:
+    scores = random_scores("ab", (PGD,), 6)
+    scores |= {("a", APGD, f"c{i}"): 0.0 for i in range(6)}  # harder on one model only
+    scores |= {("b", "vafa:eps=none,q_max=20", f"c{i}"): 0.0 for i in range(6)}  # no bound
+    scores |= {("b", "gn:std=8/255", f"c{i}"): 0.0 for i in range(6)}
+    found = rank(board(scores), "p", NAMES)
+    assert [attack.spec for attack in found.attacks] == [PGD]
+    assert min(place.worst for place in found.places) > 0
+    assert {place.lost for place in found.places} == {0}
+
+
+def test_weak_or_small_submissions_neither_rank_nor_narrow_the_comparison() -> None:
+    scores = random_scores("ab", (PGD, FGSM), 10)
+    scores |= {("onestep", a, f"c{i}"): 0.99 for i in range(10) for a in ("none", FGSM)}
+    scores |= {("few", a, "c3"): 0.99 for a in ("none", PGD)}
+    scores |= {("elsewhere", a, f"x{i}"): 0.99 for i in range(3) for a in ("none", PGD)}
+    found = rank(board(scores), "p", NAMES)
+    assert {place.model for place in found.places} == {"a", "b"}
+    assert found.n_cases == 10
+    assert [attack.spec for attack in found.attacks] == [FGSM, PGD]
+    assert dict(found.unranked) == {
+        "onestep": "no attack of several steps at L∞ 8/255",
+        "few": "1 of 10 cases",
+        "elsewhere": "0 of 10 cases",
+    }
+
+
+def test_a_failed_case_leaves_the_comparison_and_is_counted() -> None:
+    scores = random_scores("ab", (PGD,), 10)
+    del scores["a", PGD, "c9"]
+    found = rank(board(scores, failed=(("a", "c9"),)), "p", NAMES)
+    assert found.n_cases == 9
+    assert {place.model: place.failed for place in found.places} == {"a": 1, "b": 0}
+
+
+def test_worst_cases_keep_budgets_apart() -> None:
+    scores = random_scores("a", (PGD, APGD, "pgd:eps=4/255,steps=20", "vafa:eps=none,q_max=20"), 5)
+    found = worst_cases(board(scores), NAMES)
+    assert set(found) == {("p", "a", "L∞ 8/255"), ("p", "a", "L∞ 4/255")}
+    expected = np.mean([min(scores["a", PGD, f"c{i}"], scores["a", APGD, f"c{i}"]) for i in range(5)])
+    assert found["p", "a", "L∞ 8/255"] == pytest.approx(expected)
+
+
+def test_a_bound_that_was_not_kept_is_none() -> None:
+    names = attack_names({PGD: 1, APGD: 1}, {PGD: 8.001 / 255, APGD: 9 / 255})
+    assert {spec: name.budget for spec, name in names.items()} == {PGD: "L∞ 8/255", APGD: "no L∞ bound"}
+
+
+def test_short_names_tell_attacks_apart() -> None:
+    specs = {
+        "pgd:alpha=2/255,eps=8/255,loss=dice,steps=20": 5,
+        "pgd:alpha=1/255,eps=4/255,loss=dice,steps=20": 5,
+        "pgd:alpha=1/255,eps=8/255,loss=dice,steps=20": 1,
+        "pgd:alpha=2/255,eps=8/255,loss=ce,steps=20": 1,
+        "vafa:eps=none,q_max=20@l2~0.02=pgd:alpha=2/255,eps=8/255,loss=dice,steps=20": 1,
+        "torchattacks:PGD:eps=4/255": 1,
+        "broken:=,": 1,
+    }
+    names = attack_names(specs)
+    assert len({name.label for name in names.values()}) == len(specs)
+    labels = {name.label: name.budget for name in names.values()}
+    assert labels["pgd 8/255 loss ce"] == "L∞ 8/255"
+    assert labels["vafa at L2 of pgd 8/255"] == "L2 as pgd 8/255"
+    assert labels["pgd 4/255"] == "L∞ 4/255"
+    assert labels["broken:=,"] == "no L∞ bound"
+    assert model_family("segmamba@12345678") == "Mamba"
+
+
+def test_curves_pass_through_clean_and_names_do_not_overlap() -> None:
+    base = dict.fromkeys(COLUMNS, 0.5) | {"protocol": "p"}
+    rows = [
+        base | {"surrogate": f"m{i}", "attack": spec, "l2": l2, "dice_adv": 0.6, "dice_clean": 0.9}
+        for i in range(11)
+        for spec, l2 in (("pgd:eps=4/255,steps=20", 4.0), (PGD, 8.0), (FGSM, 8.0))
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    (chart,) = charts(Board("toy", table, table[:0], *[table[:0]] * 4), NAMES)
+    assert chart.title == "pgd: 4/255, 8/255"
+    assert len(chart.curves) == 11
+    heights = sorted(curve.label_y for curve in chart.curves)
+    assert min(np.diff(heights)) > 11.9
+    assert heights[0] >= TOP
+    assert heights[-1] <= HEIGHT
+    for curve in chart.curves:
+        assert len(curve.points) == 3
+        assert curve.points[0].y < curve.points[1].y  # lower Dice lies lower
+        assert (curve.points[1].x - curve.points[0].x) * 2 == pytest.approx(
+            curve.points[2].x - curve.points[0].x
+        )
