@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256, load_strictly
-from ..cpu import with_fast_convolutions
+from ..cpu import with_contiguous_gradients, with_fast_convolutions
 from ..header import CheckpointError
 from . import BroughtModel
 from .configuration import read_json
@@ -264,7 +264,7 @@ def _network(
         if all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     load_strictly(network, weights, name)
-    return with_fast_convolutions(network).eval()
+    return with_contiguous_gradients(with_fast_convolutions(network)).eval()
 
 
 def _operation(name: Any, folder: Path) -> Any:

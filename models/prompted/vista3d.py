@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cpu import with_contiguous_gradients
 from .loaded import Loaded
 from .target import InputSpec, Segmenter
 from .weights import Origin, load_by_name, read_weights
@@ -79,7 +80,8 @@ class Vista3DSegmenter(Segmenter):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network: Any = network
+        # Without this the gradient of the click head is wrong on a CPU.
+        self.network: Any = with_contiguous_gradients(network)
 
     def windows(self, images: Tensor, channels: tuple[int, ...]) -> Tensor:
         # The parts and not the whole network, whose forward empties the device's cache at every call.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..bring.weights import read_state
 from ..checkpoint import file_sha256, load_strictly
+from ..cpu import with_contiguous_gradients
 from ..header import CheckpointError
 
 COUNTERS = ".num_batches_tracked"
@@ -97,4 +98,4 @@ def load_by_name(network: nn.Module, weights: Weights, *, unused: tuple[str, ...
         if key in expected or not key.startswith(unused or ("\0",))
     }
     load_strictly(network, {**counters, **needed}, weights.name)
-    return network.eval().requires_grad_(False)
+    return with_contiguous_gradients(network).eval().requires_grad_(False)
