@@ -13,6 +13,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .catalog import CATALOG as CATALOG
+from .catalog import AttackEntry as AttackEntry
+
 if TYPE_CHECKING:
     from .apgd import APGD as APGD
     from .base import Attack as Attack
@@ -34,25 +37,7 @@ if TYPE_CHECKING:
 
     ATTACKS: dict[str, type[Attack]]
 
-#: key -> (submodule, class name, one line for humans). Reading it costs no import.
-CATALOG: dict[str, tuple[str, str, str]] = {
-    "gn": ("noise", "GN", "Gaussian noise, the control without any knowledge of the model"),
-    "uniform": ("noise", "Uniform", "uniform or corner noise inside the L-inf ball, the fair control"),
-    "fgsm": ("fgsm", "FGSM", "one signed gradient step to the edge of the L-inf ball"),
-    "bim": ("fgsm", "BIM", "iterated FGSM from the clean volume"),
-    "pgd": ("pgd", "PGD", "projected gradient ascent from a random start, with restarts"),
-    "mifgsm": ("mifgsm", "MIFGSM", "BIM along the accumulated gradient, meant to transfer"),
-    "segpgd": ("segpgd", "SegPGD", "PGD on cross entropy that turns from right voxels to wrong ones"),
-    "cospgd": ("cospgd", "CosPGD", "PGD on cross entropy weighted per voxel by cosine alignment"),
-    "apgd": ("apgd", "APGD", "PGD with momentum and self-halving steps, eight losses, shrinking radius"),
-    "square": ("square", "Square", "gradient-free random search, the probe for masked gradients"),
-    "vafa": ("vafa", "VAFA", "frequency attack through learned 3D DCT quantization tables"),
-    "vafa2d": ("vafa2d", "VAFA2D", "VAFA with a 2D DCT in every slice"),
-    "sa2": ("sa2", "SA2", "frequency attack that scales the coefficients of chosen DCT bands"),
-    "ensemble": ("ensemble", "Ensemble", "the frozen standard: the worst of five attacks per volume"),
-}
-
-_HOME = {name: module for module, name, _ in CATALOG.values()}
+_HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.compatibility}
 _HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task"}
 
 __all__ = [
@@ -68,6 +53,7 @@ __all__ = [
     "VAFA",
     "VAFA2D",
     "Attack",
+    "AttackEntry",
     "BoundAttack",
     "CosPGD",
     "Ensemble",
@@ -75,12 +61,26 @@ __all__ = [
     "Square",
     "StepInfo",
     "Uniform",
+    "load_attack_class",
 ]
+
+
+def load_attack_class(key: str) -> type[Attack]:
+    """The class of a row of the catalogue, those for comparison with published tables included.
+
+    Raises:
+        KeyError: no such row.
+    """
+    return _load(CATALOG[key])
+
+
+def _load(entry: AttackEntry) -> Any:
+    return getattr(importlib.import_module(f".{entry.module}", __name__), entry.kind)
 
 
 def __getattr__(name: str) -> Any:
     if name == "ATTACKS":
-        value: Any = {key: __getattr__(entry[1]) for key, entry in CATALOG.items()}
+        value: Any = {key: _load(entry) for key, entry in CATALOG.items() if not entry.compatibility}
     elif name in _HOME:
         value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     else:

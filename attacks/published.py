@@ -124,11 +124,3 @@ class _LaterIsBetter(Task):
             observer(replace(info, metric=self._real))
 
         return observe
-
-
-#: name -> attack that `loading` knows besides the registry
-PUBLISHED: dict[str, type[Attack]] = {"cospgd_mean": MeanCosPGD}
-
-
-#: what ``iterate=last`` may be said of: the registry's attacks that keep the best of several points
-WITH_ITERATES = ("bim", "pgd", "mifgsm", "segpgd", "cospgd", "cospgd_mean", "vafa", "vafa2d", "sa2")

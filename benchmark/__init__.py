@@ -1,5 +1,7 @@
 """The harness: crosses models, attacks and datasets, writes records and tables.
 
+What stands in ``__all__`` is the public face; everything else may move.
+
 Example:
     >>> from robustvox.attacks import PGD
     >>> from robustvox.benchmark import evaluate
@@ -14,24 +16,33 @@ Example:
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .evaluation import evaluate
     from .metrics.scores import score
+    from .records.reading import load_records
+    from .studies.comparison import compare_models
+    from .studies.sanity.runner import run_checks
 
+__all__ = ["compare_models", "evaluate", "load_records", "run_checks", "score"]
 
-__all__ = ["evaluate", "score"]
+_HOME = {
+    "evaluate": "evaluation",
+    "score": "metrics.scores",
+    "load_records": "records.reading",
+    "compare_models": "studies.comparison",
+    "run_checks": "studies.sanity.runner",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Absolute, because this file is also `benchmark` in the clone, before __main__ hands over.
-    if name == "evaluate":
-        from .evaluation import evaluate
+    return getattr(importlib.import_module(f"robustvox.benchmark.{_HOME[name]}"), name)
 
-        return evaluate
-    if name == "score":
-        from .metrics.scores import score
 
-        return score
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

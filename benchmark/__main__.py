@@ -1,7 +1,5 @@
 """``python -m benchmark`` in the clone: hand over to the installed package."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -11,7 +9,7 @@ def _main() -> int:
     clone = Path(__file__).resolve().parent.parent
     sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != clone]
     try:
-        from .cli import main
+        from robustvox.benchmark.cli import main
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "robustvox":
             print("error: robustvox is not installed here; run `pip install -e .` first", file=sys.stderr)

@@ -24,7 +24,7 @@ from .plan.plan import Plan
 from .records.reading import load_records
 from .records.store import RecordStore
 from .show.tables import results as tables
-from .specs.protocols import find_protocol
+from .specs.protocols import DEFAULT_PROTOCOL, find_protocol
 
 
 def evaluate(
@@ -36,7 +36,7 @@ def evaluate(
     roi_size: Sequence[int] | None = None,
     num_classes: int | None = None,
     transfer: bool = False,
-    protocol: str = "robustvox-1",
+    protocol: str = DEFAULT_PROTOCOL,
     seed: int = 0,
     device: str = "cpu",
     store: Path | None = None,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cases
+from . import split_lists
 from .base import DatasetError, IntensityWindow
 from .folder import CaseFolder
 from .msd import MSDFolder, case_id, read_meta
@@ -113,7 +113,7 @@ def _validation(task: Task, files: dict[str, CaseFiles]) -> tuple[str, ...]:
     stem = re.sub(r"\d+$", "", example)
     padded = any(re.search(r"_0\d+$", case) for case in files)
     ids = []
-    for number in cases.numbers(cases.ROG_VALIDATION[task.number]):
+    for number in split_lists.numbers(split_lists.ROG_VALIDATION[task.number]):
         case = by_number.get(number, f"{stem}{number:03d}" if padded else f"{stem}{number}")
         files.setdefault(case, CaseFiles((f"imagesTr/{case}.nii.gz",), f"labelsTr/{case}.nii.gz"))
         ids.append(case)

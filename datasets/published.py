@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import cases
+from . import split_lists
 from .base import DatasetError
 from .folder import CaseFolder
 from .msd import CT_WINDOW
@@ -108,8 +108,8 @@ class Published:
 
 def _btcv() -> Published:
     split = {
-        "train": tuple(f"img{n:04d}" for n in cases.numbers(cases.BTCV_TRAIN)),
-        "validation": tuple(f"img{n:04d}" for n in cases.numbers(cases.BTCV_VALIDATION)),
+        "train": tuple(f"img{n:04d}" for n in split_lists.numbers(split_lists.BTCV_TRAIN)),
+        "validation": tuple(f"img{n:04d}" for n in split_lists.numbers(split_lists.BTCV_VALIDATION)),
     }
     recipe = Preparation(spacing_mm=SPACING, window=CT_WINDOW, crop_foreground=True)
     return Published(
@@ -155,9 +155,9 @@ def _acdc() -> Published:
         licence="terms of the ACDC challenge",
         class_names=("background", "right ventricular cavity", "myocardium", "left ventricular cavity"),
         splits={
-            "train": cases.acdc_frames(cases.ACDC_TRAIN),
-            "validation": cases.acdc_frames(cases.ACDC_VALIDATION),
-            "test": cases.acdc_frames(cases.ACDC_TEST),
+            "train": split_lists.acdc_frames(split_lists.ACDC_TRAIN),
+            "validation": split_lists.acdc_frames(split_lists.ACDC_VALIDATION),
+            "test": split_lists.acdc_frames(split_lists.ACDC_TEST),
         },
         channels=("MRI",),
         preparation=recipe,
@@ -179,8 +179,8 @@ def _hecktor() -> Published:
         licence="terms of the HECKTOR challenge",
         class_names=("background", "primary tumor", "lymph nodes"),
         splits={
-            "train": cases.hecktor_ids(cases.HECKTOR_TRAIN),
-            "validation": cases.hecktor_ids(cases.HECKTOR_TEST),
+            "train": split_lists.hecktor_ids(split_lists.HECKTOR_TRAIN),
+            "validation": split_lists.hecktor_ids(split_lists.HECKTOR_TEST),
         },
         channels=("CT",),
         preparation=recipe,

@@ -232,7 +232,7 @@ def _escape(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """File name -> Markdown of every page."""
-    result = {f"{key}.md": attack_page(key, cls, CATALOG[key][2]) for key, cls in ATTACKS.items()}
+    result = {f"{key}.md": attack_page(key, cls, CATALOG[key].summary) for key, cls in ATTACKS.items()}
     return {"index.md": index_page(), **result}
 
 
@@ -340,7 +340,7 @@ def index_page() -> str:
     for key, cls in ATTACKS.items():
         follows = "yes" if cls.takes_targets else "no"
         rows.append(
-            f"| [`{key}`]({key}.md) | `{cls.__name__}` | {budget(cls)} | {follows} | {markup(CATALOG[key][2])} |"
+            f"| [`{key}`]({key}.md) | `{cls.__name__}` | {budget(cls)} | {follows} | {markup(CATALOG[key].summary)} |"
         )
     losses = ["| name | classes | value per volume, to be increased |", "| --- | --- | --- |"]
     for name, loss in LOSSES.items():

@@ -19,7 +19,7 @@ from typing import Any
 
 from build_attacks import write
 
-from robustvox.models import CATALOG, MODELS, SOURCES, ModelCard, build_model, read_card
+from robustvox.models import CATALOG, MODELS, ModelCard, build_model, read_card
 from robustvox.models.complexity import FACTS, facts, measure
 
 DOCS = Path(__file__).resolve().parent
@@ -85,7 +85,7 @@ def page(name: str) -> str:
         f"<!-- Written by `{COMMAND}` from docstrings and checkpoint headers: edit those. -->",
         f"# `{name}`",
         _paragraphs(told["text"]),
-        "**Source.** " + _escape(told.get("Source", SOURCES[name])),
+        "**Source.** " + _escape(told.get("Source", CATALOG[name].source)),
     ]
     if "Differs from the source" in told:
         differs = told["Differs from the source"]
@@ -170,7 +170,7 @@ def index_page() -> str:
         }
         zoo = ", ".join(f"{card.dataset} {card.validation_dice:.3f}" for _, card in cards(name)) or "none"
         rows.append(
-            f"| [`{name}`]({name}.md) | {CATALOG[name]} | {SOURCES[name]} | {cost['paper']} | {cost['small']} | {zoo} |"
+            f"| [`{name}`]({name}.md) | {CATALOG[name].summary} | {CATALOG[name].source} | {cost['paper']} | {cost['small']} | {zoo} |"
         )
     lines = [
         f"<!-- Written by `{COMMAND}` from docstrings and checkpoint headers: edit those. -->",

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import build_model
 from .header import FORMAT, CheckpointError, ModelCard, read_card
+from .registry import build_model
 
 
 @dataclass(frozen=True)

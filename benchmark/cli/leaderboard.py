@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from ..specs.requests import LeaderboardRequest
 from ..specs.spec import UsageError
 from .codes import DONE, SOME_FAILED
-from .options import Out
+from .options import command
 
 
-def leaderboard(
-    check: Annotated[bool, typer.Option("--check", help="Only compare; fail when a table differs.")] = False,
-    out: Out = Path("results"),
-) -> int:
+@command(LeaderboardRequest)
+def leaderboard(request: LeaderboardRequest) -> int:
     """Rebuild every table from the committed records."""
-    from ..show.files import check as differences
-    from ..show.files import render, write
+    from ..show.files import check, render, write
 
+    out = request.out
     if not out.is_dir():
         raise UsageError(
             f"expected a results folder at {out}, found none; run a benchmark first or correct --out"
         )
-    if not check:
+    if not request.check:
         write(out, readme=True)
         for path in render(out):
             typer.echo(path)
         return DONE
-    found = differences(out)
+    found = check(out)
     for text in found:
         typer.echo(text)
     typer.echo(

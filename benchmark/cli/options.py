@@ -1,54 +1,117 @@
-"""Options that more than one command takes, declared once."""
+"""Options of the commands, built from the fields of what is asked.
+
+A field of a request in ``specs/requests.py`` says once what its option is called and what it means. A command names
+the fields it takes and its own defaults; what was typed becomes the request it is called with.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-Models = Annotated[
-    list[str], typer.Option("--model", metavar="NAME[:k=v,...]", help="Attacked model; may repeat.")
-]
+from ..specs.requests import Option
+
+Request = TypeVar("Request")
 
 
-Attacks = Annotated[list[str], typer.Option("--attack", metavar="NAME[:k=v,...]", help="Attack; may repeat.")]
+def command(
+    kind: type[Request],
+    *,
+    keep: Sequence[str] | None = None,
+    required: Sequence[str] = (),
+    flags: Mapping[str, str] | None = None,
+    **defaults: Any,
+) -> Callable[[Callable[[Request], int]], Callable[..., int]]:
+    """Decorator that gives a function of a request the options that its fields declare.
+
+    Args:
+        kind: the dataclass of the request. Fields that are requests themselves give their options too.
+        keep: fields of inner requests that are options here; the others keep their defaults. None for all.
+        required: fields without a default here.
+        flags: other names of options, by field.
+        **defaults: defaults of this command, by field.
+    """
+    found = _declared(kind, keep)
+    given = {**defaults, **dict.fromkeys(required, inspect.Parameter.empty)}
+
+    def decorate(function: Callable[[Request], int]) -> Callable[..., int]:
+        def run(**typed: Any) -> int:
+            return function(_build(kind, typed))
+
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                _parameter(field, hint, (flags or {}).get(name), given.get(name, MISSING))
+                for name, (field, hint) in found.items()
+            ],
+            return_annotation=int,
+        )
+        run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
+        return run
+
+    return decorate
 
 
-DatasetName = Annotated[
-    str, typer.Option("--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
-]
+def _declared(kind: type, keep: Sequence[str] | None) -> dict[str, tuple[Field, Any]]:
+    """Every field that is an option, by name, with its annotation; those of inner requests first."""
+    hints = get_type_hints(kind, include_extras=True)
+    inner: dict[str, tuple[Field, Any]] = {}
+    own: dict[str, tuple[Field, Any]] = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            options = _declared(hint, None)
+            inner |= {name: option for name, option in options.items() if keep is None or name in keep}
+        elif any(isinstance(extra, Option) for extra in get_args(hint)[1:]):
+            own[field.name] = (field, hint)
+    return {**inner, **own}
 
 
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", envvar="ROBUSTVOX_DATA", metavar="DIR", help="Where datasets lie."),
-]
+def _parameter(field: Field, hint: Any, flag: str | None, default: Any) -> inspect.Parameter:
+    plain, *extras = get_args(hint)
+    option = next(extra for extra in extras if isinstance(extra, Option))
+    shown = option.shown if default is MISSING else None  # of a command's own default, its value
+    if default is MISSING:
+        default = field.default if field.default is not MISSING else inspect.Parameter.empty
+    settings = {"metavar": option.metavar, "envvar": option.env, "min": option.least, "show_default": shown}
+    settings = {"help": option.help, **{key: value for key, value in settings.items() if value is not None}}
+    name = flag or option.flag or f"--{field.name.replace('_', '-')}"
+    declared = typer.Argument(**settings) if option.argument else typer.Option(name, **settings)
+    default = None if default == () else default
+    annotation = Annotated[_typed(plain, default), declared]
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of records and tables.")]
+def _typed(plain: Any, default: Any) -> Any:
+    """The type as the command line reads it: many values are a list, which may be left out."""
+    if get_origin(plain) is tuple:
+        values = list[get_args(plain)[0]]
+        return values if default is inspect.Parameter.empty else values | None
+    return plain
 
 
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+def _build(kind: type[Request], typed: Mapping[str, Any]) -> Request:
+    """The request that the typed values make; inner requests take theirs."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            values[field.name] = _build(hint, typed)
+        elif field.name in typed:
+            value = typed[field.name]
+            values[field.name] = tuple(value or ()) if _is_many(hint) else value
+    return kind(**values)
 
 
-Split = Annotated[str, typer.Option("--split", help="Split of the dataset.")]
-
-
-Cases = Annotated[str, typer.Option("--cases", metavar="N|ID,...|all", help="How many, or which.")]
-
-
-ProtocolName = Annotated[
-    str, typer.Option("--protocol", help="robustvox-1, bmvc2024, or NAME:switch=true,... for a variant.")
-]
-
-
-Checkpoints = Annotated[
-    list[Path] | None, typer.Option("--checkpoint", metavar="FILE", help="One per --model, in order.")
-]
-
-
-Untrained = Annotated[bool, typer.Option("--untrained", help="Allow random weights; flagged in the table.")]
-
-
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all noise.")]
+def _is_many(hint: Any) -> bool:
+    return get_origin(hint) is tuple or (
+        get_origin(hint) in (Union, types.UnionType)
+        and any(get_origin(part) is tuple for part in get_args(hint))
+    )

@@ -21,7 +21,8 @@ from robustvox.attacks.published import LastIterate
 from robustvox.attacks.task import Task
 
 from ..metrics.distortion import Distortion, measure
-from ..specs.knobs import KNOBS, MEASURES, STEPS, TOLERANCE
+from ..specs import knobs
+from ..specs.knobs import KNOBS, MEASURES, TOLERANCE
 from .search import KnobSearch
 
 ATTEMPTS = 12  # runs of one attack on one volume, at most
@@ -146,7 +147,7 @@ class Matched(Attack):
         images, steps = clean, list[StepInfo]()
         if target > _NOTHING:
             search = KnobSearch(
-                getattr(self.attack, knob), KNOBS[knob], target, self.tolerance, MEASURES[self.on]
+                getattr(self.attack, knob), KNOBS[knob].largest, target, self.tolerance, MEASURES[self.on]
             )
             runs = 0
             while runs < ATTEMPTS and (value := search.propose()) is not None:
@@ -196,10 +197,9 @@ def find_knob(attack: Attack) -> str:
         >>> find_knob(VAFA(eps=8 / 255))
         'q_max'
     """
-    for name in KNOBS:
-        value = getattr(attack, name, None)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            return name
+    knob = knobs.find_knob({name: getattr(attack, name, None) for name in KNOBS})
+    if knob and getattr(attack, knob) > 0:
+        return knob
     if isinstance(attack, LastIterate):
         raise ValueError(
             "attack: expected one that keeps its best iterate, got the last one; ask for iterate=best, or for the "
@@ -228,9 +228,10 @@ def at_knob(attack: Attack, value: float) -> Attack:
     if value == own:
         return attack
     changes: dict[str, float] = {knob: value}
-    step = getattr(attack, STEPS.get(knob, ""), None)
+    follows = KNOBS[knob].step
+    step = getattr(attack, follows, None) if follows else None
     if step is not None:
-        changes[STEPS[knob]] = min(step * (value / own), 1.0) if knob == "eps" else step * (value / own)
+        changes[follows] = min(step * (value / own), 1.0) if knob == "eps" else step * (value / own)
     if knob == "q_max" and getattr(attack, "q_min", 0.0) > value:
         changes["q_min"] = value
     with warnings.catch_warnings():

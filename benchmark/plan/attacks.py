@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from robustvox.attacks import CATALOG
+
 from ..craft.matched import Matched
 from ..craft.named import NamedAttack
-from ..specs.knobs import BUDGETS, TOLERANCE
+from ..specs.knobs import KNOBS, TOLERANCE
 from ..specs.matched import MatchedSpec, split_spec
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, format_value, normalize, parse_value
@@ -27,7 +29,6 @@ def load_matched(parts: MatchedSpec, protocol: Protocol | None = None) -> NamedA
     Raises:
         UsageError: for whatever is wrong with one of its parts.
     """
-
     attack, reference = load_attack(parts.attack, protocol), load_attack(parts.reference, protocol)
     return match_attack(attack, reference, parts.on, parse_value(parts.tolerance))
 
@@ -52,7 +53,7 @@ def match_all(attacks: Sequence[NamedAttack], reference: NamedAttack, on: str) -
     return [a if a.spec == reference.spec else match_attack(a, reference, on) for a in attacks]
 
 
-def brief(spec: str, budgets: Sequence[str] = BUDGETS, protocol: Protocol | None = None) -> str:
+def brief(spec: str, budgets: Collection[str] = KNOBS.keys(), protocol: Protocol | None = None) -> str:
     """A canonical spec without what follows from the rest and the protocol, budgets kept; the tables have it whole.
 
     Example:
@@ -64,10 +65,6 @@ def brief(spec: str, budgets: Sequence[str] = BUDGETS, protocol: Protocol | None
         >>> brief("fgsm:eps=8/255,loss=dice_ce", protocol=PROTOCOLS["bmvc2024"])
         'fgsm:eps=8/255'
     """
-    from ..specs.knobs import TOLERANCE
-    from ..specs.matched import split_spec
-    from ..specs.spec import Spec, UsageError, canonical, format_value
-
     matched = split_spec(spec)
     if matched is not None:
         usual = matched.tolerance == format_value(TOLERANCE)
@@ -107,10 +104,8 @@ def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
         >>> load_attack("pgd:steps=10", PROTOCOLS["bmvc2024"]).spec
         'pgd:alpha=0.01,eps=8/255,iterate=last,loss=dice_ce,random_start=false,restarts=1,steps=10'
     """
-    from robustvox.attacks import ATTACKS
-    from robustvox.attacks.published import PUBLISHED, LastIterate
-
-    from ..specs.matched import split_spec
+    from robustvox.attacks import ATTACKS, load_attack_class
+    from robustvox.attacks.published import LastIterate
 
     matched = split_spec(text)
     if matched is not None:
@@ -119,10 +114,11 @@ def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
     if normalize(package) == "torchattacks":
         return _torchattack(rest)
     spec = Spec.parse(text)
-    registry = {**ATTACKS, **PUBLISHED}
+    published = {key: load_attack_class(key) for key, entry in CATALOG.items() if entry.compatibility}
+    registry = {**ATTACKS, **published}
     name, kind = resolve(spec.name, registry, "robustvox.attacks", "attack")
     if protocol is not None and protocol.mean_cosine and name == "cospgd":
-        name, kind = "cospgd_mean", PUBLISHED["cospgd_mean"]
+        name, kind = "cospgd_mean", published["cospgd_mean"]
     written = {**(protocol.attack_defaults(name) if protocol else {}), **spec.parameters}
     last = _takes_last(name, written)
     known = {f.name: f for f in fields(kind) if f.init}
@@ -140,9 +136,7 @@ def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
 
 def _takes_last(name: str, parameters: dict[str, Any]) -> bool:
     """Take ``iterate`` out of the parameters and say whether the last iterate is meant."""
-    from robustvox.attacks.published import WITH_ITERATES
-
-    if name not in WITH_ITERATES or "iterate" not in parameters:
+    if name not in CATALOG or not CATALOG[name].iterates or "iterate" not in parameters:
         return False
     iterate = parameters.pop("iterate")
     if iterate not in ("best", "last"):
@@ -193,5 +187,5 @@ def short_name(spec: str) -> str:
     if split_spec(text) is not None:
         return text
     parsed = Spec.parse(text)
-    kept = {k: v for k, v in parsed.parameters.items() if v is not None or k not in BUDGETS}
+    kept = {k: v for k, v in parsed.parameters.items() if v is not None or k not in KNOBS}
     return canonical(parsed.name, kept)

@@ -16,7 +16,7 @@ from ..specs.requests import RunRequest
 from ..specs.spec import Spec, UsageError, match, normalize
 from .attacks import load_attack, match_all
 from .bring import locate
-from .cases import load_dataset, select_cases
+from .cases import EVERY_SPLIT, load_dataset, select_cases
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
@@ -43,7 +43,7 @@ def build_plan(request: RunRequest) -> Plan:
         raise UsageError(f"expected --units among {', '.join(UNITS)}, got {request.units!r}")
     return Plan(
         dataset=dataset,
-        cases=select_cases(dataset, request.split, request.cases),
+        cases=select_cases(dataset, request.split or "validation", request.cases or "4"),
         surrogates=surrogates,
         targets=targets,
         attacks=attacks,
@@ -73,7 +73,10 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
     dataset = load_dataset(request.dataset, request.data_root)
     device = choose_device(request.device)
     folder = open_folder(
-        directory, dataset, protocol.name, select_cases(dataset, request.split, request.cases)
+        directory,
+        dataset,
+        protocol.name,
+        select_cases(dataset, request.split or EVERY_SPLIT, request.cases or "all"),
     )
     if not folder.volumes and not folder.refused:
         raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")

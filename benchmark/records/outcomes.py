@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,6 @@ from .writing import replace_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from ..studies.sanity.base import Result
 
 
 KEYS = ("dataset", "protocol", "surrogate_sha256", "attack")
@@ -36,53 +35,53 @@ _ORDER = ("dataset", "protocol", "surrogate", "surrogate_sha256", "attack")
 _TEXT = ("surrogate", "slug", "status", "flag", "rule", "detail", "robustvox", "commit", "torch")
 
 
-def line(
-    result: Result,
-    *,
-    dataset: str,
-    protocol: str,
-    surrogate: str,
-    surrogate_sha256: str,
-    attack: str,
-    cases: Sequence[str],
-    seed: int,
-    queries: int,
-    provenance: Mapping[str, Any],
-) -> dict[str, Any]:
-    """One outcome as it is stored, keys in the order of the file."""
-    return {
-        "dataset": dataset,
-        "protocol": protocol,
-        "surrogate": surrogate,
-        "surrogate_sha256": surrogate_sha256,
-        "attack": attack,
-        "check": result.id,
-        "slug": result.slug,
-        "status": result.status,
-        "flag": result.flag,
-        "number": result.number,
-        "rule": result.rule,
-        "detail": result.detail,
-        "cases": list(cases),
-        "seed": seed,
-        "queries": queries,
-        "robustvox": provenance["robustvox"],
-        "commit": provenance["commit"],
-        "torch": provenance["packages"]["torch"],
-    }
+@dataclass(frozen=True, kw_only=True)
+class CheckOutcome:
+    """What one check found, as it is stored; fields in the order of the file.
+
+    Attributes:
+        dataset, protocol, surrogate, surrogate_sha256, attack: what was checked, as in records.
+        check, slug: id of the check, ``C1``, and the id in words.
+        status: ``pass``, ``warn``, ``fail`` or ``skip``.
+        flag: short form for the tables, ``C8:fail``; empty unless it warns or fails.
+        number: what was compared with the rule, None where nothing was measured.
+        rule, detail: thresholds in words, and what the number means here.
+        cases: ids of the cases it was measured on.
+        seed, queries: of all noise; forwards of the gradient-free probe.
+        robustvox, commit, torch: versions.
+    """
+
+    dataset: str
+    protocol: str
+    surrogate: str
+    surrogate_sha256: str
+    attack: str
+    check: str
+    slug: str
+    status: str
+    flag: str
+    number: float | None
+    rule: str
+    detail: str
+    cases: tuple[str, ...]
+    seed: int
+    queries: int
+    robustvox: str
+    commit: str
+    torch: str
 
 
-def save(folder: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Add lines to ``results/<dataset>/checks``, each replacing the one of the same identity.
+def save(folder: Path, outcomes: Iterable[CheckOutcome]) -> None:
+    """Add outcomes to ``results/<dataset>/checks``, each replacing the one of the same identity.
 
     A file is replaced in one piece, so that a kill leaves the old one or the new one.
 
     Raises:
         RecordsError: if a file that is there cannot be read.
-        ValueError: if a line cannot be stored.
+        ValueError: if an outcome cannot be stored.
     """
     by_protocol: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in lines:
+    for entry in map(asdict, outcomes):
         problem = _problem(entry)
         if problem:
             raise ValueError(f"check outcome: expected a valid line, got {problem}")
@@ -93,7 +92,7 @@ def save(folder: Path, lines: Iterable[Mapping[str, Any]]) -> None:
             path = folder / f"{protocol}.jsonl"
             known = {_identity(entry): entry for entry in (*_read(path), *entries)}
             text = "".join(json.dumps(known[key], allow_nan=False) + "\n" for key in _sorted(known))
-            replace_file(path, text)
+            replace_file(path, text, durable=True)
 
 
 def load_flags(folder: Path) -> DataFrame:
@@ -122,7 +121,7 @@ def load_warnings(folder: Path) -> DataFrame:
 
 
 def load_outcomes(folder: Path) -> DataFrame:
-    """Every outcome under ``results/<dataset>/checks``, one row each, columns as :func:`line` names them.
+    """Every outcome under ``results/<dataset>/checks``, one row each, columns as the fields of :class:`CheckOutcome`.
 
     A folder that does not exist has none; then there are the columns :data:`KEYS`, ``surrogate`` and ``check``.
 

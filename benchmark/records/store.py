@@ -38,6 +38,7 @@ class RecordStore:
 
     Example:
         >>> import tempfile
+        >>> from robustvox.benchmark.records import load_records
         >>> unit = Unit(dataset="phantom", case="c1", attack="none", surrogate="unet", surrogate_sha256="ab",
         ...             target="unet", target_sha256="ab", protocol="robustvox-1", seed=0, data_sha256="")
         >>> scores = [dict(class_id=1, class_name="liver", dice=0.9, hd95_mm=2.0, nsd=0.8, status="ok")]

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file beside its place, force it to the disk, and put it there.
+def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file beside its place and put it there.
 
     Args:
         path: of the file; its folder exists.
         text: written as UTF-8, line ends as they are.
+        durable: force it to the disk first, for what cannot be made again from other files.
 
     Example:
         >>> import tempfile
@@ -23,6 +24,7 @@ def replace_file(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.tmp")
     with unfinished.open("wb") as file:
         file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(unfinished, path)

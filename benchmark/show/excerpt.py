@@ -14,12 +14,13 @@ from robustvox.models import CATALOG as MODELS
 
 from ..records.reading import Frame
 from ..records.unit import RecordsError
+from ..specs.protocols import DEFAULT_PROTOCOL
 from .tables.markup import markdown_table, markdown_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 
 
-DATASET, PROTOCOL, MODEL = "hippocampus", "robustvox-1", "unet"
+DATASET, PROTOCOL, MODEL = "hippocampus", DEFAULT_PROTOCOL, "unet"
 
 
 COLUMNS = {

@@ -9,49 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from robustvox.attacks import CATALOG as ATTACKS
+from robustvox.attacks.catalog import NOISE as NOISE
+from robustvox.models import CATALOG as MODELS
+
+from ..specs.knobs import KNOBS, STEPS, is_number
+from ..specs.matched import split_spec
 from ..specs.spec import Spec, UsageError, format_value
 
 OTHER = "other"
 
 
-NOISE = "noise"
-
-
 UNBOUNDED = "no L∞ bound"
 
 
-ATTACK_FAMILIES = {
-    NOISE: ("gn", "uniform"),
-    "sign gradient": ("fgsm", "bim", "pgd", "mifgsm", "segpgd", "cospgd", "apgd"),
-    "frequency": ("vafa", "vafa2d", "sa2"),
-    "black-box": ("square",),
-    "ensemble": ("ensemble",),
-}
-
-
-MODEL_FAMILIES = {
-    "convolutional": ("unet", "segresnet"),
-    "transformer": ("unetr", "swin_unetr"),
-    "Mamba": ("umamba_bot", "umamba_enc", "segmamba", "nnmamba", "lma_unet", "em_unet", "mamba_unet"),
-}
-
-
-ONE_STEP = ("fgsm",)
-
-
 SLACK = 1e-3  # relative, of a measured L-inf over its bound: float32 and rounding of the image
-
-
-KNOBS = ("eps", "q_max", "rho", "std")  # what sets the budget, and is always shown
-
-
-DERIVED = ("alpha", "beta")  # follow the knob as a rule, and are shown only to tell two specs apart
-
-
-_FAMILY_OF_ATTACK = {name: family for family, names in ATTACK_FAMILIES.items() for name in names}
-
-
-_FAMILY_OF_MODEL = {name: family for family, names in MODEL_FAMILIES.items() for name in names}
 
 
 @dataclass(frozen=True)
@@ -61,7 +33,7 @@ class AttackName:
     Attributes:
         spec: canonical spec, its identity.
         name: registry key, as far as the spec tells.
-        family: a key of :data:`ATTACK_FAMILIES` or ``other``.
+        family: of the attack's row in the catalogue, or ``other``.
         budget: what may be compared with what: ``L∞ 8/255``, ``no L∞ bound``, ``L2 as pgd 8/255``.
         label: the shortest text that tells it from the other attacks on the page.
         parameters: hyper-parameters as parsed.
@@ -75,9 +47,14 @@ class AttackName:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def one_step(self) -> bool:
+        """Whether it takes a single step, and so is no measure of the worst case."""
+        return self.name in ATTACKS and ATTACKS[self.name].one_step
+
+    @property
     def series(self) -> tuple[Any, ...]:
         """Equal for specs that differ in nothing but the budget."""
-        kept = {k: v for k, v in self.parameters.items() if k not in (*KNOBS, *DERIVED)}
+        kept = {k: v for k, v in self.parameters.items() if k not in (*KNOBS, *STEPS)}
         matched = self.budget if "@" in self.spec else ""
         return (self.name, tuple(sorted((k, format_value(v)) for k, v in kept.items())), matched)
 
@@ -89,7 +66,8 @@ def model_family(name: str) -> str:
         >>> model_family("swin_unetr@1a2b3c4d"), model_family("mine.net:Factory")
         ('transformer', 'other')
     """
-    return _FAMILY_OF_MODEL.get(re.split("[@:]", name, maxsplit=1)[0], OTHER)
+    entry = MODELS.get(re.split("[@:]", name, maxsplit=1)[0])
+    return entry.family if entry else OTHER
 
 
 def attack_names(
@@ -114,7 +92,7 @@ def attack_names(
     seen = Counter(labels.values())
     for spec, label in labels.items():
         if seen[label] > 1:
-            own = {k: v for k, v in parsed[spec][1].items() if k in DERIVED}
+            own = {k: v for k, v in parsed[spec][1].items() if k in STEPS}
             labels[spec] = " ".join([label, *(f"{k} {format_value(v)}" for k, v in sorted(own.items()))])
     seen = Counter(labels.values())
     named = {}
@@ -125,7 +103,7 @@ def attack_names(
             else _budget(parameters, (measured or {}).get(spec, 0.0))
         )
         label = labels[spec] if seen[labels[spec]] == 1 else spec
-        family = _FAMILY_OF_ATTACK.get(name, OTHER)
+        family = ATTACKS[name].family if name in ATTACKS else OTHER
         named[spec] = AttackName(spec, name, family, budget, label, parameters)
     return named
 
@@ -135,12 +113,12 @@ _Parsed = tuple[str, Mapping[str, Any], tuple[str, str] | None]
 
 def _parse(spec: str) -> _Parsed:
     """Name, parameters, and for a matched attack the measure and the reference."""
-    matched = re.fullmatch(r"([^@]+)@([a-z0-9]+)(?:~[^=]*)?=(.+)", spec, re.IGNORECASE)
+    matched = split_spec(spec)
     try:
-        plain = Spec.parse(matched[1] if matched else spec)
+        plain = Spec.parse(matched.attack if matched else spec)
     except UsageError:
         return spec, {}, None
-    return plain.name, plain.parameters, (matched[2].upper(), matched[3]) if matched else None
+    return plain.name, plain.parameters, (matched.on.upper(), matched.reference) if matched else None
 
 
 def _usual(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[tuple[str, str], str]:
@@ -162,7 +140,7 @@ def _label(
             words.append(("" if key == "eps" else f"{key} ") + format_value(parameters[key]))
     for key, value in sorted(parameters.items()):
         text = format_value(value)
-        if key not in (*KNOBS, *DERIVED) and usual.get((name, key), text) != text:
+        if key not in (*KNOBS, *STEPS) and usual.get((name, key), text) != text:
             words.append(f"{key} {text}")
     if matched:
         words.append(f"at {matched[0]} of {_label(*_parse(matched[1]), usual)}")
@@ -175,4 +153,4 @@ def _budget(parameters: Mapping[str, Any], linf: float) -> str:
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)

@@ -96,11 +96,13 @@ _DEFAULTS: tuple[tuple[str, tuple[str, ...], Mapping[str, Any]], ...] = (
 SWITCHES = tuple(field.name for field in fields(Protocol) if field.type == "bool")
 
 
+DEFAULT_PROTOCOL = "robustvox-1"
+
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
         # The attack differentiates through the same overlapping window that is scored; foreground classes only;
         # distances in mm; float32 throughout; best iterate; per-case seeds; budgets measured.
-        "robustvox-1": Protocol(name="robustvox-1"),
+        DEFAULT_PROTOCOL: Protocol(name=DEFAULT_PROTOCOL),
         "bmvc2024": Protocol(name="bmvc2024", mode="constant", **dict.fromkeys(SWITCHES, True)),
     }
 )

@@ -1,92 +1,112 @@
-"""What was asked of a command, as plain values."""
+"""What was asked of a command, as plain values. Every field that can be typed says here what its option is called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from .protocols import DEFAULT_PROTOCOL
+
+SPEC = "NAME[:k=v,...]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyRequest:
-    """The command line of ``verify`` as written; see ``python -m benchmark verify --help``."""
+class Option:
+    """How a field is typed on the command line.
 
-    records: Path
-    sample: int = 5
-    seed: int = 0
-    data_root: Path | None = None
-    dataset: str | None = None
-    checkpoints: tuple[Path, ...] = ()
-    device: str = "auto"
+    Attributes:
+        help: one sentence.
+        flag: its name, where it is not that of the field; an ``--a/--no-a`` pair for a switch that is on.
+        metavar: what stands for the value in the help.
+        env: environment variable that gives the default.
+        least: smallest number.
+        shown: what the help shows as the default.
+        argument: typed without a flag.
+    """
+
+    help: str
+    flag: str | None = None
+    metavar: str | None = None
+    env: str | None = None
+    least: float | None = None
+    shown: str | None = None
+    argument: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrequencyRequest:
-    """The command line of ``frequency`` as written; ``run`` says what is attacked, or which files are read."""
-
-    run: RunRequest
-    kinds: tuple[str, ...] = ()
-    cuts: str = ""
-    rescale: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """The command line of ``train`` as written; see ``python -m benchmark train --help``."""
-
-    model: str
-    dataset: str = "phantom"
-    data_root: Path | None = None
-    steps: int = 1000
-    batch_size: int = 2
-    lr: float = 2e-3
-    adversarial: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    checkpoint: Path | None = None
+DatasetName = Annotated[
+    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
+]
+DataRoot = Annotated[
+    Path | None,
+    Option(flag="--data-root", env="ROBUSTVOX_DATA", metavar="DIR", help="Where datasets lie."),
+]
+ProtocolName = Annotated[
+    str,
+    Option(flag="--protocol", help="robustvox-1, bmvc2024, or NAME:switch=true,... for a variant."),
+]
+Seed = Annotated[int, Option(help="Seed of all noise.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")]
+Out = Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """The command line of ``run`` as written; see ``python -m benchmark run --help``."""
 
-    models: tuple[str, ...]
-    attacks: tuple[str, ...]
-    targets: tuple[str, ...] = ()
-    transfer: bool = False
-    adversarial: Path | None = None
-    dataset: str = "phantom"
-    data_root: Path | None = None
-    split: str = "validation"
-    cases: str = "4"
-    protocol: str = "robustvox-1"
-    seed: int = 0
-    device: str = "auto"
-    checkpoints: tuple[Path, ...] = ()
-    untrained: bool = False
-    save_adversarial: bool = False
-    units: str = "unit"
-    sw_batch_size: int = 4
-    workers: int = 0
-    scheduler: str | None = None
-    recompute: bool = False
-    match: str | None = None
-    match_on: str | None = None
-    report: bool = True
-    out: Path = Path("results")
+    models: Annotated[
+        tuple[str, ...], Option(flag="--model", metavar=SPEC, help="Attacked model; may repeat.")
+    ] = ()
+    attacks: Annotated[
+        tuple[str, ...], Option(flag="--attack", metavar=SPEC, help="Attack; may repeat.")
+    ] = ()
+    targets: Annotated[
+        tuple[str, ...],
+        Option(flag="--target", metavar="NAME", help="Scored model; may repeat. Default: the attacked one."),
+    ] = ()
+    transfer: Annotated[bool, Option(help="Score every model on every other's volumes.")] = False
+    adversarial: Annotated[
+        Path | None, Option(metavar="DIR", help="Score these saved volumes on --target instead.")
+    ] = None
+    dataset: DatasetName = "phantom"
+    data_root: DataRoot = None
+    split: Annotated[str, Option(help="Split of the dataset.", shown="validation")] = ""
+    cases: Annotated[
+        str,
+        Option(
+            metavar="N|ID,...|all", help="How many, or which.", shown="4; with --adversarial all it holds"
+        ),
+    ] = ""
+    protocol: ProtocolName = DEFAULT_PROTOCOL
+    seed: Seed = 0
+    device: Device = "auto"
+    checkpoints: Annotated[
+        tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
+    ] = ()
+    untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
+    save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
+    units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
+    sw_batch_size: Annotated[int, Option(help="Windows per forward.", least=1)] = 4
+    workers: Annotated[int, Option(metavar="N", help="Processes on this machine.", least=0)] = 0
+    scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
+    match: Annotated[
+        str | None, Option(metavar="ATTACK", help="Give the others this attack's distortion, per case.")
+    ] = None
+    match_on: Annotated[str | None, Option(metavar="l2|ssim", help="What --match equates; default l2.")] = (
+        None
+    )
+    recompute: Annotated[bool, Option(help="Measure again what is recorded.")] = False
+    report: Annotated[bool, Option(flag="--report/--no-report", help="Write an HTML report of this run.")] = (
+        True
+    )
+    out: Out = Path("results")
 
 
-@dataclass(frozen=True)
-class CompareRequest:
-    """What ``compare`` was asked; see its help."""
-
-    models: Sequence[str]
-    attacks: Sequence[str] = ()
-    dataset: str = "phantom"
-    protocol: str = "robustvox-1"
-    metric: str = "dice"
-    csv: Path | None = None
-    out: Path = Path("results")
+CROSSED = (
+    *("models", "attacks", "dataset", "data_root", "split", "cases", "protocol", "seed", "device"),
+    *("checkpoints", "untrained", "out"),
+)
+"""Fields of a run that every command takes which attacks: what is crossed, on which data, by which rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +114,8 @@ class CheckRequest:
     """The command line of ``check``: the models, attacks, cases and folders of a run, and what is checked."""
 
     run: RunRequest
-    only: str = ""
-    queries: int = 1000
+    only: Annotated[str, Option(metavar="C2,...", help="Ids or names of checks.")] = ""
+    queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +124,132 @@ class FiguresRequest:
 
     Args:
         run: what a run would be; without models and attacks only the records are drawn.
-        out: folder of the figures; ``<dataset>/`` is made in it.
-        formats: among :data:`~robustvox.benchmark.show.figures.canvas.FORMATS`.
+        folder: of the figures; ``<dataset>/`` is made in it.
+        formats: among :data:`~robustvox.benchmark.show.figures.canvas.FORMATS`, with commas.
         convention: among :data:`~robustvox.benchmark.show.figures.planes.CONVENTIONS`.
     """
 
     run: RunRequest
-    out: Path = Path("figures")
-    formats: tuple[str, ...] = ("png", "svg")
-    convention: str = "radiological"
+    formats: Annotated[str, Option(flag="--format", metavar="png,svg,pdf", help="File formats.")] = "png,svg"
+    convention: Annotated[str, Option(help="Slices radiological or neurological.")] = "radiological"
+    folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the figures.")] = Path(
+        "figures"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequencyRequest:
+    """The command line of ``frequency`` as written; ``run`` says what is attacked, or which files are read."""
+
+    run: RunRequest
+    kinds: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--bands", metavar="cube|low_high|radial", help="Kind of band; may repeat. Default: all."
+        ),
+    ] = ()
+    cuts: Annotated[
+        str, Option(metavar="8/96,...", help="Shares of Nyquist where low_high and radial cut.")
+    ] = ""
+    rescale: Annotated[
+        tuple[str, ...],
+        Option(metavar="none|linf|l2", help="Norm every band gets back; may repeat. Default: none."),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest:
+    """The command line of ``compare`` as written."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Option(flag="--model", metavar="NAME[@HASH]", help="Give two; the first minus the second."),
+    ]
+    attacks: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--attack",
+            metavar=SPEC,
+            help="Attack; may repeat; `none` is the clean volume. Default: every one recorded for both.",
+        ),
+    ] = ()
+    dataset: DatasetName = "phantom"
+    protocol: ProtocolName = DEFAULT_PROTOCOL
+    metric: Annotated[str, Option(help="dice, hd95_mm or nsd.")] = "dice"
+    csv: Annotated[Path | None, Option(metavar="FILE", help="Write the unrounded table too.")] = None
+    out: Out = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """The command line of ``train`` as written; see ``python -m benchmark train --help``."""
+
+    model: Annotated[str, Option(metavar=SPEC, help="Architecture; small by default.")]
+    dataset: DatasetName = "phantom"
+    data_root: DataRoot = None
+    steps: Annotated[int, Option(help="Optimizer steps.", least=1)] = 1000
+    batch_size: Annotated[int, Option(help="Windows per step.", least=1)] = 2
+    lr: Annotated[float, Option(help="Peak learning rate.", least=0.0)] = 2e-3
+    adversarial: Annotated[
+        str | None, Option(metavar="ATTACK", help="Train on volumes attacked on the fly.")
+    ] = None
+    seed: Seed = 0
+    device: Device = "auto"
+    checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest:
+    """The command line of ``verify`` as written; see ``python -m benchmark verify --help``."""
+
+    records: Annotated[
+        Path,
+        Option(argument=True, metavar="RECORDS", help="results, results/<dataset>, or a records folder."),
+    ]
+    sample: Annotated[int, Option(metavar="N", help="Rows to recompute.", least=0)] = 5
+    seed: Annotated[int, Option(help="Which rows are drawn.")] = 0
+    dataset: Annotated[str | None, Option(metavar="NAME|PATH", help="Where the dataset is, if a folder.")] = (
+        None
+    )
+    data_root: DataRoot = None
+    checkpoints: Annotated[
+        tuple[Path, ...],
+        Option(flag="--checkpoint", metavar="FILE", help="A submitted checkpoint; may repeat."),
+    ] = ()
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """The command line of ``data`` as written."""
+
+    dataset: DatasetName = "phantom"
+    data_root: DataRoot = None
+    splits: Annotated[
+        tuple[str, ...], Option(flag="--split", help="Split to verify; may repeat. Default: all but test.")
+    ] = ()
+    download: Annotated[bool, Option(help="Fetch an MSD task first.")] = False
+    out: Annotated[Path | None, Option(metavar="FILE", help="Keep the findings as JSON.")] = None
+
+
+_NAMED = Option(metavar="NAME", help="May repeat.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CiteRequest:
+    """The command line of ``cite`` as written; without names everything that the records used is meant."""
+
+    models: Annotated[tuple[str, ...], replace(_NAMED, flag="--model")] = ()
+    attacks: Annotated[tuple[str, ...], replace(_NAMED, flag="--attack")] = ()
+    datasets: Annotated[tuple[str, ...], replace(_NAMED, flag="--dataset")] = ()
+    out: Out = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardRequest:
+    """The command line of ``leaderboard`` as written."""
+
+    check: Annotated[bool, Option(help="Only compare; fail when a table differs.")] = False
+    out: Out = Path("results")

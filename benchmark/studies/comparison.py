@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..specs.protocols import DEFAULT_PROTOCOL
 from ..specs.spec import UsageError, match
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def compare_models(
     models: Sequence[str],
     attacks: Sequence[str] = (),
     *,
-    protocol: str = "robustvox-1",
+    protocol: str = DEFAULT_PROTOCOL,
     metric: str = "dice",
 ) -> DataFrame:
     """Paired comparison of two models per attack.

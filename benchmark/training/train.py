@@ -13,7 +13,7 @@ from monai.losses.dice import DiceCELoss
 from torch import nn
 
 from robustvox.datasets import Dataset, Volume
-from robustvox.models import SOURCES, ModelCard, SlidingWindow, build_model, save_checkpoint
+from robustvox.models import CATALOG, ModelCard, SlidingWindow, build_model, save_checkpoint
 
 from ..craft.named import NamedAttack
 from ..records.provenance import version
@@ -67,7 +67,7 @@ def train(
     card = ModelCard(
         **validation(window, dataset, device),
         **cost(averaged, dataset),
-        source=SOURCES[model.name],
+        source=CATALOG[model.name].source,
         architecture=model.name,
         arguments=arguments,
         in_channels=dataset.in_channels,

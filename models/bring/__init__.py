@@ -9,54 +9,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from ..header import CheckpointError
+from .brought import BroughtModel
 from .recognize import FORMATS, recognize
 
-if TYPE_CHECKING:
-    from torch import nn
-
 __all__ = ["FORMATS", "BroughtModel", "open_model", "recognize"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BroughtModel:
-    """A model somebody brought, ready for a predictor. Exactly one of ``network`` and ``predictor`` is there.
-
-    Args:
-        name: short, for people; never a path.
-        sha256: identity of what was loaded: of the file of the weights, or of configuration and weights.
-        roi_size: window in voxels, one entry per spatial axis.
-        network: maps windows ``(B, C, *roi_size)`` in [0, 1] to logits ``(B, K, *roi_size)``.
-        predictor: maps whole volumes ``(B, C, *spatial)`` to logits ``(B, K, *spatial)``, differentiable; for
-            formats that bring their own pre- and postprocessing.
-        notes: what the user should know about how it was read, one sentence each.
-        spacing_mm: the voxel spacing the model was made for, in the axes of the data, where the format tells it and
-            nothing is resampled; data of another spacing are not for it.
-    """
-
-    name: str
-    sha256: str
-    roi_size: tuple[int, ...]
-    network: nn.Module | None = None
-    predictor: nn.Module | None = None
-    notes: tuple[str, ...] = ()
-    spacing_mm: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.network is None) == (self.predictor is None):
-            raise ValueError("expected a network or a predictor, got both or neither; give exactly one")
-
-    def as_predictor(self, overlap: float, mode: str, sw_batch_size: int) -> nn.Module:
-        """The predictor of whole volumes: its own, or a sliding window around the network."""
-        if self.network is None:
-            return cast("nn.Module", self.predictor)
-        from ..sliding_window import SlidingWindow
-
-        return SlidingWindow(self.network, self.roi_size, overlap, sw_batch_size, mode)
 
 
 def open_model(

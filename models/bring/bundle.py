@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoint import file_sha256
 from ..cpu import with_fast_convolutions
 from ..header import CheckpointError
-from . import BroughtModel
+from .brought import BroughtModel
 from .configuration import Configuration, read_json
 from .foreign import Foreign, check_window
 from .weights import load_network, read_state

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint import file_sha256, load_strictly
 from ..cpu import with_contiguous_gradients, with_fast_convolutions
 from ..header import CheckpointError
-from . import BroughtModel
+from .brought import BroughtModel
 from .configuration import read_json
 from .nnunet_predictor import NnUNetPredictor, Normalization
 from .weights import read_checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint import load_checkpoint
 from ..header import CheckpointError
-from . import BroughtModel
+from .brought import BroughtModel
 
 
 def load(path: Path, *, in_channels: int, num_classes: int, architecture: str | None) -> BroughtModel:

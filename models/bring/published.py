@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import build_model
 from ..checkpoint import file_sha256
 from ..header import CheckpointError
 from ..mamba.residual_unet import without_aliases
-from . import BroughtModel
+from ..registry import build_model
+from .brought import BroughtModel
 from .weights import load_network, read_state
 
 ROI = (96, 96, 96)

@@ -61,16 +61,17 @@ def test_catalog_does_not_import_torch():
 
 def test_catalog_and_registry_agree():
     assert type(ATTACKS) is dict
-    assert list(ATTACKS) == list(CATALOG)
+    assert list(ATTACKS) == [key for key, entry in CATALOG.items() if not entry.compatibility]
     assert package.ATTACKS is ATTACKS
     assert {"gn", "uniform", "fgsm", "bim", "pgd", "cospgd", "vafa"} <= set(ATTACKS)
-    for key, (module, name, summary) in CATALOG.items():
-        cls = ATTACKS[key]
-        assert cls.__name__ == name
-        assert cls.__module__ == f"robustvox.attacks.{module}"
-        assert key == key.lower() == name.lower()
-        assert summary
-        assert "\n" not in summary
+    for key, cls in ATTACKS.items():
+        entry = CATALOG[key]
+        assert cls.__name__ == entry.kind
+        assert cls.__module__ == f"robustvox.attacks.{entry.module}"
+        assert key == key.lower() == entry.kind.lower()
+        assert entry.summary
+        assert "\n" not in entry.summary
+        assert isinstance(getattr(cls(), entry.budget), float | int)
 
 
 def test_every_public_name_resolves():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robustvox.benchmark.plan.cases import load_dataset
-from robustvox.datasets import ALIASES, CATALOG, DATASETS, TASK_NAMES, DatasetError, cases, open_dataset
+from robustvox.datasets import ALIASES, CATALOG, DATASETS, TASK_NAMES, DatasetError, open_dataset, split_lists
 from robustvox.datasets.decathlon import TASKS, download
 
 # train and validation of ROG fold 0 add up to the published number of labelled cases
@@ -56,14 +56,14 @@ def test_names_and_numbers():
 
 @pytest.mark.parametrize("number", HELD_OUT)
 def test_validation_lists_have_the_published_length(number):
-    ids = cases.numbers(cases.ROG_VALIDATION[number])
+    ids = split_lists.numbers(split_lists.ROG_VALIDATION[number])
     assert len(set(ids)) == len(ids) == HELD_OUT[number] < LABELLED[number] / 2
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
 def test_each_task_by_both_names(tmp_path, name):
     number = TASKS[name].number
-    listed = cases.numbers(cases.ROG_VALIDATION[number]) if number != 4 else (1,)
+    listed = split_lists.numbers(split_lists.ROG_VALIDATION[number]) if number != 4 else (1,)
     held_out, other = listed[0], next(n for n in range(1, 400) if n not in listed)
     ids = write_task(tmp_path, name, [held_out, other])
     data = load_dataset(f"MSD-Task{number:02d}", tmp_path)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustvox.attacks import CATALOG as ATTACKS
+from robustvox.attacks import ATTACKS
 from robustvox.benchmark.records.paths import records_file
 from robustvox.benchmark.show.files import render, write
 from robustvox.models import CATALOG as MODELS

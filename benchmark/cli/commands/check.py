@@ -14,10 +14,10 @@ from ...harness.faults import CASE_FAILURES
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.plan import Plan
-from ...records import outcomes as store
+from ...records.outcomes import CheckOutcome, save
 from ...records.provenance import describe
 from ...show.files import write
-from ...specs.protocols import PROTOCOLS
+from ...specs.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from ...specs.requests import CheckRequest
 from ...specs.spec import UsageError
 from ...studies.sanity.base import FAIL, PASS, SKIP, WARN, Check, Result
@@ -34,7 +34,7 @@ def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
     checks = select(request.only)
     plan = build_plan(request.run)
-    if plan.protocol != PROTOCOLS["robustvox-1"]:
+    if plan.protocol != PROTOCOLS[DEFAULT_PROTOCOL]:
         raise UsageError(
             f"expected --protocol robustvox-1, whose view and scores the checks use, got {plan.protocol.name}; a "
             "single defect can be checked as an attack, --attack pgd:iterate=last"
@@ -151,21 +151,29 @@ def _save(
     found: list[Result],
     volumes: list[Volume],
 ) -> None:
-    provenance = describe()
-    store.save(
+    versions = describe()
+    save(
         request.run.out / plan.dataset.name / "checks",
         [
-            store.line(
-                result,
+            CheckOutcome(
                 dataset=plan.dataset.name,
                 protocol=plan.protocol.name,
                 surrogate=model.name,
                 surrogate_sha256=model.sha256,
                 attack=attack.spec,
-                cases=[volume.id for volume in volumes],
+                check=result.id,
+                slug=result.slug,
+                status=result.status,
+                flag=result.flag,
+                number=result.number,
+                rule=result.rule,
+                detail=result.detail,
+                cases=tuple(volume.id for volume in volumes),
                 seed=plan.seed,
                 queries=request.queries,
-                provenance=provenance,
+                robustvox=versions["robustvox"],
+                commit=versions["commit"],
+                torch=versions["packages"]["torch"],
             )
             for result in found
         ],

@@ -23,40 +23,11 @@ ALWAYS = ("robustvox", "malik2024evaluating")
 """This software, and the benchmark it answers to."""
 
 
-ATTACKS: dict[str, tuple[str, ...]] = {
-    "gn": ("kim2020torchattacks",),
-    "uniform": ("madry2018towards",),
-    "fgsm": ("goodfellow2015explaining",),
-    "bim": ("kurakin2017adversarial",),
-    "pgd": ("madry2018towards",),
-    "mifgsm": ("dong2018boosting",),
-    "segpgd": ("gu2022segpgd",),
-    "cospgd": ("agnihotri2024cospgd",),
-    "apgd": ("croce2020reliable", "croce2024towards"),
-    "square": ("andriushchenko2020square",),
-    "vafa": ("hanif2023frequency",),
-    "vafa2d": ("hanif2023frequency", "duan2021advdrop"),
-    "sa2": ("hanif2025frequency",),
-    "ensemble": ("croce2020reliable", "croce2024towards"),
+ATTACKS = {
+    **{name: entry.cite for name, entry in ATTACK_CATALOG.items()},
     "torchattacks": ("kim2020torchattacks",),
 }
-
-
-MODELS: dict[str, tuple[str, ...]] = {
-    "unet": ("kerfoot2018left",),
-    "segresnet": ("myronenko2018segresnet",),
-    "unetr": ("hatamizadeh2022unetr",),
-    "swin_unetr": ("hatamizadeh2022swin",),
-    "umamba_bot": ("ma2024umamba",),
-    "umamba_enc": ("ma2024umamba",),
-    "segmamba": ("xing2024segmamba",),
-    "nnmamba": ("gong2024nnmamba",),
-    "lma_unet": ("wang2024lkmunet",),
-    "em_unet": ("liao2024lightmunet",),
-    "mamba_unet": ("gu2023mamba",),
-}
-
-
+MODELS = {name: entry.cite for name, entry in MODEL_CATALOG.items()}
 DATASETS: dict[str, tuple[str, ...]] = {
     "phantom": ("robustvox",),
     **dict.fromkeys(TASK_NAMES, ("antonelli2022medical",)),

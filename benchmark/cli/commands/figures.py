@@ -67,8 +67,8 @@ def draw_figures(request: FiguresRequest) -> int:
     """
     require_matplotlib()
     for what, given, known in (
-        ("--format", request.formats, FORMATS),
-        ("--convention", (request.convention,), CONVENTIONS),
+        ("--format", formats_of(request), FORMATS),
+        ("--convention", (request.convention.strip().lower(),), CONVENTIONS),
     ):
         wrong = [name for name in given if name not in known]
         if wrong or not given:
@@ -86,6 +86,12 @@ def draw_figures(request: FiguresRequest) -> int:
     if len(records.costs):
         _draw_records(request, console, plan.dataset.name, records)
     return SOME_FAILED if failed else DONE
+
+
+def formats_of(request: FiguresRequest) -> tuple[str, ...]:
+    """The file formats that were asked for, each once."""
+    names = (kind.strip().lower() for kind in request.formats.split(","))
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _recorded(results: Path) -> list[str]:
@@ -112,14 +118,14 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
             try:
                 if isinstance(example, Exception):
                     raise example
-                figure = slice_figure(example, request.convention)
+                figure = slice_figure(example, request.convention.strip().lower())
             except CASE_FAILURES as error:
                 failed = True
                 reason = " ".join(f"{error}".split()) or type(error).__name__
                 console.print(f"[red]failed[/red] {label}: {escape(reason)}", soft_wrap=True)
                 continue
             stem = f"slices_{slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
-            paths = save(figure, request.out / plan.dataset.name / stem, request.formats)
+            paths = save(figure, request.folder / plan.dataset.name / stem, formats_of(request))
             console.print(f"{label}: {escape(note)}", soft_wrap=True)
             _announce(console, paths)
     return failed
@@ -167,8 +173,8 @@ def _draw_records(
             ("transfer", transfer_heatmaps(own, pairs)),
         ):
             if figure is not None:
-                stem = request.out / slug(dataset) / f"{name}_{slug(protocol)}"
-                _announce(console, save(figure, stem, request.formats))
+                stem = request.folder / slug(dataset) / f"{name}_{slug(protocol)}"
+                _announce(console, save(figure, stem, formats_of(request)))
 
 
 def _announce(console: Console, paths: Sequence[Path]) -> None:

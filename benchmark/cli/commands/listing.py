@@ -22,16 +22,12 @@ def show(console: Console | None = None) -> None:
     """Print every name the command line knows."""
     console = console or make_console()
     console.print(_models())
-    attacks = {name: entry[-1] for name, entry in ATTACKS.items()}
+    attacks = {name: entry.summary for name, entry in ATTACKS.items()}
     attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
-    attacks["cospgd_mean"] = (
-        "CosPGD as published for volumes, one mean cosine; for comparison with published tables"
-    )
     console.print(_table("attacks (--attack)", attacks))
     console.print(_table("datasets (--dataset)", DATASETS))
     protocols = {p.name: _switched_on(p) for p in PROTOCOLS.values()}
     console.print(_table("protocols (--protocol)", protocols))
-    console.print(_zoo())
     for group in ("robustvox.models", "robustvox.attacks", "robustvox.datasets"):
         for entry in importlib.metadata.entry_points(group=group):
             console.print(f"plug-in {group}: {escape(entry.name)} = {escape(entry.value)}")
@@ -60,14 +56,17 @@ def _models() -> Table:
     table.add_column("zoo: clean Dice (95% interval)")
     table.add_column("what it is")
     zoo = _zoo()
-    for name, text in MODELS.items():
-        costs = facts()[name]
+    for name, entry in MODELS.items():
+        costs = facts().get(name, {})
         cells = [
-            f"{costs[size]['parameters'] / 1e6:.2f} M, {costs[size]['flops'] / 1e9:.1f}"
+            f"{c['parameters'] / 1e6:.2f} M, {c['flops'] / 1e9:.1f}"
+            if (c := costs.get(size))
+            else "not measured"
             for size in ("small", "paper")
         ]
-        scan = "PyTorch" if costs["small"]["scan_flops"] else "none"
-        table.add_row(f"[bold]{name}[/bold]", *cells, scan, "\n".join(zoo.get(name, ["none"])), escape(text))
+        scan = "PyTorch" if costs and costs["small"]["scan_flops"] else "none"
+        checkpoints = "\n".join(zoo.get(name, ["none"]))
+        table.add_row(f"[bold]{name}[/bold]", *cells, scan, checkpoints, escape(entry.summary))
     return table
 
 

@@ -25,7 +25,8 @@ from ...show.files import write
 from ...show.tables import results as tables
 from ...specs.requests import RunRequest
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress, results_table
+from .console import make_console, progress
+from .terminal_table import results_table
 
 
 def run_benchmark(request: RunRequest) -> int:

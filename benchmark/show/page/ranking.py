@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...metrics.statistics import bootstrap_intervals
-from ..labels import NOISE, ONE_STEP, UNBOUNDED, AttackName, model_family
+from ..labels import NOISE, UNBOUNDED, AttackName, model_family
 from .board import CLEAN, Board, Frame, own
 
 BUDGET = "L∞ 8/255"  # of the literature; another one only where nothing was attacked at this
@@ -76,7 +76,7 @@ def rank(board: Board, protocol: str, names: Mapping[str, AttackName]) -> Rankin
         model: {a for a, cases in found.items() if len(cases & usual) >= SHARE * len(usual) > 0}
         for model, found in covered.items()
     }
-    ranked = [m for m in sorted(attacked) if any(names[a].name not in ONE_STEP for a in attacked[m])]
+    ranked = [m for m in sorted(attacked) if not all(names[a].one_step for a in attacked[m])]
     attacks = sorted(set.intersection(*(attacked[m] for m in ranked))) if ranked else []
     cases = sorted(usual.intersection(*(covered[m][a] for m in ranked for a in attacks)))
     places = _places(scores, ranked, attacks, cases, names, failed) if attacks and cases else []
@@ -150,7 +150,7 @@ def _missing(
     covered: Mapping[str, AbstractSet[str]], usual: set[str], names: Mapping[str, AttackName], budget: str
 ) -> str:
     """Why a model cannot be ranked."""
-    several = [cases for attack, cases in covered.items() if names[attack].name not in ONE_STEP]
+    several = [cases for attack, cases in covered.items() if not names[attack].one_step]
     if not several:
         return f"no attack of several steps at {budget}"
     most = max(len(cases & usual) for cases in several)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .results import Frame
+from ...records.reading import Frame
 
 KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
 

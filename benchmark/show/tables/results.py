@@ -58,6 +58,7 @@ def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
 
     Example:
         >>> from pathlib import Path
+        >>> from robustvox.benchmark.records import load_records
         >>> white_box(load_records(Path("no/such/folder"))).columns[:3].tolist()
         ['dataset', 'protocol', 'surrogate']
     """

@@ -49,7 +49,7 @@ def lost_organs(records: Records) -> DataFrame:
 
     Example:
         >>> from pathlib import Path
-        >>> from robustvox.benchmark.records.reading import load_records
+        >>> from robustvox.benchmark.records import load_records
         >>> lost_organs(load_records(Path("no/such/folder"))).columns[-3:].tolist()
         ['n_organs', 'lost', 'success']
     """
@@ -101,7 +101,7 @@ def success_rates(records: Records) -> Frame:
         ``lost`` count over all cases.
 
     Example:
-        >>> from robustvox.benchmark.records.reading import load_records
+        >>> from robustvox.benchmark.records import load_records
         >>> len(success_rates(load_records(Path("no/such/folder"))))
         0
     """

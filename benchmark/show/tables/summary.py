@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ...records.reading import Frame
+from ...specs.knobs import KNOBS
 from . import views
 from .best import BEST, Marks
 from .markup import latex_text, markdown_table, markdown_text
-
-BUDGETS = ("eps", "std", "q_max", "rho")  # always shown, if they are numbers
 
 
 class Summary:
@@ -121,4 +120,4 @@ def _parameters(spec: str) -> list[str]:
 
 def _is_budget(pair: str) -> bool:
     name, _, value = pair.partition("=")
-    return name in BUDGETS and value != "none"
+    return name in KNOBS and value != "none"

@@ -98,7 +98,7 @@ def keep(folder: Path, measured: Frame) -> Frame:
         raise UsageError(
             f"expected the rows of `frequency` in {path}, found {error}; remove the file"
         ) from error
-    replace_file(path, csv_text(cases, TEXT))
+    replace_file(path, csv_text(cases, TEXT), durable=True)
     return cases
 
 

@@ -5,7 +5,7 @@ form that fits segmentation. Not computed here, because nothing about a model or
 (per-case rows, intervals, counts, cost and seeds) is the format of the records; the transfer half of C5 (white
 box against black box) is a comparison of two tables.
 
-    from robustvox.benchmark.studies.sanity import run_checks
+    from robustvox.benchmark import run_checks
 
     for result in run_checks(model, attack, volumes, num_classes=3):
         print(result.id, result.status, result.number, result.detail)

@@ -20,14 +20,12 @@ from ...craft.crafting import noise_generator
 from ...craft.named import NamedAttack, NamedModel, predict
 from ...metrics.scores import LabelSurfaces, score
 from ...plan.attacks import attack_spec
+from ...specs.knobs import find_knob
+from ...specs.protocols import DEFAULT_PROTOCOL
 from ...specs.spec import Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-
-BUDGETS = ("eps", "q_max", "rho", "std")
-"""Fields that say how much an attack may change, in the order of precedence."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Context:
         *,
         num_classes: int,
         dataset: str = "volumes",
-        protocol: str = "robustvox-1",
+        protocol: str = DEFAULT_PROTOCOL,
         seed: int = 0,
         device: str = "cpu",
         queries: int = 1000,
@@ -136,7 +134,7 @@ class Context:
     @property
     def knob(self) -> str:
         """The field that sets the budget, or nothing."""
-        return next((name for name in BUDGETS if self.has(name)), "")
+        return find_knob({name: self.value(name) for name in self._fields})
 
     def variant(self, **changes: Any) -> NamedAttack:
         """The attack with some hyper-parameters changed; those it does not have are left out."""

@@ -13,6 +13,7 @@ from robustvox.attacks import Uniform
 from robustvox.attacks.base import frozen
 from robustvox.attacks.losses import LOSSES
 
+from ...specs.protocols import DEFAULT_PROTOCOL
 from .base import FAIL, PASS, WARN, Finding, check, grade
 from .context import Case, Context, no_gradient
 
@@ -161,7 +162,7 @@ def adaptivity(context: Context) -> Finding:
         change = max(change, _relative(attacked, _forward(context, case.images)))
     status = FAIL if not change <= 1e-4 else PASS
     detail = "the model computes something else under attack" if status == FAIL else "one predictor for both"
-    if context.protocol != "robustvox-1":
+    if context.protocol != DEFAULT_PROTOCOL:
         status, detail = (
             max(status, WARN, key=(PASS, WARN, FAIL).index),
             f"{context.protocol} does not promise it",

@@ -13,6 +13,7 @@ from robustvox.datasets import Volume
 
 from ...craft.named import NamedAttack, NamedModel
 from ...plan.attacks import attack_spec
+from ...specs.protocols import DEFAULT_PROTOCOL
 from .base import FAIL, SKIP, Check, Finding, Result
 from .context import Context
 from .registry import select
@@ -27,7 +28,7 @@ def run_checks(
     only: str = "",
     queries: int = 1000,
     dataset: str = "volumes",
-    protocol: str = "robustvox-1",
+    protocol: str = DEFAULT_PROTOCOL,
     seed: int = 0,
     device: str = "cpu",
 ) -> list[Result]:

@@ -9,11 +9,19 @@ import pytest
 
 from robustvox.attacks import CATALOG as ATTACK_CATALOG
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.cli.commands.cite import ALWAYS, ATTACKS, DATASETS, MODELS, bibtex, entries, used
+from robustvox.benchmark.cli.commands.cite import (
+    ALWAYS,
+    ATTACKS,
+    BIBLIOGRAPHY,
+    DATASETS,
+    MODELS,
+    bibtex,
+    entries,
+    used,
+)
 from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import CATALOG as DATASET_CATALOG
 from robustvox.models import CATALOG as MODEL_CATALOG
-from robustvox.models import SOURCES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 README = (REPOSITORY / "README.md").read_text()
@@ -35,7 +43,7 @@ def test_every_registry_entry_has_a_source(table, catalog):
 def test_no_entry_is_without_use_and_none_is_lost():
     used_keys = {*ALWAYS, *(k for t in (ATTACKS, MODELS, DATASETS) for found in t.values() for k in found)}
     assert used_keys == set(entries())
-    assert len(entries()) == (REPOSITORY / "benchmark" / "citations.bib").read_text().count("\n@")
+    assert len(entries()) == BIBLIOGRAPHY.read_text().count("\n@")
 
 
 @pytest.mark.parametrize("key", entries())
@@ -54,8 +62,8 @@ def test_entries_are_well_formed(key):
 
 
 def test_arxiv_numbers_are_those_of_the_code():
-    for model, source in SOURCES.items():
-        number = re.search(r"\d{4}\.\d{5}", source)
+    for model, entry in MODEL_CATALOG.items():
+        number = re.search(r"\d{4}\.\d{5}", entry.source)
         if number:
             assert any(number.group() in entries()[key] for key in MODELS[model]), model
     cited = {

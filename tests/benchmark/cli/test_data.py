@@ -91,7 +91,7 @@ def test_download_is_only_done_when_asked(tmp_path, capsys):
 
 
 def test_one_split_of_a_registered_dataset(tmp_path, capsys):
-    from .test_published import awkward, write_pair
+    from ...datasets.test_published import awkward, write_pair
 
     for n in (1, 2):
         write_pair(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -9,8 +10,8 @@ import pytest
 
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.cli.commands.figures import compare_with_record
+from robustvox.benchmark.harness.compute import ClassScore, mean_dice
 from robustvox.benchmark.records.reading import load_records
-from robustvox.benchmark.report.examples import mean_dice
 
 ATTACK = "pgd:steps=2,alpha=4/255"
 
@@ -111,9 +112,11 @@ def test_records_are_compared_class_by_class(toy):
     records = load_records(toy.root / "results" / "toy" / "records")
     unit = records.costs[records.costs["attack"] != "none"].iloc[0]["unit"]
     named = type("Named", (), {"key": unit})()
-    rows = records.scores[records.scores["unit"] == unit].to_dict("records")
-    assert compare_with_record(records, named, rows).startswith("Equal")
-    assert "other classes" in compare_with_record(records, named, rows[:1])
-    absent = [{**rows[0], "dice": float("nan")}, *rows[1:]]
+    columns = [field.name for field in dataclasses.fields(ClassScore)]
+    rows = records.scores[records.scores["unit"] == unit][columns].to_dict("records")
+    scores = tuple(ClassScore(**row) for row in rows)
+    assert compare_with_record(records, named, scores).startswith("Equal")
+    assert "other classes" in compare_with_record(records, named, scores[:1])
+    absent = [dataclasses.replace(scores[0], dice=float("nan")), *scores[1:]]
     assert "which classes are present" in compare_with_record(records, named, absent)
-    assert mean_dice(rows) == pytest.approx(sum(row["dice"] for row in rows) / len(rows))
+    assert mean_dice(scores) == pytest.approx(sum(row["dice"] for row in rows) / len(rows))

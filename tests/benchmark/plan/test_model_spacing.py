@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from robustvox.benchmark.cli.commands import run as running
+from robustvox.benchmark.plan import build as running
 
 
 @pytest.mark.parametrize(("spacing_mm", "code"), [((1.0, 1.0, 2.0), 0), ((1.0, 1.0, 1.5), 1)])

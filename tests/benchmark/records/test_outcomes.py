@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from robustvox.benchmark.records.outcomes import line, load_flags, save
+from robustvox.benchmark.records.outcomes import CheckOutcome, load_flags, save
 from robustvox.benchmark.records.reading import load_records
 from robustvox.benchmark.records.store import RecordStore
 from robustvox.benchmark.records.unit import RecordsError, Unit
 from robustvox.benchmark.show.files import check, write
 from robustvox.benchmark.show.tables.results import transfer, white_box
-from robustvox.benchmark.studies.sanity import Result
-
-PROVENANCE = {"robustvox": "0.1.0", "commit": "abc", "packages": {"torch": "2.9"}}
 
 
-def outcome(id: str, status: str, **changes: Any) -> dict[str, Any]:
-    flag = f"{id}:{status}" if status in ("warn", "fail") else ""
-    result = Result(id, "slug", "title", status, 0.5, "rule", "detail", flag)
-    about: dict[str, Any] = {
+def outcome(id: str, status: str, **changes: Any) -> CheckOutcome:
+    values: dict[str, Any] = {
         "dataset": "phantom",
         "protocol": "robustvox-1",
         "surrogate": "unet",
         "surrogate_sha256": "a" * 64,
         "attack": "pgd:eps=8/255",
+        "flag": f"{id}:{status}" if status in ("warn", "fail") else "",
+        **{"number": 0.5, "rule": "rule", "detail": "detail", "cases": ("c1",), "seed": 0, "queries": 1000},
+        **{"robustvox": "0.1.0", "commit": "abc", "torch": "2.9"},
     }
-    return line(
-        result, **about | changes, cases=["c1"], seed=0, queries=1000, provenance=PROVENANCE
-    )  # fmt: skip
+    return CheckOutcome(check=id, slug="slug", status=status, **values | changes)
 
 
 def scored(store: RecordStore, attack: str, target: str = "a" * 64, flags: tuple[str, ...] = ()) -> None:
@@ -134,8 +131,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_damage_is_named_by_file_and_line(tmp_path, damage):
     save(tmp_path, [outcome("C1", "pass")])
     path = tmp_path / "robustvox-1.jsonl"
-    bad = {**outcome("C2", "warn"), **damage}
-    path.write_text(path.read_text() + json.dumps(bad) + "\n")
+    bad = dataclasses.replace(outcome("C2", "warn"), **damage)
+    path.write_text(path.read_text() + json.dumps(dataclasses.asdict(bad)) + "\n")
     with pytest.raises(RecordsError, match=r"robustvox-1\.jsonl, line 2: expected the outcome of a check"):
         load_flags(tmp_path)
     with pytest.raises((ValueError, RecordsError)):

@@ -175,7 +175,7 @@ def test_killed_at_every_byte_of_the_last_block(
 def test_killed_process_leaves_readable_records(tmp_path: Path) -> None:
     script = (
         "import sys, itertools; from pathlib import Path; sys.path[:0] = sys.argv[2:]\n"
-        "from test_records import *\n"
+        "from test_store import *\n"
         "with RecordStore(Path(sys.argv[1])) as store:\n"
         "    for i in itertools.count():\n"
         "        store.append(make_unit(case=str(i)), make_scores(), COST)\n"

@@ -18,6 +18,7 @@ from robustvox.attacks import PGD
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.craft.named import NamedAttack, NamedModel
 from robustvox.benchmark.evaluation import _bare
+from robustvox.benchmark.harness.bench import Bench
 from robustvox.benchmark.harness.execute import execute
 from robustvox.benchmark.plan.plan import Plan
 from robustvox.benchmark.records import outcomes as checks
@@ -123,7 +124,7 @@ def test_known_checks_are_shown(toy):
         "status": "fail", "flag": "C8:fail", "number": 0.5, "rule": "at most 0.02", "detail": "half <b>lower</b>",
         "cases": [], "seed": 0, "queries": 10, "robustvox": "0", "commit": "0", "torch": "0",
     }  # fmt: skip
-    checks.save(toy.root / "results" / "toy" / "checks", [line])
+    checks.save(toy.root / "results" / "toy" / "checks", [checks.CheckOutcome(**line)])
     toy("--attack", "gn", "--report")
     page = Page(reports(toy.root / "results" / "toy")[0].read_text())
     assert "1 known C8:fail" in page.text
@@ -174,16 +175,17 @@ def evil(tmp_path):
     watch = FirstCase()
     plan = Plan(
         dataset=dataset, cases=tuple(v.id for v in volumes), surrogates=[model], targets=[model],
-        attacks=[NamedAttack(f"{EVIL}:steps=1", PGD(steps=1, alpha=8 / 255))], protocol=PROTOCOLS["robustvox-1"], watch=watch,
+        attacks=[NamedAttack(f"{EVIL}:steps=1", PGD(steps=1, alpha=8 / 255))], protocol=PROTOCOLS["robustvox-1"],
     )  # fmt: skip
+    bench = Bench(plan, watch=watch)
     with RecordStore(tmp_path / "records") as store:
-        events = list(execute(plan, store, "0123456789abcdef"))
+        events = list(execute(bench, store, "0123456789abcdef"))
     environment = {
         "command": f"python {EVIL}", "robustvox": EVIL, "commit": EVIL, "python": EVIL, "packages": {EVIL: EVIL},
         "platform": EVIL, "accelerator": EVIL, "cores": 1, "threads": 1,
     }  # fmt: skip
     return Run(
-        plan=plan, events=events, records=load_records(tmp_path / "records"), environment=environment,
+        bench=bench, events=events, records=load_records(tmp_path / "records"), environment=environment,
         provenance="0123456789abcdef", out=tmp_path, started=0.0, seconds=1.0, gallery=watch,
     )  # fmt: skip
 
@@ -203,26 +205,23 @@ def test_names_are_text_whatever_they_hold(evil):
 def test_the_gallery_keeps_the_worst_attack_of_the_first_case(evil):
     gallery = FirstCase()
     seen = []
-    plan = dataclasses.replace(evil.plan, watch=seen.append)
-    from robustvox.benchmark.harness.bench import CaseCache
-    from robustvox.benchmark.harness.compute import compute
-
-    clean, attacked = list(plan.jobs())[:2]
-    volume, _, surfaces = CaseCache(plan)(clean.case)
+    bench = Bench(evil.plan, watch=seen.append)
+    clean, attacked = list(bench.plan.jobs())[:2]
     for job in (clean, attacked):
-        compute(plan, job, job.targets, volume, surfaces)
-    perfect = seen[1]._replace(prediction=volume.label)
-    wrong = seen[1]._replace(prediction=1 - volume.label)
-    other = wrong._replace(job=dataclasses.replace(attacked, case="another"))
+        bench.run(job)
+    label = bench.case(clean.case).volume.label
+    perfect = dataclasses.replace(seen[1], prediction=label)
+    wrong = dataclasses.replace(seen[1], prediction=1 - label)
+    other = dataclasses.replace(wrong, job=dataclasses.replace(attacked, case="another"))
     for scored in (perfect, wrong, perfect, other):
         gallery(scored)
     assert gallery.attacked is wrong
     # Never seen: computed where a forward is quick, left out where it is slow or unknown.
-    assert np.array_equal(gallery.clean(plan, 0.1).prediction, seen[0].prediction)
-    assert gallery.clean(plan, 100.0) is None
-    assert gallery.clean(plan, float("nan")) is None
+    assert np.array_equal(gallery.clean(bench, 0.1).prediction, seen[0].prediction)
+    assert gallery.clean(bench, 100.0) is None
+    assert gallery.clean(bench, float("nan")) is None
     gallery(seen[0])
-    assert gallery.clean(plan, float("nan")) is seen[0]
+    assert gallery.clean(bench, float("nan")) is seen[0]
 
 
 def test_a_huge_volume_is_not_drawn(evil, monkeypatch):

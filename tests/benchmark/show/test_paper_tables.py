@@ -23,7 +23,7 @@ from robustvox.benchmark.records.store import RecordStore
 from robustvox.benchmark.records.unit import RecordsError, Unit
 from robustvox.benchmark.show import excerpt as excerpts
 from robustvox.benchmark.show.files import check, render, write
-from robustvox.benchmark.show.tables import markup as views
+from robustvox.benchmark.show.tables import markup, views
 from robustvox.benchmark.show.tables.best import BEST, TIED, best_models
 from robustvox.benchmark.show.tables.results import white_box
 from robustvox.benchmark.show.tables.summary import Summary, labels
@@ -162,13 +162,13 @@ LATEX_SPECIAL = re.compile(r"(?<!\\)[&%$#_{}~^]")
 
 @given(st.text(max_size=40))
 def test_any_name_is_text_in_latex_and_markdown(name: str) -> None:
-    latex = views.latex_text(name)
+    latex = markup.latex_text(name)
     assert "\n" not in latex
     assert "\r" not in latex
     # What is left after the commands and groups that the escaping itself writes holds nothing special.
     plain = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#%_]|\{[][*]\}", "", latex)
     assert not set(plain) & set("\\{}$&#%_^~<>|")
-    markdown = views.markdown_text(name)
+    markdown = markup.markdown_text(name)
     assert not re.search(r"[<>\n\r]|(?<!\\)[|`*\[\]]", re.sub(r"\\\\", "", markdown))
     markdown.encode("utf-8")
 

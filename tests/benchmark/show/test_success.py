@@ -111,7 +111,7 @@ def test_without_attacks_there_are_no_files(tmp_path):
 
 
 def test_a_run_records_the_share_of_voxels_turned_wrong(toy, monkeypatch):
-    from robustvox.benchmark.harness.execute import execute as harness
+    from robustvox.benchmark.harness import bench as harness
 
     volumes: dict[str, list[np.ndarray]] = {}
     predict = harness.predict

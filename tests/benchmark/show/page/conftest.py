@@ -85,7 +85,7 @@ def fill(results: Path, dataset: str = "toy", seed: int = 0) -> None:
         },
         **{"seed": 0, "queries": 10, "robustvox": "0.1.0", "commit": "", "torch": "2"},
     }
-    checks.save(results / dataset / "checks", [outcome])
+    checks.save(results / dataset / "checks", [checks.CheckOutcome(**outcome)])
 
 
 @pytest.fixture(scope="session")
