@@ -57,7 +57,7 @@ def craft(
     Raises:
         ValueError: for a model that does not fit the case or the protocol, or whatever the attack refuses.
     """
-    surrogate.check(volume)
+    surrogate = surrogate.for_case(volume)
     clean = torch.from_numpy(volume.image)[None].to(device)
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(device)
     generator = noise_generator(seed, dataset, volume.id, attack.spec)

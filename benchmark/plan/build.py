@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ..craft.named import NamedAttack, NamedModel
 from ..records.volumes import UNITS
@@ -20,6 +19,7 @@ from .cases import EVERY_SPLIT, load_dataset, select_cases
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
+from .targets import MODEL_NAMES, find_target
 
 
 def build_plan(request: RunRequest) -> Plan:
@@ -109,7 +109,7 @@ def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
 
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
-    named = [text for text in request.models if locate(text, MODEL_CATALOG) is None]
+    named = [text for text in request.models if locate(text, MODEL_NAMES) is None]
     if len(request.checkpoints) not in (0, len(named)):
         raise UsageError(
             f"expected one --checkpoint per {'--target' if request.adversarial else '--model'} ({len(named)}, a path "
@@ -143,4 +143,7 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
 
 def _identity(text: str) -> str:
     """Equal for two ways to write a registered name; paths and imports are what they are to the letter."""
-    return text if locate(text, MODEL_CATALOG) or ":" in Spec.parse(text).name else normalize(text)
+    target = find_target(text)
+    if target is not None:
+        return str(target)
+    return text if locate(text, MODEL_NAMES) or ":" in Spec.parse(text).name else normalize(text)

@@ -18,6 +18,7 @@ from ..craft.named import NamedModel
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, match, normalize
 from .registries import find_plugin, import_name
+from .targets import find_target, load_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +57,11 @@ def load_model(
     """
     from .bring import last_part, load_factory, load_path, locate
 
+    target = find_target(text)
+    if target is not None:
+        return load_target(
+            target, dataset, protocol, checkpoint=checkpoint, device=device, sw_batch_size=sw_batch_size
+        )
     located = locate(text, MODEL_CATALOG)
     if located is not None:
         path, parameters = located

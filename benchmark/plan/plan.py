@@ -103,7 +103,9 @@ class Plan:
 
 def describe_plan(plan: Plan) -> Mapping[str, Any]:
     """What goes into the provenance of a run besides the environment."""
+    licences = {m.name: m.licence for m in plan.models if m.licence}
     return {
+        **({"licences": licences} if licences else {}),
         "dataset": dict(plan.dataset.provenance),
         "models": {m.name: m.sha256 for m in plan.models},
         "attacks": [a.spec for a in plan.attacks],

@@ -16,7 +16,13 @@ SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
 COST = ("linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds", "flags", "provenance")
 
 
-OPTIONAL = ("asr_voxel", "asr_foreground")  # of cost rows; older ones lack them
+RATES = ("asr_voxel", "asr_foreground")  # of cost rows; older ones lack them
+
+
+TARGETED = ("blind", "prompts")  # of cost rows of published targets
+
+
+OPTIONAL = (*RATES, *TARGETED)
 
 
 SHOWN = ("dataset", "case", "attack", "surrogate", "target", "protocol", "seed")
@@ -32,7 +38,7 @@ COLUMNS = {
 }
 
 
-NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL)
+NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *RATES, "blind")
 
 
 INTEGERS = ("seed", "class_id")
@@ -69,6 +75,8 @@ def _fits(name: str, value: object) -> bool:
         return value is None or type(value) in (int, float)
     if name in INTEGERS:
         return type(value) is int
+    if name == "prompts" and value is None:
+        return True
     if name == "flags":
         return isinstance(value, list) and all(isinstance(flag, str) for flag in value)
     return isinstance(value, str)
