@@ -30,6 +30,7 @@ class CaseFolder:
         channels: names of the image's channels.
         notes: source, licence, split rule and how to obtain the files.
         faults: ids that cannot be used whatever their files hold.
+        relabel: ids of the label files to class ids; every other id is background. None keeps ids as they are.
 
     Raises:
         DatasetError: a split names a case without files, or there are fewer than two classes.
@@ -47,6 +48,7 @@ class CaseFolder:
     nsd_tolerance_mm: float = 2.0
     notes: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, CaseError] = field(default_factory=dict)
+    relabel: Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -93,6 +95,7 @@ class CaseFolder:
             channels=self.in_channels,
             num_classes=len(self.class_names),
             case_id=case_id,
+            relabel=self.relabel,
         )
 
     def load(self, case_id: str) -> Volume:

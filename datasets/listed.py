@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def open_csv(path: Path) -> CaseFolder:
 
     Paths are relative to the CSV and stay inside its folder; several files of one case (a channel each) are
     separated by ``;``. A JSON of the same name beside it may give ``labels`` (``{"0": "background", ...}``) and
-    ``channels`` (``["CT"]``); without it every label is read once to count the classes.
+    ``channels`` (``["CT"]``); without it every label is read once to count the classes. In place of ``labels`` it may
+    give ``keep`` (``{"5": "liver", "1": "spleen"}``): these ids of the files become classes 1, 2, ... in this order,
+    and all others background.
 
     Raises:
         DatasetError: an unreadable CSV, one without the columns, or without rows.
@@ -98,7 +101,11 @@ def open_csv(path: Path) -> CaseFolder:
         if n > 1
     }
     channels = tuple(map(str, meta.get("channels", ()))) or ("image",) * _count_channels(root, files)
-    class_names = _classes(meta["labels"], side) if "labels" in meta else _count_classes(root, files)
+    relabel = _kept(meta["keep"], side) if "keep" in meta else None
+    if relabel is not None:
+        class_names = ("background", *map(str, meta["keep"].values()))
+    else:
+        class_names = _classes(meta["labels"], side) if "labels" in meta else _count_classes(root, files)
     wanted = [(row.get("split") or "").strip().lower() for row in rows]
     if any(wanted):
         named = {
@@ -119,7 +126,11 @@ def open_csv(path: Path) -> CaseFolder:
         splits, rule = {**splits, "all": tuple(files)}, f"column split of {path.name}"
     else:
         splits, rule = split_ids(list(files), SHARE, 0), _rule()
-    return _folder(root, path.stem.lower(), class_names, files, splits, channels, rule, meta, faults)
+    folder = _folder(root, path.stem.lower(), class_names, files, splits, channels, rule, meta, faults)
+    if relabel is None:
+        return folder
+    kept = ", ".join(f"{key} {name}" for key, name in meta["keep"].items())
+    return replace(folder, relabel=relabel, notes={**folder.notes, "labels": f"of the files: {kept}"})
 
 
 def _folder(
@@ -256,3 +267,14 @@ def _count_classes(root: Path, files: Mapping[str, CaseFiles]) -> tuple[str, ...
         if array.size and np.isfinite(array).all():
             highest = max(highest, min(int(np.rint(array.max())), 255))
     return ("background", *(f"class_{k}" for k in range(1, highest + 1)))
+
+
+def _kept(keep: Any, path: Path) -> dict[int, int]:
+    """Ids of the label files to class ids, in the order they are listed."""
+    if not isinstance(keep, dict) or not keep or not all(str(key).isdigit() and int(key) > 0 for key in keep):
+        raise DatasetError(
+            f'expected "keep" {{"5": "liver", ...}} with ids from 1 in {path}, found {keep}; correct it'
+        )
+    if len(set(map(str, keep.values()))) != len(keep):
+        raise DatasetError(f"expected a name of its own for each kept class in {path}, found {keep}; correct it")
+    return {int(key): number for number, key in enumerate(keep, start=1)}

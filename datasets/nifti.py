@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from .base import CaseError
 
 MAX_VOXELS = 2**31
 """Headers that claim more than this are refused before a byte of the data is read."""
+
+
+MAX_LABELS = 2**15
+"""Ids a label file may use where only some of them are kept."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,16 @@ class RawCase:
     spacing_mm: tuple[float, ...]
 
 
-def read_case(root: Path, files: CaseFiles, *, channels: int, num_classes: int, case_id: str) -> RawCase:
-    """Read and check one case.
+def read_case(
+    root: Path,
+    files: CaseFiles,
+    *,
+    channels: int,
+    num_classes: int,
+    case_id: str,
+    relabel: Mapping[int, int] | None = None,
+) -> RawCase:
+    """Read and check one case; with ``relabel``, ids of the file become class ids and all others background.
 
     Raises:
         CaseError: missing or unreadable files, or image and label that do not fit each other or the dataset.
@@ -60,7 +72,12 @@ def read_case(root: Path, files: CaseFiles, *, channels: int, num_classes: int, 
     else:
         image = _stack(raw, affine, paths[1:-1], channels, case_id)
     label_raw, label_affine, _ = read_array(paths[-1], case_id)
-    label = check_label(label_raw, image.shape[1:], num_classes, case_id)
+    known = num_classes if relabel is None else MAX_LABELS
+    label = check_label(label_raw, image.shape[1:], known, case_id)
+    if relabel is not None:
+        table = np.zeros(max(int(label.max(initial=0)), *relabel) + 1, np.int16)
+        table[list(relabel)] = list(relabel.values())
+        label = table[label]
     check_affine(affine, label_affine, case_id)
     return RawCase(case_id, image, label, affine, spacing)
 
