@@ -276,5 +276,7 @@ def _kept(keep: Any, path: Path) -> dict[int, int]:
             f'expected "keep" {{"5": "liver", ...}} with ids from 1 in {path}, found {keep}; correct it'
         )
     if len(set(map(str, keep.values()))) != len(keep):
-        raise DatasetError(f"expected a name of its own for each kept class in {path}, found {keep}; correct it")
+        raise DatasetError(
+            f"expected a name of its own for each kept class in {path}, found {keep}; correct it"
+        )
     return {int(key): number for number, key in enumerate(keep, start=1)}

@@ -17,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from robustvox.attacks import PGD
+from robustvox.benchmark.show.figures.canvas import new_figure, save, settings
+from robustvox.benchmark.show.figures.labels import legend_style, paint_labels
+from robustvox.benchmark.show.figures.planes import planes
 from robustvox.datasets.msd import CT_WINDOW
 from robustvox.datasets.nifti import RawCase, read_array
 from robustvox.datasets.prepare import Preparation
@@ -34,6 +38,7 @@ TOTALSEGMENTATOR = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
 
 BUDGETS_HU = (13.3, 1.0, 2.0, 4.0, 8.0)
 STEPS = 5
+SLICE = 15
 NOISE_SEEDS = (0, 1, 2)
 COLUMNS = ("network", "change", "budget_hu", "seed", *(f"dice {n}" for n in CLASS_NAMES[1:]),
            "agreement_liver", "agreement_organs", "linf_hu")  # fmt: skip
@@ -74,7 +79,7 @@ def epsilon(budget_hu: float) -> float:
     return 8 / 255 if budget_hu == 13.3 else budget_hu / (CT_WINDOW.high - CT_WINDOW.low)
 
 
-def changes(target: PromptedTarget, scan: Scan) -> Iterator[tuple[str, float, int]]:
+def changes() -> Iterator[tuple[str, float, int]]:
     """Every row that is wanted: clean, noise of the full budget with three seeds, then PGD."""
     yield "clean", 0.0, 0
     for seed in NOISE_SEEDS:
@@ -129,14 +134,16 @@ def write(cells: dict[str, object]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) and k != "budget_hu" else v for k, v in cells.items()})
+        writer.writerow(
+            {k: f"{v:.4f}" if isinstance(v, float) and k != "budget_hu" else v for k, v in cells.items()}
+        )
 
 
 def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
     opened = open_target(name, data / "obelisk" / FILES[name], CLASS_NAMES)
     target = opened.model.for_case(scan.case)
     clean = np.zeros(0)
-    for kind, budget, seed in changes(target, scan):
+    for kind, budget, seed in changes():
         key, started = (name, kind, str(budget), str(seed)), time.perf_counter()
         kept = cache / f"{name}-{kind.replace(' ', '_')}-{budget}-{seed}.npz"
         if key in done() and kept.is_file():
@@ -152,17 +159,45 @@ def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
         print(*key, f"{time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
 
 
+def draw(scan: Scan, cache: Path, name: str = "obelisk_hybrid") -> None:
+    """One slice with what the hybrid sees in it, clean, under noise and under every budget of PGD that is kept."""
+    plane = planes(np.diag([3.0, 3.0, 3.0, 1.0]))[0]
+    width, height = plane.size_mm(scan.label.shape, (3.0, 3.0, 3.0))
+    extent = (0, width, height, 0)
+    shown = [("clean", 0.0), ("sign noise", 13.3), *(("pgd", b) for b in sorted(BUDGETS_HU))]
+    files = [(kind, b, cache / f"{name}-{kind.replace(' ', '_')}-{b}-0.npz") for kind, b in shown]
+    kept = [(kind, budget, np.load(file)) for kind, budget, file in files if file.is_file()]
+    columns = [(f"{k} {b:g} HU" if b else k, f["image"], f["prediction"]) for k, b, f in kept]
+    columns.append(("labels", scan.image[0, 0].numpy(), scan.label))
+    with settings():
+        figure = new_figure(2.1 * len(columns), 4.6)
+        axes = figure.subplots(2, len(columns), subplot_kw={"xticks": [], "yticks": []})
+        for column, (title, image, labels) in enumerate(columns):
+            for row_number, axis in enumerate(axes[:, column]):
+                axis.imshow(plane.cut(image, SLICE), extent=extent, cmap="gray", vmin=0, vmax=1)
+                axis.spines[:].set_visible(False)
+                if row_number:
+                    paint_labels(axis, plane.cut(labels, SLICE), extent, alpha=0.5)
+            axes[0, column].set_title(title)
+        handles = [Patch(**legend_style(k), label=n) for k, n in enumerate(CLASS_NAMES) if k]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        save(figure, HERE / "figures" / "obelisk", ("png",), dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("obelisk-cache"))
+    parser.add_argument("--figure", action="store_true", help="draw from --cache, measure nothing")
     parser.add_argument("--networks", nargs="+", choices=list(FILES), default=list(FILES))
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     scan = read_scan(options.data)
-    for name in options.networks:
-        measure(name, scan, options.data, options.cache)
+    if not options.figure:
+        for name in options.networks:
+            measure(name, scan, options.data, options.cache)
+    draw(scan, options.cache)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ class ObeliskHybrid(_Blocks):
             ("0", 1, 4, 1), ("1", 4, 16, 2), ("11", 16, 16, 1), ("2", 16, 32, 2), ("22", 32, 32, 1), ("3", 32, 32, 1),
         ):  # fmt: skip
             self._add(key, inputs, outputs, stride)
-        for layer, (points, groups, features) in enumerate(
-            ((sparse[0], 2, 16), (sparse[1], 4, 32)), start=1
-        ):
+        for layer, (points, groups, features) in enumerate(((sparse[0], 2, 16), (sparse[1], 4, 32)), start=1):
             self._add_sparse(layer, points, groups, features)
         self._add("6bU", 64, 32)
         self._add("6U", 64, 12)

@@ -87,9 +87,7 @@ def load_target(
             spec.name,
             checkpoint,
             dataset.class_names,
-            inference=Inference(
-                overlap=protocol.overlap, mode=protocol.mode, sw_batch_size=sw_batch_size
-            ),
+            inference=Inference(overlap=protocol.overlap, mode=protocol.mode, sw_batch_size=sw_batch_size),
             options=given,
             **common,
         )

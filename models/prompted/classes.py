@@ -133,9 +133,7 @@ def match_classes(
     """
     chosen: list[tuple[int, ...]] = []
     given = {same_name(key): value for key, value in (mapping or {}).items()}
-    unknown = [
-        key for key in mapping or {} if same_name(key) not in {same_name(n) for n in class_names[1:]}
-    ]
+    unknown = [key for key in mapping or {} if same_name(key) not in {same_name(n) for n in class_names[1:]}]
     if unknown:
         raise CheckpointError(
             f"expected classes of the data in the map of {name}, found {', '.join(unknown)}; the data has "

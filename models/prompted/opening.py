@@ -55,7 +55,7 @@ def open_target(
     click_seed: int = 0,
     map: str | Path | None = None,
     allow_modality_mismatch: bool = False,
-    inference: Inference = Inference(),
+    inference: Inference | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> OpenedTarget:
     """Load a target of :data:`~.catalog.TARGETS` with the user's weights, for the classes of the data.
@@ -69,7 +69,7 @@ def open_target(
         click_seed: of the clicks.
         map: JSON of classes whose names differ or that join several, see :func:`~.classes.read_map`.
         allow_modality_mismatch: run a CT model on other data.
-        inference: how windows are combined.
+        inference: how windows are combined; default the protocol's half overlap.
         options: of the adapter, such as ``fold`` of an nnU-Net folder.
 
     Raises:
@@ -81,6 +81,7 @@ def open_target(
     adapter = importlib.import_module(f".{_MODULES[name]}", __package__)
     load: Callable[..., Loaded] = adapter.load
     origin: Origin = adapter.ORIGIN
+    inference = inference or Inference()
     arguments = dict(options or {})
     if "inference" in inspect.signature(load).parameters:
         arguments["inference"] = inference
@@ -110,9 +111,7 @@ def open_target(
     return OpenedTarget(model=model, sha256=loaded.weights.sha256, notes=notes, licence=origin.licence)
 
 
-def _classes(
-    name: str, segmenter: Segmenter, class_names: Sequence[str], map: str | Path | None
-) -> ClassMap:
+def _classes(name: str, segmenter: Segmenter, class_names: Sequence[str], map: str | Path | None) -> ClassMap:
     if not segmenter.channel_names:
         # A network without names of organs: any class can be clicked on.
         return ClassMap(channels=tuple((k,) for k in range(len(class_names) - 1)), background=())

@@ -61,6 +61,7 @@ class SamMed3DSegmenter(Segmenter):
         self.extra = {"multimask_output": False} if "multimask_output" in taken else {}
 
     def clicked(self, image: Tensor, points: Tensor, channel: int) -> Tensor:
+        del channel  # it has no names of organs; the click says which
         net = self.network
         embedded = net.image_encoder(normalized(image))
         labels = torch.ones((1, len(points)), dtype=torch.int64, device=image.device)

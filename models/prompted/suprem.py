@@ -100,9 +100,7 @@ class ClipDrivenHead(nn.Module):
         organs = F.relu(self.text_to_vision(embedding))
         pooled = self.GAP(deep).flatten(1)
         batch, count = images.shape[0], len(organs)
-        condition = torch.cat(
-            [pooled[:, None].expand(-1, count, -1), organs[None].expand(batch, -1, -1)], 2
-        )
+        condition = torch.cat([pooled[:, None].expand(-1, count, -1), organs[None].expand(batch, -1, -1)], 2)
         parameters = self.controller(condition.reshape(batch * count, -1, 1, 1, 1)).view(batch, count, -1)
         return _dynamic(self.precls_conv(features), parameters)
 

@@ -226,9 +226,7 @@ class PromptedTarget(nn.Module):
             logits.append(self._object(padded, before, points, channel))
         return torch.cat(logits, 1)[(..., *crop)]
 
-    def _object(
-        self, padded: Tensor, before: Three, points: Sequence[Sequence[int]], channel: int
-    ) -> Tensor:
+    def _object(self, padded: Tensor, before: Three, points: Sequence[Sequence[int]], channel: int) -> Tensor:
         if not points:
             return torch.full_like(padded, ABSENT)
         places = np.array([self.grid.point(p) for p in points]) + np.array(before)
@@ -238,9 +236,7 @@ class PromptedTarget(nn.Module):
         kept = local[((local >= 0) & (local <= np.array(self.roi_size) - 1)).all(1)]
         clicks = torch.as_tensor(kept, dtype=padded.dtype, device=padded.device)
         # One object's graph at a time: its activations are computed again in the backward pass.
-        found = checkpoint(
-            self.segmenter.clicked, padded[(..., *box)], clicks, channel, use_reentrant=False
-        )
+        found = checkpoint(self.segmenter.clicked, padded[(..., *box)], clicks, channel, use_reentrant=False)
         pads = [
             n
             for side, whole in reversed(list(zip(box, padded.shape[2:], strict=True)))
@@ -313,7 +309,9 @@ class PromptedModel:
             with torch.no_grad():
                 label = target(case.image).argmax(1)[0].cpu().numpy()
         elif case.label is None:
-            raise ValueError(f"expected a reference of {case.id} to click on, got none; use prompts=click_pred")
+            raise ValueError(
+                f"expected a reference of {case.id} to click on, got none; use prompts=click_pred"
+            )
         else:
             label = case.label
         target.prompts = clicks_from(

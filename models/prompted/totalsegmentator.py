@@ -56,7 +56,7 @@ def load(
     *,
     fold: str | int = "0",
     checkpoint: str = "checkpoint_final.pth",
-    inference: Inference = Inference(),
+    inference: Inference | None = None,
 ) -> Loaded:
     """The model of a trained-model folder.
 
@@ -78,6 +78,7 @@ def load(
         )
     folder = Path(path).expanduser()
     names = _names(folder)
+    windows = inference or Inference()
     # The window (0, 1) leaves values as they are: original intensities come in.
     brought = load_folder(
         folder,
@@ -85,9 +86,9 @@ def load(
         num_classes=len(names),
         fold=str(fold),
         checkpoint=checkpoint,
-        overlap=inference.overlap,
-        mode=inference.mode,
-        sw_batch_size=inference.sw_batch_size,
+        overlap=windows.overlap,
+        mode=windows.mode,
+        sw_batch_size=windows.sw_batch_size,
         window=(0.0, 1.0),
     )
     unit = "HU" if _is_ct(folder) else "a.u."
@@ -104,11 +105,15 @@ def load(
         multiple=1,
         least=1,
     )
-    state = {key: tensor for key, tensor in brought.predictor.state_dict().items() if isinstance(tensor, Tensor)}
+    state = {
+        key: tensor for key, tensor in brought.predictor.state_dict().items() if isinstance(tensor, Tensor)
+    }
     weights = Weights(name=brought.name, state=state, sha256=brought.sha256)
     notes = tuple(note for note in brought.notes if "intensities outside" not in note)
     brought.predictor.requires_grad_(False)
-    return Loaded(segmenter=NnUNetSegmenter(brought.predictor, names), spec=spec, weights=weights, notes=notes)
+    return Loaded(
+        segmenter=NnUNetSegmenter(brought.predictor, names), spec=spec, weights=weights, notes=notes
+    )
 
 
 def _names(folder: Path) -> tuple[str, ...]:

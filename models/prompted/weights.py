@@ -54,7 +54,9 @@ class Weights:
         """
         values = sum(t.numel() for t in self.state.values())
         kinds = sorted({str(t.dtype).removeprefix("torch.") for t in self.state.values()})
-        return f"{len(self.state)} tensors, {values:,} values, {' and '.join(kinds)}, sha256 {self.sha256[:12]}"
+        return (
+            f"{len(self.state)} tensors, {values:,} values, {' and '.join(kinds)}, sha256 {self.sha256[:12]}"
+        )
 
 
 def read_weights(path: str | Path | None, target: str, origin: Origin) -> Weights:

@@ -265,7 +265,9 @@ def test_labels_stored_as_floats_with_rounding_noise_are_whole(table):
 
 
 def test_kept_ids_become_classes_in_their_order(table):
-    table.with_suffix(".json").write_text(json.dumps({"channels": ["CT"], "keep": {"2": "liver", "7": "spleen"}}))
+    table.with_suffix(".json").write_text(
+        json.dumps({"channels": ["CT"], "keep": {"2": "liver", "7": "spleen"}})
+    )
     data = open_dataset(str(table))
     assert data.class_names == ("background", "liver", "spleen")
     case = data.splits["all"][0]

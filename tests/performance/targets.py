@@ -15,10 +15,10 @@ import torch
 
 from robustvox.models.cpu import with_contiguous_gradients
 from robustvox.models.obelisk import ObeliskHybrid, ObeliskUNet
+from robustvox.models.prompted.obelisk import ObeliskSegmenter
 from robustvox.models.prompted.suprem import CLASS_NAMES, SupremSegmenter
 from robustvox.models.prompted.suprem import build as suprem
 from robustvox.models.prompted.target import Segmenter
-from robustvox.models.prompted.obelisk import ObeliskSegmenter
 from robustvox.models.prompted.vista3d import Vista3DSegmenter
 from robustvox.models.prompted.vista3d import build as vista3d
 

@@ -76,7 +76,15 @@ def _targets() -> Table:
     """Networks that others trained, with what one window of them costs."""
     title = "published targets (--model NAME --checkpoint FILE, with weights of your own)"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
-    for heading in ("name", "weights", "window", "GB with gradient", "seconds a window", "prompts", "what it is"):
+    for heading in (
+        "name",
+        "weights",
+        "window",
+        "GB with gradient",
+        "seconds a window",
+        "prompts",
+        "what it is",
+    ):
         table.add_column(heading)
     for name, entry in TARGETS.items():
         table.add_row(

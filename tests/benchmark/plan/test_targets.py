@@ -34,12 +34,22 @@ def job(tmp_path):
     for name, array in (("ct", image), ("seg", label)):
         nib.save(nib.Nifti1Image(array, np.diag([3.0, 3.0, 3.0, 1.0])), folder / f"{name}.nii.gz")
     (folder / "abdomen.csv").write_text("image,label,split\nct.nii.gz,seg.nii.gz,validation\n")
-    (folder / "abdomen.json").write_text(json.dumps({"channels": ["CT"], "keep": {"5": "liver", "1": "spleen"}}))
+    (folder / "abdomen.json").write_text(
+        json.dumps({"channels": ["CT"], "keep": {"5": "liver", "1": "spleen"}})
+    )
 
     def run(model: str, checkpoint, *more: str, data: str = "abdomen.csv") -> int:
         return main(
             [
-                *("--no-report", "--model", model, "--checkpoint", str(checkpoint), "--attack", "pgd:steps=1"),
+                *(
+                    "--no-report",
+                    "--model",
+                    model,
+                    "--checkpoint",
+                    str(checkpoint),
+                    "--attack",
+                    "pgd:steps=1",
+                ),
                 *("--dataset", str(folder / data), "--out", str(tmp_path / "results"), *more),
             ]
         )

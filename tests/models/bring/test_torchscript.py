@@ -55,7 +55,9 @@ def test_a_network_is_itself(saved):
 
 def test_probabilities_must_be_said_to_be_such(saved):
     path = saved(Net(softmax=True))
-    with pytest.raises(CheckpointError, match=r"expected logits from .*, found probabilities; say output=probab"):
+    with pytest.raises(
+        CheckpointError, match=r"expected logits from .*, found probabilities; say output=probab"
+    ):
         open_model(path, **DATA)
     brought = open_model(path, **DATA, arguments={"output": "probabilities"})
     images = torch.rand(1, 1, *ROI)
@@ -71,16 +73,22 @@ def test_other_classes_channels_and_parameters_are_refused(saved):
         open_model(path, **{**DATA, "num_classes": 2})
     with pytest.raises(CheckpointError, match="expected net.torchscript.pt to take a window"):
         open_model(path, **{**DATA, "in_channels": 2})
-    with pytest.raises(CheckpointError, match="expected parameters of net.torchscript.pt among output, roi_size"):
+    with pytest.raises(
+        CheckpointError, match="expected parameters of net.torchscript.pt among output, roi_size"
+    ):
         open_model(path, **DATA, arguments={"fold": 0})
 
 
-@pytest.mark.parametrize("member", ["net/extra/hook.py", "net/evil.pkl", "other/data.pkl", "net/../../escape.py"])
+@pytest.mark.parametrize(
+    "member", ["net/extra/hook.py", "net/evil.pkl", "other/data.pkl", "net/../../escape.py"]
+)
 def test_unexpected_members_are_refused(saved, member):
     path = saved(Net())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(member, "import os")
-    with pytest.raises(CheckpointError, match="expected only the members of a TorchScript network.*nothing was run"):
+    with pytest.raises(
+        CheckpointError, match="expected only the members of a TorchScript network.*nothing was run"
+    ):
         check_archive(path)
 
 

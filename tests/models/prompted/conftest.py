@@ -58,14 +58,18 @@ def case():
     return make
 
 
-def gradient_is_the_finite_difference(target, image: torch.Tensor, voxels: int = 5, step: float = 1e-6) -> None:
+def gradient_is_the_finite_difference(
+    target, image: torch.Tensor, voxels: int = 5, step: float = 1e-6
+) -> None:
     """The input gradient of a random projection of the logits, at voxels where it is large, in double precision.
 
     The step is small because the networks have kinks: a larger one crosses some of them.
     """
     target, image = target.double(), image.double()
     with torch.no_grad():
-        weight = torch.randn(target(image).shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        weight = torch.randn(
+            target(image).shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
 
     def projection(x: torch.Tensor) -> torch.Tensor:
         return (target(x) * weight).sum()

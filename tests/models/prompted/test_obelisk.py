@@ -79,8 +79,12 @@ def test_a_sparse_layer_reads_the_image_at_its_offsets():
         for place in np.ndindex(*grid):
             where = [-1 + 2 * i / (n - 1) for i, n in zip(place, grid, strict=True)]
             offset = network.offset1[0, point, 0, 0].tolist()[::-1]  # stored last axis first
-            voxel = [(w + o + 1) / 2 * (n - 1) for w, o, n in zip(where, offset, image.shape[2:], strict=True)]
-            assert float(read["x"][(0, channel, *place)]) == pytest.approx(trilinear(image[0, 0], voxel), abs=1e-5)
+            voxel = [
+                (w + o + 1) / 2 * (n - 1) for w, o, n in zip(where, offset, image.shape[2:], strict=True)
+            ]
+            assert float(read["x"][(0, channel, *place)]) == pytest.approx(
+                trilinear(image[0, 0], voxel), abs=1e-5
+            )
 
 
 def trilinear(volume: torch.Tensor, voxel: list[float]) -> float:

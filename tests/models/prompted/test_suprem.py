@@ -111,7 +111,13 @@ def test_gradient_equals_the_finite_difference(suprem):
     weight = torch.randn(1, 1, 64, 64, 64, dtype=torch.float64)
     (gradient,) = torch.autograd.grad((network(probe, (5,)) * weight).sum(), probe)
     with torch.no_grad():
-        for place in ((0, 0, 7, 8, 9), (0, 0, 32, 31, 30), (0, 0, 63, 0, 5), (0, 0, 12, 50, 40), (0, 0, 40, 20, 1)):
+        for place in (
+            (0, 0, 7, 8, 9),
+            (0, 0, 32, 31, 30),
+            (0, 0, 63, 0, 5),
+            (0, 0, 12, 50, 40),
+            (0, 0, 40, 20, 1),
+        ):
             moved = []
             for sign in (1, -1):
                 x = images.clone()

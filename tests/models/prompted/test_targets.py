@@ -44,7 +44,12 @@ def test_independent_sigmoids_win_above_one_half():
     ("names", "classes", "mapping", "message"),
     [
         (["liver"], ["background", "spleen"], None, "found no spleen among its 1"),
-        (["liver", "Liver"], ["background", "liver"], None, "expected one channel called 'liver' in net, found 2"),
+        (
+            ["liver", "Liver"],
+            ["background", "liver"],
+            None,
+            "expected one channel called 'liver' in net, found 2",
+        ),
         (["a", "b"], ["background", "x", "y"], {"x": ["a"], "y": ["a"]}, "found two for a"),
         (["a"], ["background", "x"], {"z": ["a"]}, "found z; the data has x"),
         (["a"], ["background", "x"], {"x": [4]}, "expected channels 0 to 0 in the map of net, found 4"),
@@ -111,7 +116,9 @@ def test_world_axes_run_as_the_letters_say():
     order, flips = turn(axes, "RAS")
     grid = Grid(shape=(3, 4, 5), order=order, flips=flips, box=((0, 3), (0, 4), (0, 5)), size=(3, 4, 5))
     canonical = nib.as_closest_canonical(nib.Nifti1Image(data, affine)).get_fdata()
-    np.testing.assert_array_equal(grid.to_network(torch.from_numpy(data)[None, None])[0, 0].numpy(), canonical)
+    np.testing.assert_array_equal(
+        grid.to_network(torch.from_numpy(data)[None, None])[0, 0].numpy(), canonical
+    )
 
 
 def test_a_box_stays_inside_and_holds_its_center():
@@ -148,7 +155,7 @@ def test_the_first_click_is_the_deepest_voxel_by_brute_force():
     label[1:8, 2:7, 3:8] = 1
     label[0, 0, 0] = 1  # another component, smaller
     spacing = np.array([1.0, 2.0, 1.0])
-    inside = np.argwhere(label[1:] == 1) + [1, 0, 0]
+    inside = np.argwhere(label[1:] == 1) + np.array([1, 0, 0])
     padded = np.pad(label, 1)
     outside = np.argwhere(padded == 0) - 1
     depth = [np.sqrt((((outside - p) * spacing) ** 2).sum(1)).min() for p in inside]
@@ -158,7 +165,11 @@ def test_the_first_click_is_the_deepest_voxel_by_brute_force():
     assert depth[inside.tolist().index(list(click))] == pytest.approx(max(depth))
     others = [
         clicks_from(
-            label, num_classes=2, recipe=PromptRecipe(kind="click", seed=s), case_id="a", spacing_mm=tuple(spacing)
+            label,
+            num_classes=2,
+            recipe=PromptRecipe(kind="click", seed=s),
+            case_id="a",
+            spacing_mm=tuple(spacing),
         ).points[1]
         for s in (1, 2, 3)
     ]
@@ -234,7 +245,8 @@ def test_five_folds_are_averaged(folder, case):
     classes = ("background", "liver")
     names = {"map": None}
     single = [
-        open_target("totalsegmentator", folder, classes, options={"fold": fold}, **names).model for fold in range(5)
+        open_target("totalsegmentator", folder, classes, options={"fold": fold}, **names).model
+        for fold in range(5)
     ]
     five = open_target("totalsegmentator", folder, classes, options={"fold": "0+1+2+3+4"}).model
     inputs = here.image * 425 - 175
@@ -249,7 +261,9 @@ def test_totalsegmentators_gradient_equals_the_finite_difference(folder, case):
 
 
 def test_a_missing_folder_names_the_licence(tmp_path):
-    with pytest.raises(CheckpointError, match=r"trained-model folder.*brain_aneurysm is CC BY-NC.*no folder at"):
+    with pytest.raises(
+        CheckpointError, match=r"trained-model folder.*brain_aneurysm is CC BY-NC.*no folder at"
+    ):
         open_target("totalsegmentator", tmp_path / "nowhere", ("background", "liver"))
 
 
@@ -350,7 +364,9 @@ def test_an_encoder_is_loaded_and_nothing_else(tmp_path, layout):
             state["module." + key.replace("mlp.linear", "mlp.fc")] = tensor
         else:
             first, dot, rest = key.partition(".0.")
-            state[f"encoder.{first}.0.0.{rest}" if dot and first.startswith("layers") else f"encoder.{key}"] = tensor
+            state[
+                f"encoder.{first}.0.0.{rest}" if dot and first.startswith("layers") else f"encoder.{key}"
+            ] = tensor
     state["module.rotation_head.weight" if layout == "5050 CT" else "encoder.mask_token"] = torch.zeros(3)
     torch.save({"state_dict" if layout == "5050 CT" else "model": state}, tmp_path / "ssl.pt")
     names = load_ssl_encoder(network, tmp_path / "ssl.pt")

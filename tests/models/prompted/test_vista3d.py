@@ -143,7 +143,10 @@ def test_own_clicks_do_not_look_at_the_reference(vista, case):
 
     here = case()
     blind = replace(here, label=None)
-    assert model(vista, "click_pred").for_case(here).prompts == model(vista, "click_pred").for_case(blind).prompts
+    assert (
+        model(vista, "click_pred").for_case(here).prompts
+        == model(vista, "click_pred").for_case(blind).prompts
+    )
     with pytest.raises(ValueError, match="expected a reference of case_0 to click on"):
         model(vista, "click").for_case(blind)
 
@@ -155,7 +158,9 @@ def test_gradient_equals_the_finite_difference(vista, case, kind):
     encoding = network.point_head.pe_layer
     single = encoding._pe_encoding
     # MONAI casts clicks to single precision, whatever the network's is.
-    encoding._pe_encoding = lambda coords: single(coords.to(encoding.positional_encoding_gaussian_matrix.dtype))
+    encoding._pe_encoding = lambda coords: single(
+        coords.to(encoding.positional_encoding_gaussian_matrix.dtype)
+    )
     target = model(network, kind).for_case(here)
     gradient_is_the_finite_difference(target, here.image)
 
