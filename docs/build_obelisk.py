@@ -38,6 +38,7 @@ TOTALSEGMENTATOR = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
 
 BUDGETS_HU = (13.3, 1.0, 2.0, 4.0, 8.0)
 STEPS = 5
+START, END = "<!-- obelisk:start -->", "<!-- obelisk:end -->"
 SLICE = 15
 NOISE_SEEDS = (0, 1, 2)
 COLUMNS = ("network", "change", "budget_hu", "seed", *(f"dice {n}" for n in CLASS_NAMES[1:]),
@@ -159,6 +160,30 @@ def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
         print(*key, f"{time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
 
 
+def table() -> str:
+    """The rows of docs/obelisk.csv as the docs show them."""
+    with TABLE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    organs = [n for n in CLASS_NAMES[1:] if n != "esophagus"]  # the scan holds none
+    heads = ["network", "change", "HU", *organs, "agreement: liver", "all organs"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    order = {"clean": 0, "sign noise": 1, "pgd": 2}
+    for r in sorted(rows, key=lambda r: (r["network"], order[r["change"]], float(r["budget_hu"]), r["seed"])):
+        named = r["change"] + (f", seed {r['seed']}" if r["change"] == "sign noise" else "")
+        scores = [r[f"dice {n}"] for n in organs] + [r["agreement_liver"], r["agreement_organs"]]
+        cells = [r["network"], named, f"{float(r['budget_hu']):g}", *(f"{float(x):.2f}" for x in scores)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Put the table between its markers in the page."""
+    page = HERE / "foundation_models.md"
+    before, start, rest = page.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    page.write_text(f"{before}{start}\n{table()}\n{end}{after}")
+
+
 def draw(scan: Scan, cache: Path, name: str = "obelisk_hybrid") -> None:
     """One slice with what the hybrid sees in it, clean, under noise and under every budget of PGD that is kept."""
     plane = planes(np.diag([3.0, 3.0, 3.0, 1.0]))[0]
@@ -197,6 +222,7 @@ def main() -> None:
     if not options.figure:
         for name in options.networks:
             measure(name, scan, options.data, options.cache)
+    write_page()
     draw(scan, options.cache)
 
 

@@ -81,7 +81,7 @@ def test_a_published_file_becomes_rows(job, segresnet, tmp_path, capsys):
     assert attacked["blind"].item() == 0.0
     assert (tmp_path / "results" / "abdomen" / "records" / "robustvox-1").is_dir()
     provenance = next((tmp_path / "results").rglob("provenance.jsonl")).read_text()
-    assert "patents are pending" in json.loads(provenance.splitlines()[-1])["licences"].popitem()[1]
+    assert "patents are pending" in json.loads(provenance.splitlines()[-1])["entry"]["licences"].popitem()[1]
 
 
 def test_clicks_are_written_into_the_rows(job, tmp_path):

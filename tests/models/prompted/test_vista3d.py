@@ -165,6 +165,25 @@ def test_gradient_equals_the_finite_difference(vista, case, kind):
     gradient_is_the_finite_difference(target, here.image)
 
 
+@pytest.mark.slow
+def test_full_width_runs_forward_and_input_gradient_within_20_gb():
+    """217,964,982 parameters on a window of 64^3; the memory is that of a process of its own."""
+    import re
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).resolve().parents[2] / "performance" / "targets.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "vista3d", "64"], capture_output=True, text=True, timeout=3600
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "217,964,982 parameters" in done.stdout
+    peak = re.search(r"([\d.]+) GB with gradient", done.stdout)
+    assert peak is not None
+    assert float(peak[1]) < 20
+
+
 def test_weights_load_by_name_or_not_at_all(vista, tmp_path):
     path = tmp_path / "model.pt"
     torch.save(vista.state_dict(), path)
