@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from .base import BoundAttack as BoundAttack
     from .cospgd import CosPGD as CosPGD
     from .ensemble import Ensemble as Ensemble
+    from .examples import tiny_case as tiny_case
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
+    from .interop import TorchAttack as TorchAttack
+    from .interop import as_torchattacks as as_torchattacks
     from .mifgsm import MIFGSM as MIFGSM
     from .noise import GN as GN
     from .noise import Uniform as Uniform
@@ -31,14 +34,19 @@ if TYPE_CHECKING:
     from .sa2 import SA2 as SA2
     from .segpgd import SegPGD as SegPGD
     from .square import Square as Square
+    from .task import BestIterate as BestIterate
     from .task import StepInfo as StepInfo
+    from .task import Task as Task
+    from .task import input_gradient as input_gradient
     from .vafa import VAFA as VAFA
     from .vafa2d import VAFA2D as VAFA2D
 
     ATTACKS: dict[str, type[Attack]]
 
 _HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.compatibility}
-_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task"}
+_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task", "tiny_case": "examples"}
+_HOME |= {"BestIterate": "task", "input_gradient": "task", "Task": "task"}
+_HOME |= {"TorchAttack": "interop", "as_torchattacks": "interop"}
 
 __all__ = [
     "APGD",
@@ -54,14 +62,20 @@ __all__ = [
     "VAFA2D",
     "Attack",
     "AttackEntry",
+    "BestIterate",
     "BoundAttack",
     "CosPGD",
     "Ensemble",
     "SegPGD",
     "Square",
     "StepInfo",
+    "Task",
+    "TorchAttack",
     "Uniform",
+    "as_torchattacks",
+    "input_gradient",
     "load_attack_class",
+    "tiny_case",
 ]
 
 

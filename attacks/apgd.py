@@ -53,10 +53,8 @@ class APGD(LossAttack, SignGradient):
     Raises: ValueError: if a hyper-parameter is out of range, or loss="dlr" meets fewer than three classes.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import APGD
-        >>> model = torch.nn.Conv3d(1, 3, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
+        >>> from robustvox.attacks import APGD, tiny_case
+        >>> model, images, labels = tiny_case(num_classes=3)
         >>> adversarial = APGD(steps=10, loss="js")(model, images, labels)
         >>> bool((adversarial - images).abs().max() <= 8 / 255)
         True

@@ -34,15 +34,13 @@ class CosPGD(RandomStartSign):
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
+    Raises: ValueError: if `eps`, `alpha`, `steps` or `restarts` is out of range.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import CosPGD
-        >>> model = torch.nn.Conv3d(1, 3, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = CosPGD(steps=5)(model, images, labels)
-        >>> bool((adversarial - images).abs().max() <= 8 / 255)
+        >>> from robustvox.attacks import CosPGD, tiny_case
+        >>> model, images, labels = tiny_case(num_classes=3)
+        >>> adversarial = CosPGD(eps=0.01, steps=5)(model, images, labels)
+        >>> 0 < (adversarial - images).abs().max().item() <= 0.01
         True
     """
 

@@ -47,10 +47,8 @@ class Ensemble(LinfAttack):
     Raises: ValueError: if `eps` is not in [0, 1].
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import Ensemble
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 5, 6, 7), torch.ones(1, 1, 5, 6, 7, dtype=torch.int64)
+        >>> from robustvox.attacks import Ensemble, tiny_case
+        >>> model, images, labels = tiny_case()
         >>> adversarial = Ensemble(eps=4 / 255)(model, images, labels)
         >>> bool((adversarial - images).abs().max() <= 4 / 255)
         True

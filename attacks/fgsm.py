@@ -34,12 +34,9 @@ class FGSM(LossAttack, SignGradient):
     Raises: ValueError: if `eps` is not in [0, 1] or `loss` is unknown.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import FGSM
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = FGSM(eps=4 / 255)(model, images, labels)
-        >>> bool((adversarial - images).abs().max() <= 4 / 255)
+        >>> from robustvox.attacks import FGSM, tiny_case
+        >>> model, images, labels = tiny_case()
+        >>> bool((FGSM(eps=4 / 255)(model, images, labels) - images).abs().max() <= 4 / 255)
         True
     """
 
@@ -79,14 +76,11 @@ class BIM(LossAttack, IterativeSign):
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
+    Raises: ValueError: if `eps`, `alpha` or `steps` is out of range, or `loss` is unknown.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import BIM
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> BIM(steps=5)(model, images, labels).shape
+        >>> from robustvox.attacks import BIM, tiny_case
+        >>> BIM(steps=5)(*tiny_case()).shape
         torch.Size([1, 1, 8, 9, 10])
     """
 

@@ -38,15 +38,12 @@ class MIFGSM(LossAttack, IterativeSign):
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
+    Raises: ValueError: if `eps`, `alpha`, `steps` or `momentum` is out of range, or `loss` is unknown.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import MIFGSM
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = MIFGSM(eps=8 / 255, steps=5)(model, images, labels)
-        >>> bool((adversarial - images).abs().max() <= 8 / 255)
+        >>> from robustvox.attacks import BIM, MIFGSM, tiny_case
+        >>> without, plain = MIFGSM(momentum=0, steps=3), BIM(steps=3)
+        >>> bool((without(*tiny_case()) == plain(*tiny_case())).all())
         True
     """
 

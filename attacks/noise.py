@@ -75,11 +75,9 @@ class Uniform(LinfAttack):
     Raises: ValueError: if `eps` is not in [0, 1].
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import Uniform
-        >>> images, labels = torch.full((1, 1, 8, 8, 8), 0.5), torch.zeros(1, 1, 8, 8, 8, dtype=torch.int64)
-        >>> noisy = Uniform(eps=4 / 255)(torch.nn.Conv3d(1, 2, 1), images, labels)
-        >>> bool((noisy - images).abs().max() <= 4 / 255)
+        >>> from robustvox.attacks import Uniform, tiny_case
+        >>> model, images, labels = tiny_case()
+        >>> bool((Uniform(eps=4 / 255)(model, images, labels) - images).abs().max() <= 4 / 255)
         True
     """
 

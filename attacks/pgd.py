@@ -33,16 +33,15 @@ class PGD(LossAttack, RandomStartSign):
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
+    Raises: ValueError: if `eps`, `alpha`, `steps` or `restarts` is out of range, or `loss` is unknown.
 
     Example:
         >>> import torch
-        >>> from robustvox.attacks import PGD
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(2, 1, 8, 9, 10), torch.ones(2, 1, 8, 9, 10, dtype=torch.int64)
-        >>> attack = PGD(eps=8 / 255, steps=5)
-        >>> adversarial = attack(model, images, labels, generator=torch.Generator().manual_seed(7))
-        >>> bool((adversarial - images).abs().max() <= attack.eps)
+        >>> from robustvox.attacks import PGD, tiny_case
+        >>> model, images, labels = tiny_case(batch=2)
+        >>> seeded = torch.Generator().manual_seed(7)
+        >>> adversarial = PGD(eps=8 / 255, steps=5)(model, images, labels, generator=seeded)
+        >>> bool((adversarial - images).abs().max() <= 8 / 255)
         True
     """
 

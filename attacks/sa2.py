@@ -62,10 +62,8 @@ class SA2(LossAttack):
     Raises: ValueError: if a hyper-parameter is out of range or the band is empty.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import SA2
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
+        >>> from robustvox.attacks import SA2, tiny_case
+        >>> model, images, labels = tiny_case()
         >>> adversarial = SA2(rho=0.2, steps=3)(model, images, labels)
         >>> bool((adversarial - images).norm() <= 0.2 * images.norm())
         True

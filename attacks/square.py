@@ -42,16 +42,14 @@ class Square(LossAttack, SignGradient):
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
+    Raises: ValueError: if `eps`, `queries` or a share of the volume is out of range.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import Square
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = Square(eps=8 / 255, queries=20)(model, images, labels)
-        >>> bool((adversarial - images).abs().max() <= 8 / 255)
-        True
+        >>> from robustvox.attacks import Square, tiny_case
+        >>> model, images, labels = tiny_case()
+        >>> moved = Square(eps=8 / 255, queries=20)(model, images, labels) - images
+        >>> round(255 * moved.abs().max().item(), 3)
+        8.0
     """
 
     queries: int = 1000

@@ -65,14 +65,11 @@ class VAFA(LossAttack):
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.
-    Raises: ValueError: if a hyper-parameter is out of range.
+    Raises: ValueError: if a quantization step, the block or another hyper-parameter is out of range.
 
     Example:
-        >>> import torch
-        >>> from robustvox.attacks import VAFA
-        >>> model = torch.nn.Conv3d(1, 2, 3, padding=1)
-        >>> images, labels = torch.rand(1, 1, 8, 9, 10), torch.ones(1, 1, 8, 9, 10, dtype=torch.int64)
-        >>> adversarial = VAFA(block_size=8, steps=3)(model, images, labels)
+        >>> from robustvox.attacks import VAFA, tiny_case
+        >>> adversarial = VAFA(block_size=8, steps=3)(*tiny_case())
         >>> bool(0 <= adversarial.min() and adversarial.max() <= 1)
         True
     """

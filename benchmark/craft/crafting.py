@@ -43,6 +43,7 @@ def craft(
     protocol: Protocol,
     seed: int,
     device: str,
+    limit: int | None = None,
 ) -> Crafted:
     """Attack one volume on one model, with the noise that :func:`noise_generator` gives.
 
@@ -53,15 +54,16 @@ def craft(
         protocol: how the attack sees the model.
         seed: of the run.
         device: where the network is.
+        limit: forward and backward passes that are allowed; None for any number.
 
     Raises:
-        ValueError: for a model that does not fit the case or the protocol, or whatever the attack refuses.
+        ValueError: for more passes than the limit, for a model that does not fit the case or the protocol, or whatever the attack refuses.
     """
     surrogate = surrogate.for_case(volume)
     clean = torch.from_numpy(volume.image)[None].to(device)
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(device)
     generator = noise_generator(seed, dataset, volume.id, attack.spec)
-    meter, steps = Meter(surrogate.predictor), StepWatch()
+    meter, steps = Meter(surrogate.predictor, limit), StepWatch()
     with matches() as found, Stopwatch(device) as watch:
         crafted = attack_view(protocol, attack.attack, surrogate.predictor)
         adversarial = crafted(meter, clean, labels, generator=generator, on_step=steps)

@@ -26,6 +26,13 @@ class Meter(nn.Module):
     A forward is one call on a batch of volumes, a backward one gradient that reached its logits, whatever
     number of windows either needed.
 
+    Args:
+        model: maps images to logits.
+        limit: passes of both kinds that are allowed; None for any number.
+
+    Raises:
+        ValueError: by the call that begins one pass more than `limit`.
+
     Example:
         >>> import torch
         >>> meter = Meter(torch.nn.Conv3d(1, 2, 1))
@@ -34,13 +41,19 @@ class Meter(nn.Module):
         (1, 1)
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, limit: int | None = None) -> None:
         super().__init__()
         self.model = model
+        self.limit = limit
         self.forwards = 0
         self.backwards = 0
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.limit is not None and self.forwards + self.backwards >= self.limit:
+            raise ValueError(
+                f"expected at most {self.limit} forward and backward passes, found that the attack needs more; allow "
+                "more, or take fewer steps"
+            )
         self.forwards += 1
         logits = self.model(images)
         if isinstance(logits, Tensor) and logits.requires_grad:

@@ -51,6 +51,7 @@ class Bench:
         plan: what is crossed.
         save: where crafted volumes go, see :func:`saver`.
         watch: who looks at predictions.
+        max_cost: forward and backward passes that crafting one volume may take; None for any number.
 
     Example:
         >>> from robustvox.attacks import GN
@@ -66,9 +67,17 @@ class Bench:
         (True, 0)
     """
 
-    def __init__(self, plan: Plan, *, save: Save | None = None, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        save: Save | None = None,
+        watch: Watch | None = None,
+        max_cost: int | None = None,
+    ) -> None:
         self.plan = plan
         self._save, self._watch = save, watch
+        self._max_cost = max_cost
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._clean: dict[tuple[str, str], np.ndarray] = {}
@@ -131,6 +140,7 @@ class Bench:
             protocol=plan.protocol,
             seed=plan.seed,
             device=plan.device,
+            limit=self._max_cost,
         )
         if self._save is not None:
             self._save(job, case, crafted)

@@ -16,20 +16,16 @@ from ..specs.knobs import KNOBS, TOLERANCE
 from ..specs.matched import MatchedSpec, split_spec
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, format_value, normalize, parse_value
-from .registries import check_parameters, resolve
+from .registries import Find, check_parameters, find_imported, import_name, resolve
 
 if TYPE_CHECKING:
     from robustvox.attacks import Attack
     from robustvox.attacks.interop import TorchAttack
 
 
-def load_matched(parts: MatchedSpec, protocol: Protocol | None = None) -> NamedAttack:
-    """Build what a matched spec names; the protocol fills in both attacks.
-
-    Raises:
-        UsageError: for whatever is wrong with one of its parts.
-    """
-    attack, reference = load_attack(parts.attack, protocol), load_attack(parts.reference, protocol)
+def _load_matched(parts: MatchedSpec, protocol: Protocol | None, find: Find) -> NamedAttack:
+    """Build what a matched spec names; the protocol fills in both attacks."""
+    attack, reference = (_load(text, protocol, find) for text in (parts.attack, parts.reference))
     return match_attack(attack, reference, parts.on, parse_value(parts.tolerance))
 
 
@@ -72,24 +68,29 @@ def brief(spec: str, budgets: Collection[str] = KNOBS.keys(), protocol: Protocol
         # The budget of the attack is only where the search starts.
         reference = brief(matched.reference, protocol=protocol)
         return f"{brief(matched.attack, (), protocol)}@{matched.on}{within}={reference}"
-    parsed = Spec.parse(spec)
-    kept = dict(parsed.parameters)
     try:
+        parsed = Spec.parse(spec)
+        kept = dict(parsed.parameters)
         with warnings.catch_warnings():
             # What is only tried here concerns nobody.
             warnings.simplefilter("ignore")
             for key in parsed.parameters:
                 rest = {k: v for k, v in kept.items() if k != key}
-                if key not in budgets and load_attack(canonical(parsed.name, rest), protocol).spec == spec:
+                if (
+                    key not in budgets
+                    and recorded_attack(canonical(parsed.name, rest), protocol).spec == spec
+                ):
                     kept = rest
     except UsageError:
-        # An attack of somebody's own, called by another name than it imports by.
+        # An attack of somebody's own that this process does not know, or no spec at all.
         return spec
     return canonical(parsed.name, kept)
 
 
 def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
-    """Build the attack a spec like ``pgd:eps=8/255,steps=20`` or ``torchattacks:MIFGSM,eps=8/255`` names.
+    """Build the attack that somebody typed: ``pgd:eps=8/255,steps=20``, ``torchattacks:MIFGSM,eps=8/255``.
+
+    For what was typed only: ``package.module:Name`` is imported. What a file names is :func:`recorded_attack`'s.
 
     Args:
         text: the spec; ``iterate=last`` returns the last point of an iterative attack instead of the best.
@@ -104,19 +105,46 @@ def load_attack(text: str, protocol: Protocol | None = None) -> NamedAttack:
         >>> load_attack("pgd:steps=10", PROTOCOLS["bmvc2024"]).spec
         'pgd:alpha=0.01,eps=8/255,iterate=last,loss=dice_ce,random_start=false,restarts=1,steps=10'
     """
-    from robustvox.attacks import ATTACKS, load_attack_class
+    return _load(text, protocol, import_name)
+
+
+def recorded_attack(spec: str, protocol: Protocol | None = None) -> NamedAttack:
+    """Build the attack that a file names: a built-in, a plug-in, or one that this process has imported already.
+
+    Nothing is imported for the sake of a file, and nothing but a subclass of ``Attack`` is called.
+
+    Raises:
+        UnregisteredError: an attack of somebody's own; whoever trusts it types it.
+        UsageError: as :func:`load_attack`.
+
+    Example:
+        >>> recorded_attack("fgsm:eps=8/255,loss=dice").spec
+        'fgsm:eps=8/255,loss=dice'
+        >>> recorded_attack("os:system:command=date")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        robustvox.benchmark.specs.spec.UsageError: expected os:system to be a subclass of robustvox.attacks.Attack, ...
+    """
+    return _load(spec, protocol, find_imported)
+
+
+def _load(text: str, protocol: Protocol | None, find: Find) -> NamedAttack:
+    from robustvox.attacks import ATTACKS, Attack, load_attack_class
     from robustvox.attacks.published import LastIterate
 
     matched = split_spec(text)
     if matched is not None:
-        return load_matched(matched, protocol)
+        return _load_matched(matched, protocol, find)
     package, _, rest = text.partition(":")
     if normalize(package) == "torchattacks":
         return _torchattack(rest)
     spec = Spec.parse(text)
     published = {key: load_attack_class(key) for key, entry in CATALOG.items() if entry.compatibility}
     registry = {**ATTACKS, **published}
-    name, kind = resolve(spec.name, registry, "robustvox.attacks", "attack")
+    name, kind = resolve(spec.name, registry, "robustvox.attacks", "attack", find)
+    if not (isinstance(kind, type) and issubclass(kind, Attack)):
+        raise UsageError(
+            f"expected {name} to be a subclass of robustvox.attacks.Attack, found {type(kind).__name__}; name the class"
+        )
     if protocol is not None and protocol.mean_cosine and name == "cospgd":
         name, kind = "cospgd_mean", published["cospgd_mean"]
     written = {**(protocol.attack_defaults(name) if protocol else {}), **spec.parameters}
@@ -186,6 +214,9 @@ def short_name(spec: str) -> str:
     text = brief(spec)
     if split_spec(text) is not None:
         return text
-    parsed = Spec.parse(text)
+    try:
+        parsed = Spec.parse(text)
+    except UsageError:
+        return text
     kept = {k: v for k, v in parsed.parameters.items() if v is not None or k not in KNOBS}
     return canonical(parsed.name, kept)

@@ -11,6 +11,9 @@ from robustvox.datasets import Dataset, DatasetError, open_dataset
 from ..specs.spec import UsageError, match
 from .registries import find_plugin
 
+_KNOWN = {**DATASET_CATALOG, **DATASET_ALIASES}
+
+
 EVERY_SPLIT = "*"
 """In place of a split's name: where ids decide, the split does not matter."""
 
@@ -36,13 +39,27 @@ def select_cases(dataset: Dataset, split: str, cases: str) -> tuple[str, ...]:
 
 
 def load_dataset(name: str, data_root: str | Path | None) -> Dataset:
-    """Open a dataset by name, plug-in or path; a wrong name or folder is a :class:`UsageError`."""
+    """Open a dataset by name, plug-in or path; a wrong name or folder is a :class:`UsageError`.
+
+    For what was typed; what a file names is :func:`recorded_dataset`'s.
+    """
     try:
-        known = {**DATASET_CATALOG, **DATASET_ALIASES}
-        if name not in known and (Path(name).is_dir() or name.lower().endswith(".csv")):
+        if name not in _KNOWN and (Path(name).is_dir() or name.lower().endswith(".csv")):
             return open_dataset(name)
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+    return recorded_dataset(name, data_root)
+
+
+def recorded_dataset(name: str, data_root: str | Path | None) -> Dataset:
+    """Open the dataset that a file names: one of the registry or a plug-in, never a path.
+
+    Raises:
+        UsageError: no such dataset, or it is not below ``data_root``.
+    """
+    try:
         try:
-            return open_dataset(match(name, known, "dataset"), data_root)
+            return open_dataset(match(name, _KNOWN, "dataset"), data_root)
         except UsageError:
             plugin = find_plugin(name, "robustvox.datasets")
             if plugin is None:

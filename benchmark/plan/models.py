@@ -17,7 +17,7 @@ from robustvox.models.bring import BroughtModel, recognize
 from ..craft.named import NamedModel
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, match, normalize
-from .registries import find_plugin, import_name
+from .registries import UnregisteredError, find_plugin, import_name
 from .targets import find_target, load_target
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def load_model(
     sw_batch_size: int = 4,
     seed: int = 0,
 ) -> NamedModel:
-    """The predictor a spec names: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+    """The predictor somebody typed: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
+
+    For what was typed only: a path is opened, a factory imported and called. What a file names is
+    :func:`recorded_model`'s.
 
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
@@ -84,9 +87,61 @@ def load_model(
                 f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
             )
         brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size)
-    flags = ("untrained",) if untrained else ()
-    predictor = predictor.to(device).eval()
+    return _predictor(brought, protocol, device, sw_batch_size, ("untrained",) if untrained else ())
+
+
+def recorded_model(
+    name: str, dataset: Dataset, protocol: Protocol, *, checkpoint: Path | None = None, device: str = "cpu"
+) -> NamedModel:
+    """The predictor that a file names: an architecture of the registry with its checkpoint, or a plug-in's.
+
+    Nothing is imported and no path is opened for the sake of a file. A plug-in is called with the numbers that
+    stand in the name; text there could be a path, so it is refused.
+
+    Args:
+        name: as recorded.
+        dataset, protocol, device: as in :func:`load_model`.
+        checkpoint: the file at hand with the recorded sha256.
+
+    Raises:
+        UnregisteredError: a model of somebody's own; whoever trusts it types it.
+        UsageError: as :func:`load_model`.
+    """
+    from .bring import load_factory
+
+    spec = Spec.parse(name)
+    factory = find_recorded(spec)
+    if factory is None:
+        return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
+    return _predictor(load_factory(spec.name, factory, spec.parameters, dataset), protocol, device, 4, ())
+
+
+def find_recorded(spec: Spec) -> Any | None:
+    """The plug-in behind a recorded name, None for an architecture of the registry.
+
+    Raises:
+        UnregisteredError: it is neither.
+    """
+    if is_architecture(spec.name):
+        return None
+    factory = None if ":" in spec.name else find_plugin(spec.name, "robustvox.models")
+    if factory is None or any(isinstance(value, str) for value in spec.parameters.values()):
+        raise UnregisteredError(
+            f"expected a model that is registered, found {str(spec)!r}, which is somebody's own: a name in a file is "
+            "neither imported nor opened; type it yourself, --model with its factory or path, to allow it"
+        )
+    return factory
+
+
+def is_architecture(name: str) -> bool:
+    """Whether the registry has a model of this name."""
+    return normalize(name) in map(normalize, MODEL_CATALOG)
+
+
+def _predictor(
+    brought: BroughtModel, protocol: Protocol, device: str, sw_batch_size: int, flags: tuple[str, ...]
+) -> NamedModel:
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size).to(device).eval()
     return NamedModel(brought.name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
 
 
@@ -118,7 +173,7 @@ def _factory(spec: Spec) -> Any | None:
     """The callable behind ``package.module:factory``, or behind the name of an entry point."""
     if ":" in spec.name:
         return import_name(spec.name, "model")
-    if normalize(spec.name) in map(normalize, MODEL_CATALOG):
+    if is_architecture(spec.name):
         return None
     return find_plugin(spec.name, "robustvox.models")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from robustvox.datasets import Dataset
 
 from ..craft.named import NamedAttack, NamedModel
+from ..records.coverage import labelled
 from ..records.unit import Unit
 from ..records.volumes import SavedVolume
 from ..specs.protocols import Protocol
@@ -102,15 +104,24 @@ class Plan:
 
 
 def describe_plan(plan: Plan) -> Mapping[str, Any]:
-    """What goes into the provenance of a run besides the environment."""
-    licences = {m.name: m.licence for m in plan.models if m.licence}
+    """What goes into the provenance of a run besides the environment.
+
+    Models go by their names, and by :func:`~robustvox.benchmark.records.coverage.labelled` ones where several
+    checkpoints of the run have one name.
+    """
+    names = Counter(name for name, _ in {m.key for m in plan.models})
+
+    def label(model: NamedModel) -> str:
+        return labelled(*model.key) if names[model.name] > 1 else model.name
+
+    licences = {label(m): m.licence for m in plan.models if m.licence}
     return {
         **({"licences": licences} if licences else {}),
         "dataset": dict(plan.dataset.provenance),
-        "models": {m.name: m.sha256 for m in plan.models},
+        "models": {label(m): m.sha256 for m in plan.models},
         "attacks": [a.spec for a in plan.attacks],
-        "surrogates": [m.name for m in plan.surrogates],
-        "targets": [m.name for m in plan.targets],
+        "surrogates": [label(m) for m in plan.surrogates],
+        "targets": [label(m) for m in plan.targets],
         "white_box": plan.white_box,
         "cases": list(plan.cases),
         "seed": plan.seed,

@@ -1,33 +1,70 @@
-"""Built-in names, then entry points, then ``package.module:Name``."""
+"""Built-in names, then entry points, then ``package.module:Name``, which only what was typed may be.
+
+A name in a file (a record, a note, a card, a configuration) is somebody else's text: importing it would run whatever
+it names. Such names are found among what is registered here, or among what this process has imported already.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from ..specs.spec import UsageError, match
 
 
-def resolve(name: str, registry: Mapping[str, Any], group: str, what: str) -> tuple[str, Any]:
+class UnregisteredError(UsageError):
+    """A file names something of somebody's own, which is not imported for that."""
+
+
+Find = Callable[[str, str], Any]
+"""``(path, what)`` to what ``package.module:Name`` stands for."""
+
+
+def resolve(name: str, registry: Mapping[str, Any], group: str, what: str, find: Find) -> tuple[str, Any]:
+    """The key and value of a name; ``find`` decides whether ``package.module:Name`` may be imported.
+
+    Raises:
+        UsageError: nothing has this name.
+    """
     try:
         key = match(name, registry, what)
         return key, registry[key]
     except UsageError:
-        plugin = find_plugin(name, group) or (import_name(name, what) if ":" in name else None)
+        plugin = find_plugin(name, group) or (find(name, what) if ":" in name else None)
         if plugin is None:
             raise
         return name, plugin
 
 
 def find_plugin(name: str, group: str) -> Any | None:
+    """What an installed package has registered under this name.
+
+    Raises:
+        UsageError: it is registered and cannot be imported.
+    """
     for entry in importlib.metadata.entry_points(group=group):
         if entry.name == name:
-            return entry.load()
+            try:
+                return entry.load()
+            except Exception as error:  # somebody's module may raise anything
+                from .bring import blame
+
+                raise UsageError(
+                    f"expected the plug-in {name} ({group}) to be importable, found: {blame(error)}; repair or "
+                    "uninstall its package"
+                ) from error
     return None
 
 
 def import_name(path: str, what: str) -> Any:
+    """Import ``package.module:Name``; only for what the person at the command line typed in this call.
+
+    Raises:
+        UsageError: there is no such module or name, or importing it fails.
+    """
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -38,6 +75,22 @@ def import_name(path: str, what: str) -> Any:
         raise UsageError(
             f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {found}"
         ) from error
+
+
+def find_imported(path: str, what: str) -> Any:
+    """What ``package.module:Name`` is in this process; nothing is imported and no module is asked to make it.
+
+    Raises:
+        UnregisteredError: the module is not imported, or has no such name.
+    """
+    module, _, attribute = path.partition(":")
+    loaded = sys.modules.get(module)
+    if not isinstance(loaded, ModuleType) or attribute not in vars(loaded):
+        raise UnregisteredError(
+            f"expected an {what} that is registered, found {path!r}, which is somebody's own code: a name in a file is "
+            f"not imported; type it yourself, --{what} {path}, to allow it"
+        )
+    return vars(loaded)[attribute]
 
 
 def check_parameters(name: str, parameters: Mapping[str, Any], known: Sequence[str]) -> None:

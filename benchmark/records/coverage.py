@@ -14,15 +14,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..specs.spec import UsageError
+from ..specs.spec import CLEAN, UsageError
 from .paths import component, records_file
 from .reading import Records
 from .unit import Unit
 
 Slot = tuple[str, str, str, str, int]  # case, attack, surrogate sha256, target sha256, seed
-
-
-CLEAN = "none"
 
 
 _UNIT = tuple(Unit.__dataclass_fields__)
@@ -58,6 +55,16 @@ def locate(folder: Path, unit: Unit) -> str:
     lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else []
     numbers = [number for number, line in enumerate(lines, start=1) if mark in line]
     return f"{path}, line {numbers[-1]}" if numbers else str(path)
+
+
+def labelled(name: str, sha256: str) -> str:
+    """A model's name where another checkpoint of the same run has it too.
+
+    Example:
+        >>> labelled("unet", "0123456789abcdef")
+        'unet@01234567'
+    """
+    return f"{name}@{sha256[:8]}"
 
 
 def row_problems(folder: Path, records: Records) -> list[str]:
@@ -98,7 +105,9 @@ def _missing(folder: Path, records: Records) -> Iterator[str]:
         path = folder / component(protocol) / "provenance.jsonl"
         reported: set[Slot] = set()
         for identity, entry in _entries(path):
-            names |= {sha256: name for name, sha256 in entry.get("models", {}).items()}
+            models = entry.get("models", {}).items()
+            # As in the rows and the names of their files.
+            names |= {sha256: name.removesuffix(labelled("", sha256)) for name, sha256 in models}
             wanted = _crossed(entry) if "cases" in entry else _alike(identity, mine)
             for slot in sorted(set(wanted) - present - reported):
                 reported.add(slot)

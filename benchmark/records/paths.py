@@ -6,6 +6,8 @@ import hashlib
 import re
 from pathlib import PurePosixPath
 
+from ..specs.spec import CLEAN
+
 
 def component(name: str) -> str:
     """A name as one safe path component; anything but a plain name gets a hash, so that none collide.
@@ -34,5 +36,5 @@ def records_file(protocol: str, surrogate: str, attack: str) -> PurePosixPath:
         >>> str(records_file("robustvox-1", "unet", "pgd:eps=8/255"))
         'robustvox-1/unet/pgd.jsonl'
     """
-    file = "clean" if attack == "none" else component(attack.partition(":")[0])
+    file = "clean" if attack == CLEAN else component(attack.partition(":")[0])
     return PurePosixPath(component(protocol), component(surrogate), f"{file}.jsonl")

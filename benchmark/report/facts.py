@@ -103,7 +103,7 @@ def facts(run: Run) -> dict[str, Any]:
         "checks": checks(run),
         "check_command": _check_command(plan),
         "environment": _environment(run),
-        "models": [(m.name, m.sha256 or "unknown") for m in _models(plan)],
+        "models": [(m.name, m.sha256 or "unknown") for m in plan.models],
         "attacks": [a.spec for a in plan.attacks],
         "cases": list(plan.cases),
         "data": sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items()),
@@ -180,10 +180,6 @@ def shown_costs(run: Run) -> Frame:
         & (costs["attack"] == shown.job.attack.spec)
         & (costs["surrogate_sha256"] == shown.job.surrogate.sha256)
     ]
-
-
-def _models(plan: Plan):
-    return {m.sha256 + m.name: m for m in (*plan.surrogates, *plan.targets)}.values()
 
 
 def _check_command(plan: Plan) -> str:

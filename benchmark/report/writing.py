@@ -51,22 +51,18 @@ def write_report(run: Run) -> Path:
 
 def render_report(run: Run) -> str:
     """The page; figures are left out, with the reason, where they cannot be made."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    from ..show.html import environment, policy
+
     here = Path(__file__).resolve().parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     found = facts(run)
     figures, missing = _figures(run, found.pop("frames"))
     style = (here / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
-        **found, figures=figures, missing=missing, style=Markup(style)
+    return (
+        environment(here)
+        .get_template("report.html.j2")
+        .render(**found, figures=figures, missing=missing, style=Markup(style), policy=policy([style]))
     )
 
 

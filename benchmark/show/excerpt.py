@@ -23,35 +23,53 @@ START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
 DATASET, PROTOCOL, MODEL = "hippocampus", DEFAULT_PROTOCOL, "unet"
 
 
+_PGD = "pgd:alpha=2/255,eps=8/255,loss=dice,random_start=true,restarts=1,steps=20"
+
+
+_COSPGD = "cospgd:alpha=2/255,eps=8/255,random_start=true,restarts=1,steps=20"
+
+
+_VAFA = (
+    "vafa:block_size=32,eps=none,hard_rounding=false,loss=dice_ce,q_init=max,q_max=20,q_min=1,renorm=none,"
+    "ssim_weight=1,steps=20"
+)
+
+
 COLUMNS = {
     "noise 8/255": "gn:std=8/255",
-    "FGSM 8/255": "fgsm:eps=8/255",
-    "PGD 4/255": "pgd:eps=4/255,loss=dice,steps=20",
-    "PGD 8/255": "pgd:eps=8/255,loss=dice,steps=20",
-    "CosPGD 8/255": "cospgd:eps=8/255,steps=20",
-    "VAFA 20": "vafa:block_size=32,eps=none,q_max=20",
-    "VAFA 30": "vafa:block_size=32,eps=none,q_max=30",
+    "FGSM 8/255": "fgsm:eps=8/255,loss=dice",
+    "PGD 4/255": "pgd:alpha=1/255,eps=4/255,loss=dice,random_start=true,restarts=1,steps=20",
+    "PGD 8/255": _PGD,
+    "CosPGD 8/255": _COSPGD,
+    "VAFA 20": _VAFA,
+    "VAFA 30": _VAFA.replace("q_max=20", "q_max=30"),
 }
-"""Heading of the first table to the attack: the one spec with this name that has all these parameters."""
+"""Heading of the first table to the whole canonical spec of its attack: a variant beside it is another attack."""
 
 
 ATTACKS = {
-    "uniform": "uniform:eps=8/255",
-    "fgsm": "fgsm:eps=8/255",
-    "mifgsm": "mifgsm:eps=8/255",
-    "square": "square:eps=8/255",
-    "pgd:loss=ce": "pgd:eps=8/255,loss=ce,steps=20",
-    "cospgd": "cospgd:eps=8/255,steps=20",
-    "segpgd": "segpgd:eps=8/255,steps=20",
-    "pgd": "pgd:eps=8/255,loss=dice,steps=20",
-    "pgd:steps=100": "pgd:eps=8/255,loss=dice,steps=100",
-    "apgd": "apgd:eps=8/255,loss=dice",
+    "uniform": "uniform:corners=false,eps=8/255",
+    "fgsm": "fgsm:eps=8/255,loss=dice",
+    "mifgsm": "mifgsm:alpha=2/255,eps=8/255,loss=dice,momentum=1,steps=20",
+    "square": "square:eps=8/255,loss=dice,p_init=0.8,queries=1000",
+    "pgd:loss=ce": _PGD.replace("loss=dice", "loss=ce"),
+    "cospgd": _COSPGD,
+    "segpgd": "segpgd:alpha=2/255,eps=8/255,random_start=true,restarts=1,steps=20",
+    "pgd": _PGD,
+    "pgd:steps=100": _PGD.replace("steps=20", "steps=100"),
+    "apgd": "apgd:eps=8/255,loss=dice,reduce_radius=true,restarts=1,steps=100",
     "ensemble": "ensemble:eps=8/255",
-    "vafa": "vafa:block_size=32,eps=none,q_max=20",
-    "vafa2d": "vafa2d:eps=none,q_max=20",
-    "sa2": "sa2:eps=none,rho=0.2",
+    "vafa": _VAFA,
+    "vafa2d": (
+        "vafa2d:block_size=8,eps=none,hard_rounding=false,loss=dice_ce,q_init=max,q_max=20,q_min=1,renorm=none,"
+        "ssim_weight=0,steps=20"
+    ),
+    "sa2": (
+        "sa2:band=all,band_rule=index_sum,beta=0.1,block_size=8,eps=none,loss=dice_ce,loss_weight=1,rho=0.2,"
+        "ssim_weight=1,steps=20"
+    ),
 }
-"""What the second table calls an attack, as on the command line, to the attack."""
+"""What the second table calls an attack, as on the command line, to its whole canonical spec."""
 
 
 def readme_with_excerpt(readme: Path, tables: Mapping[str, Frame]) -> dict[Path, str]:
@@ -116,16 +134,9 @@ def _attacks(rows: list[dict[str, Any]]) -> str:
     return markdown_table([f"attack on `{MODEL}`", "Dice", "HD95 mm", "L2", "L-inf"], lines)
 
 
-def find(rows: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
-    """The row of the attack with this name and all these parameters, unmatched; of several the first by spec."""
-    name, _, parameters = wanted.partition(":")
-    needed = set(parameters.split(","))
-    for row in sorted(rows, key=lambda row: row["attack"]):
-        spec = row["attack"]
-        found, _, given = spec.partition(":")
-        if found == name and "@" not in spec and needed <= set(given.split(",")):
-            return row
-    return None
+def find(rows: list[dict[str, Any]], spec: str) -> dict[str, Any] | None:
+    """The row of exactly this attack."""
+    return next((row for row in rows if row["attack"] == spec), None)
 
 
 def _dice(row: dict[str, Any] | None) -> str:

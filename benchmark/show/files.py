@@ -9,14 +9,14 @@ from typing import Any
 
 from ..records.coverage import row_problems
 from ..records.outcomes import load_flags, load_warnings
-from ..records.reading import Records, load_records
+from ..records.reading import Frame, Records, load_records
 from ..records.writing import replace_file
 from .excerpt import readme_with_excerpt
 from .tables import views
 from .tables.best import best_models
 from .tables.cases import per_case, with_hashes
 from .tables.markup import csv_text
-from .tables.results import Frame, all_rows
+from .tables.results import all_rows
 from .tables.success import FILES as SUCCESS_FILES
 from .tables.success import render as render_success
 from .tables.summary import Summary

@@ -6,16 +6,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from robustvox.attacks import CATALOG as ATTACKS
 from robustvox.attacks.catalog import NOISE as NOISE
 from robustvox.models import CATALOG as MODELS
 
-from ..specs.knobs import KNOBS, STEPS, is_number
+from ..specs.knobs import KNOBS, STEPS, find_knob, is_number
 from ..specs.matched import split_spec
-from ..specs.spec import Spec, UsageError, format_value
+from ..specs.spec import Spec, UsageError, canonical, format_value
 
 OTHER = "other"
 
@@ -36,7 +36,10 @@ class AttackName:
         family: of the attack's row in the catalogue, or ``other``.
         budget: what may be compared with what: ``L∞ 8/255``, ``no L∞ bound``, ``L2 as pgd 8/255``.
         label: the shortest text that tells it from the other attacks on the page.
+        line: the same for all specs that differ in nothing but the budget, without it.
+        knob: the hyper-parameter that sets the budget; empty where none does, or where it is matched.
         parameters: hyper-parameters as parsed.
+        kept: those that stay when only the budget changes; a step size that follows the budget is not among them.
     """
 
     spec: str
@@ -44,7 +47,10 @@ class AttackName:
     family: str
     budget: str
     label: str
+    line: str = ""
+    knob: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def one_step(self) -> bool:
@@ -54,9 +60,8 @@ class AttackName:
     @property
     def series(self) -> tuple[Any, ...]:
         """Equal for specs that differ in nothing but the budget."""
-        kept = {k: v for k, v in self.parameters.items() if k not in (*KNOBS, *STEPS)}
         matched = self.budget if "@" in self.spec else ""
-        return (self.name, tuple(sorted((k, format_value(v)) for k, v in kept.items())), matched)
+        return (self.name, tuple(sorted((k, format_value(v)) for k, v in self.kept.items())), matched)
 
 
 def model_family(name: str) -> str:
@@ -85,6 +90,8 @@ def attack_names(
         >>> names = attack_names({"pgd:eps=8/255,steps=20": 5, "pgd:eps=8/255,steps=100": 1, "gn:std=4/255": 5})
         >>> [(a.label, a.budget) for a in names.values()]
         [('gn std 4/255', 'no L∞ bound'), ('pgd 8/255 steps 100', 'L∞ 8/255'), ('pgd 8/255', 'L∞ 8/255')]
+        >>> [a.line for a in names.values()]
+        ['gn', 'pgd steps 100', 'pgd']
     """
     parsed = {spec: _parse(spec) for spec in sorted(specs)}
     usual = _usual(parsed, specs)
@@ -95,8 +102,10 @@ def attack_names(
             own = {k: v for k, v in parsed[spec][1].items() if k in STEPS}
             labels[spec] = " ".join([label, *(f"{k} {format_value(v)}" for k, v in sorted(own.items()))])
     seen = Counter(labels.values())
+    kept = _kept(parsed, specs)
     named = {}
     for spec, (name, parameters, matched) in parsed.items():
+        knob = "" if matched else find_knob(parameters)
         budget = (
             f"{matched[0]} as {_label(*_parse(matched[1]), usual)}"
             if matched
@@ -104,8 +113,14 @@ def attack_names(
         )
         label = labels[spec] if seen[labels[spec]] == 1 else spec
         family = ATTACKS[name].family if name in ATTACKS else OTHER
-        named[spec] = AttackName(spec, name, family, budget, label, parameters)
-    return named
+        line = _line(name, kept[spec], usual) if knob else label
+        named[spec] = AttackName(spec, name, family, budget, label, line, knob, parameters, kept[spec])
+    lines = {(name.line, name.series) for name in named.values()}
+    shared = Counter(line for line, _ in lines)
+    return {
+        spec: name if shared[name.line] == 1 else replace(name, line=canonical(name.name, name.kept))
+        for spec, name in named.items()
+    }
 
 
 _Parsed = tuple[str, Mapping[str, Any], tuple[str, str] | None]
@@ -128,6 +143,45 @@ def _usual(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[tuple
         for key, value in parameters.items():
             counts.setdefault((name, key), Counter())[format_value(value)] += rows[spec]
     return {key: min(found, key=lambda v, c=found: (-c[v], v)) for key, found in counts.items()}
+
+
+def _kept(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Parameters that stay when only the budget changes, by spec.
+
+    A step size follows the budget where it keeps the ratio that most specs keep which agree in all else. One that
+    does not is a choice of its own: ``pgd:alpha=0.0001`` is no point on the curve of ``pgd``.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    ratios: dict[tuple[str, str], Counter[float]] = {}
+    weights: dict[tuple[str, str], Counter[float]] = {}
+    for spec, (name, parameters, matched) in parsed.items():
+        knob = "" if matched else find_knob(parameters)
+        kept[spec] = {k: v for k, v in parameters.items() if k not in (knob, *STEPS)}
+        for step, ratio in _ratios(parameters, knob).items():
+            key = (canonical(name, kept[spec]), step)
+            ratios.setdefault(key, Counter())[ratio] += 1
+            weights.setdefault(key, Counter())[ratio] += rows[spec]
+    for spec, (name, parameters, matched) in parsed.items():
+        group = canonical(name, kept[spec])
+        for step, ratio in _ratios(parameters, "" if matched else find_knob(parameters)).items():
+            found, heavy = ratios[group, step], weights[group, step]
+            if ratio != max(found, key=lambda r, f=found, h=heavy: (f[r], h[r], r)):
+                kept[spec][step] = parameters[step]
+    return kept
+
+
+def _ratios(parameters: Mapping[str, Any], knob: str) -> dict[str, float]:
+    """Step sizes over the budget, rounded so that equal ones are equal; a spec holds few digits."""
+    size = parameters.get(knob)
+    if not _number(size) or size <= 0:
+        return {}
+    steps = {step: parameters.get(step) for step in STEPS}
+    return {step: float(f"{value / size:.5g}") for step, value in steps.items() if _number(value)}
+
+
+def _line(name: str, kept: Mapping[str, Any], usual: Mapping[tuple[str, str], str]) -> str:
+    steps = [f"{step} {format_value(kept[step])}" for step in STEPS if step in kept]
+    return " ".join([_label(name, kept, None, usual), *steps])
 
 
 def _label(

@@ -218,6 +218,26 @@ class VerifyRequest:
         tuple[Path, ...],
         Option(flag="--checkpoint", metavar="FILE", help="A submitted checkpoint; may repeat."),
     ] = ()
+    models: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--model",
+            metavar=SPEC,
+            help="A factory or path of your own that the records name and that may be used; may repeat.",
+        ),
+    ] = ()
+    attacks: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--attack",
+            metavar="MODULE:NAME",
+            help="An attack class of your own that the records name and that may be imported; may repeat.",
+        ),
+    ] = ()
+    max_cost: Annotated[
+        int,
+        Option(metavar="N", help="Forward and backward passes a row may take; ensemble takes 1010.", least=1),
+    ] = 5000
     device: Device = "auto"
 
 
@@ -228,7 +248,7 @@ class DataRequest:
     dataset: DatasetName = "phantom"
     data_root: DataRoot = None
     splits: Annotated[
-        tuple[str, ...], Option(flag="--split", help="Split to verify; may repeat. Default: all but test.")
+        tuple[str, ...], Option(flag="--split", help="Split to verify; may repeat. Default: all.")
     ] = ()
     download: Annotated[bool, Option(help="Fetch an MSD task first.")] = False
     out: Annotated[Path | None, Option(metavar="FILE", help="Keep the findings as JSON.")] = None

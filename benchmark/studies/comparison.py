@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..specs.protocols import DEFAULT_PROTOCOL
-from ..specs.spec import UsageError, match
+from ..specs.spec import CLEAN, UsageError, match
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,9 +25,6 @@ COLUMNS = (
 
 
 METRICS = ("dice", "hd95_mm", "nsd")
-
-
-CLEAN = "none"
 
 
 def compare_models(
@@ -56,7 +53,7 @@ def compare_models(
     """
     from pandas import DataFrame
 
-    from ..metrics.statistics import compare, holm
+    from ..metrics.statistics import holm
     from ..show.tables.cases import per_case
 
     if len(models) != 2:
@@ -71,30 +68,36 @@ def compare_models(
     if name_a == name_b:
         raise UsageError(f"expected two different models, got {name_a} twice; give another --model")
     shared = a.index.unique("attack").intersection(b.index.unique("attack"))
-    rows = []
-    for attack in attacks or sorted(set(shared) - {CLEAN}):
-        pairs: Any = a.join(b, how="inner").dropna().query("attack == @attack")
-        if pairs.empty:
-            raise UsageError(
-                f"expected cases recorded for both {name_a} and {name_b} under {attack}, found none; "
-                f"run `python -m benchmark --model ... --attack {attack}` for both on the same cases"
-            )
-        first, second = (pairs[side].to_numpy() for side in ("a", "b"))
-        found = compare(first, second)
-        rows.append(
-            {
-                **{"attack": attack, "metric": metric, "protocol": protocol},
-                **{"model_a": name_a, "model_b": name_b, "n_cases": found.n_cases},
-                **{"mean_a": first.mean(), "mean_b": second.mean(), "difference": found.difference},
-                **{"low": found.low, "high": found.high, "p_value": found.p_value},
-            }
-        )
+    pairs = a.join(b, how="inner").dropna()
+    rows = [
+        {"attack": attack, "metric": metric, "protocol": protocol, **_compared(pairs, name_a, name_b, attack)}
+        for attack in attacks or sorted(set(shared) - {CLEAN})
+    ]
     if not rows:
         raise UsageError(
             f"expected attacks recorded for both {name_a} and {name_b}, found none; run some first"
         )
     corrected = holm([row["p_value"] for row in rows])
     return DataFrame([{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)])
+
+
+def _compared(pairs: Any, name_a: str, name_b: str, attack: str) -> dict[str, Any]:
+    """Two models under one attack, on the cases that both have."""
+    from ..metrics.statistics import compare
+
+    pairs = pairs.query("attack == @attack")
+    if pairs.empty:
+        raise UsageError(
+            f"expected cases recorded for both {name_a} and {name_b} under {attack}, found none; "
+            f"run `python -m benchmark --model ... --attack {attack}` for both on the same cases"
+        )
+    first, second = (pairs[side].to_numpy() for side in ("a", "b"))
+    found = compare(first, second)
+    return {
+        **{"model_a": name_a, "model_b": name_b, "n_cases": found.n_cases},
+        **{"mean_a": first.mean(), "mean_b": second.mean(), "difference": found.difference},
+        **{"low": found.low, "high": found.high, "p_value": found.p_value},
+    }
 
 
 def _of_model(cases: Any, model: str, metric: str) -> tuple[str, Any]:

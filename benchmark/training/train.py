@@ -119,18 +119,20 @@ def _optimize(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        decay = min(recipe.ema, step / (step + 10))
-        with torch.no_grad():
-            for mean, value in zip(
-                averaged.state_dict().values(), network.state_dict().values(), strict=True
-            ):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - decay)
-                else:
-                    mean.copy_(value)
+        _move_average(averaged, network, decay=min(recipe.ema, step / (step + 10)))
         if on_step is not None:
             on_step(Progress(step, recipe.steps, float(loss.detach()), time.perf_counter() - start))
     return averaged
+
+
+@torch.no_grad()
+def _move_average(averaged: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move every weight of the average towards the network's; counters are taken over as they are."""
+    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
 
 
 def _channels_last(rank: int) -> torch.memory_format:

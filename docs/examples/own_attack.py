@@ -2,8 +2,7 @@ from dataclasses import dataclass
 
 import torch
 
-from robustvox.attacks import Attack, checks
-from robustvox.attacks.task import BestIterate, input_gradient
+from robustvox.attacks import Attack, BestIterate, checks, input_gradient
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,10 +75,10 @@ def _download(name: str, data_root: Path | None) -> None:
 
 
 def _splits(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
-    """Splits to verify: those named, else all but the union and a test split, whose labels are often withheld."""
+    """Splits to verify: those named, else all but the union of the others."""
     if wanted:
         return list(dict.fromkeys(match(name, dataset.splits, "split") for name in wanted))
-    return [name for name in dataset.splits if name not in ("all", "test")]
+    return [name for name in dataset.splits if name != "all"]
 
 
 def _show(dataset: Dataset, splits: Sequence[str], reports: Sequence[CaseReport]) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ...craft.named import NamedModel
 from ...harness.bench import Bench
-from ...harness.compute import ClassScore, Scored
+from ...harness.compute import ClassScore, Failure, Scored
 from ...harness.faults import CASE_FAILURES
 from ...plan.attacks import short_name
 from ...plan.build import build_plan
@@ -121,8 +121,9 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
                 figure = slice_figure(example, request.convention.strip().lower())
             except CASE_FAILURES as error:
                 failed = True
-                reason = " ".join(f"{error}".split()) or type(error).__name__
-                console.print(f"[red]failed[/red] {label}: {escape(reason)}", soft_wrap=True)
+                console.print(
+                    f"[red]failed[/red] {label}: {escape(Failure.of(error).reason)}", soft_wrap=True
+                )
                 continue
             stem = f"slices_{slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
             paths = save(figure, request.folder / plan.dataset.name / stem, formats_of(request))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...plan.attacks import short_name
 from ...records.reading import Frame
+from ..labels import attack_names
 from .canvas import OKABE_ITO, dice_limits, new_figure, settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def drop_chart(table: Frame) -> Figure | None:
     rows = table[np.isfinite(table["dice_adv"])].head(MOST)
     if not len(rows):
         return None
-    names = [_name(row) for row in rows.to_dict("records")]
+    attacks = attack_names(Counter(table["attack"]))
+    names = [_name(row, attacks[row["attack"]].label) for row in rows.to_dict("records")]
     place = np.arange(len(rows))
     clean, attacked = rows["dice_clean"].to_numpy(float), rows["dice_adv"].to_numpy(float)
     low, high = rows["dice_adv_low"].to_numpy(float), rows["dice_adv_high"].to_numpy(float)
@@ -52,8 +54,8 @@ def drop_chart(table: Frame) -> Figure | None:
     return figure
 
 
-def _name(row: dict) -> str:
+def _name(row: dict, attack: str) -> str:
     models = (
         row["surrogate"] if row["surrogate"] == row["target"] else f"{row['surrogate']} → {row['target']}"
     )
-    return f"{models}, {short_name(str(row['attack']))}"
+    return f"{models}, {attack}"

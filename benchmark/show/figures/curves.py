@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...plan.attacks import short_name
 from ...records.reading import Frame
-from ...specs.knobs import KNOBS
-from ...specs.matched import split_spec
-from ...specs.spec import Spec, canonical
+from ..labels import attack_names
 from .canvas import arrange, dice_limits, line_style, new_figure, quiet_grid, settings
 
 if TYPE_CHECKING:
@@ -29,35 +27,6 @@ _AXES = {
     "q_max": ("q_max", 1.0),
     "rho": ("ρ", 1.0),
 }
-
-
-class Budget(NamedTuple):
-    """A spec taken apart: what stays when only the budget changes, the budget's name and value."""
-
-    family: str
-    knob: str
-    value: float
-
-
-def budget(spec: str) -> Budget | None:
-    """The budget of an attack; None where it has none, or where it is matched to another attack.
-
-    Example:
-        >>> budget("pgd:alpha=1/255,eps=4/255,loss=dice,random_start=true,restarts=1,steps=20")
-        Budget(family='pgd', knob='eps', value=0.01568627450980392)
-        >>> budget("pgd:alpha=2/255,eps=8/255,loss=dice,random_start=true,restarts=1,steps=10").family
-        'pgd:steps=10'
-    """
-    if split_spec(spec) is not None:
-        return None
-    short = Spec.parse(short_name(spec))
-    full = Spec.parse(spec).parameters
-    for knob in KNOBS:
-        value = full.get(knob)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            rest = {key: kept for key, kept in short.parameters.items() if key != knob}
-            return Budget(canonical(short.name, rest), knob, float(value))
-    return None
 
 
 def budget_curves(table: Frame) -> Figure | None:
@@ -105,7 +74,8 @@ def distortion_curves(table: Frame) -> Figure | None:
     rows = table[np.isfinite(table["dice_adv"]) & np.isfinite(table["l2"])]
     if not len(rows):
         return None
-    rows = rows.assign(family=[_family(spec) for spec in rows["attack"]])
+    names = attack_names(Counter(table["attack"]))
+    rows = rows.assign(family=[names[spec].line for spec in rows["attack"]])
     styles = {name: line_style(i) for i, name in enumerate(sorted(set(rows["family"])))}
     models = sorted(set(rows["surrogate"]))
     limits = dice_limits([*rows["dice_adv_low"], *rows["dice_adv_high"], *rows["dice_clean"]])
@@ -136,20 +106,16 @@ def distortion_curves(table: Frame) -> Figure | None:
 
 
 def _with_budgets(table: Frame) -> Frame:
-    found = {spec: budget(str(spec)) for spec in set(table["attack"])}
-    usable = np.array([found[spec] is not None for spec in table["attack"]], bool)
+    """Rows with a Dice whose attack has a budget of its own, and what it is: family, knob, value."""
+    names = attack_names(Counter(table["attack"]))
+    usable = np.array([bool(names[spec].knob) for spec in table["attack"]], bool)
     rows = table[usable & np.isfinite(table["dice_adv"].to_numpy(float))]
-    parts = [found[spec] for spec in rows["attack"]]
+    found = [names[spec] for spec in rows["attack"]]
     return rows.assign(
-        family=[p.family for p in parts if p],
-        knob=[p.knob for p in parts if p],
-        value=[p.value for p in parts if p],
+        family=[name.line for name in found],
+        knob=[name.knob for name in found],
+        value=[float(name.parameters[name.knob]) for name in found],
     )
-
-
-def _family(spec: str) -> str:
-    found = budget(spec)
-    return found.family if found is not None else short_name(spec)
 
 
 def _band(axes: Axes, lines: Frame, scale: float, style, label: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...plan.attacks import short_name
 from ...records.reading import Frame
+from ..labels import attack_names
 from .canvas import arrange, dice_limits, new_figure, settings
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CLEAN = "no attack"
+NO_ATTACK = "no attack"
 
 
 _CELL = 0.42
@@ -42,7 +43,7 @@ def transfer_matrix(white_box: Frame, transfer: Frame, attack: str) -> Frame:
         surrogates, columns=targets
     )
     clean = pairs.groupby("target")["dice_clean"].mean().reindex(targets)
-    return concat([clean.to_frame(CLEAN).T, matrix])
+    return concat([clean.to_frame(NO_ATTACK).T, matrix])
 
 
 def transfer_heatmaps(white_box: Frame, transfer: Frame) -> Figure | None:
@@ -59,6 +60,7 @@ def transfer_heatmaps(white_box: Frame, transfer: Frame) -> Figure | None:
         return None
     matrices = [transfer_matrix(white_box, transfer, attack) for attack in attacks]
     low, high = dice_limits(np.concatenate([m.to_numpy(float).ravel() for m in matrices]).tolist())
+    names = attack_names(Counter([*white_box["attack"], *transfer["attack"]]))
     tall, wide = matrices[0].shape
     rows, columns = arrange(len(attacks), most=3)
     with settings():
@@ -67,7 +69,7 @@ def transfer_heatmaps(white_box: Frame, transfer: Frame) -> Figure | None:
         shown = None
         for place, (axes, attack, matrix) in enumerate(zip(grid, attacks, matrices, strict=False)):
             shown = _heatmap(axes, matrix, low, high)
-            axes.set_title(short_name(attack))
+            axes.set_title(names[attack].label)
             if place % columns == 0:
                 axes.set_ylabel("surrogate (attacked)")
             if place + columns >= len(attacks):

@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...records.reading import Frame
-
-CLEAN = "none"  # the attack of the clean images
+from ...specs.spec import CLEAN as CLEAN
 
 
 @dataclass(frozen=True)

@@ -124,24 +124,12 @@ def _chart(
     values = [row[c] for row in known for c in ("dice_adv_low", "dice_adv_high", "dice_clean")]
     values = [value for value in values if not math.isnan(value)]
     y_ticks = _dice_ticks(min(values), max(values))
-
-    def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * value / (x_ticks[-1] or 1.0)
-
-    def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-
-    def clean(row: Row) -> Point:
-        height = y(row["dice_clean"])
-        return Point(x(0.0), height, height, height, f"clean: Dice {row['dice_clean']:.3f}")
-
-    def attacked(row: Row) -> Point:
-        dice, low, high = (row[c] for c in ("dice_adv", "dice_adv_low", "dice_adv_high"))
-        found = f"L2 {row['l2']:.2f}, Dice {dice:.3f} ({low:.3f}\u2013{high:.3f})"
-        return Point(x(row["l2"]), y(dice), y(low), y(high), f"{names[row['attack']].label}: {found}")
-
+    scale = _Scale(x_ticks[-1] or 1.0, y_ticks[0], y_ticks[-1])
     drawn = {
-        model: (*(clean(r) for r in rows[:1] if not math.isnan(r["dice_clean"])), *map(attacked, rows))
+        model: (
+            *(_clean(row, scale) for row in rows[:1] if not math.isnan(row["dice_clean"])),
+            *(_attacked(row, scale, names[row["attack"]].label) for row in rows),
+        )
         for model, rows in sorted(by_model.items())
     }
     label_y = _spread({model: found[-1].y for model, found in drawn.items()})
@@ -155,9 +143,35 @@ def _chart(
         protocol,
         title,
         curves,
-        tuple((x(t), f"{t:.{digits}f}") for t in x_ticks),
-        tuple((y(t), f"{t:.2f}") for t in y_ticks),
+        tuple((scale.x(t), f"{t:.{digits}f}") for t in x_ticks),
+        tuple((scale.y(t), f"{t:.2f}") for t in y_ticks),
     )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From L2 and Dice to pixels of a chart."""
+
+    right: float
+    bottom: float
+    top: float
+
+    def x(self, l2: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * l2 / self.right
+
+    def y(self, dice: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (dice - self.bottom) / (self.top - self.bottom)
+
+
+def _clean(row: Row, scale: _Scale) -> Point:
+    height = scale.y(row["dice_clean"])
+    return Point(scale.x(0.0), height, height, height, f"clean: Dice {row['dice_clean']:.3f}")
+
+
+def _attacked(row: Row, scale: _Scale, label: str) -> Point:
+    dice, low, high = (row[c] for c in ("dice_adv", "dice_adv_low", "dice_adv_high"))
+    found = f"L2 {row['l2']:.2f}, Dice {dice:.3f} ({low:.3f}\u2013{high:.3f})"
+    return Point(scale.x(row["l2"]), scale.y(dice), scale.y(low), scale.y(high), f"{label}: {found}")
 
 
 def _dice_ticks(low: float, high: float) -> list[float]:

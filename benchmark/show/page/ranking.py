@@ -170,12 +170,7 @@ def _places(
     }
     worst = {m: [scores[m][a][c][0] for a, c in zip(hardest[m], cases, strict=True)] for m in models}
     order = sorted(models, key=lambda m: (-_mean(worst[m]), m))
-    values = np.array([worst[m] for m in order])
-    pairs = [(i, j) for i in range(len(order)) for j in range(i)]
-    # In front the models, then the differences of all pairs: everything resampled in the same way.
-    rows = np.vstack([values, *(values[j] - values[i] for i, j in pairs)])
-    low, high = bootstrap_intervals(rows)
-    separate = dict(zip(pairs, (low > 0)[len(order) :].tolist(), strict=True))
+    low, high, separate = _intervals(np.array([worst[m] for m in order]))
     places: list[Place] = []
     leader = 0
     for i, model in enumerate(order):
@@ -201,6 +196,14 @@ def _places(
             )
         )
     return places
+
+
+def _intervals(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], bool]]:
+    """Intervals of the means of rows, and for rows i > j whether that of the difference j - i lies above zero."""
+    pairs = [(i, j) for i in range(len(values)) for j in range(i)]
+    # In front the rows, then the differences of all pairs: everything resampled in the same way.
+    low, high = bootstrap_intervals(np.vstack([values, *(values[j] - values[i] for i, j in pairs)]))
+    return low, high, dict(zip(pairs, (low > 0)[len(values) :].tolist(), strict=True))
 
 
 def _mean(values: Sequence[float]) -> float:

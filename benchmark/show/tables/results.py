@@ -17,6 +17,7 @@ import numpy as np
 from ...metrics.statistics import bootstrap_intervals
 from ...records.outcomes import KEYS as CHECK_KEYS
 from ...records.reading import Frame, Records
+from ...specs.spec import CLEAN
 from .cases import COSTS, KEYS, METRICS, per_case, with_hashes
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def transfer(records: Records, checks: DataFrame | None = None) -> DataFrame:
 def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple[Frame, Frame]:
     """All rows, and which of them are white-box; ``cases`` are those of :func:`per_case`, if at hand."""
     cases = per_case(records) if cases is None else cases
-    attacked = cases[cases["attack"] != "none"]
-    clean = cases[cases["attack"] == "none"].groupby(_TARGET_CASE, as_index=False)[METRICS].mean()
+    attacked = cases[cases["attack"] != CLEAN]
+    clean = cases[cases["attack"] == CLEAN].groupby(_TARGET_CASE, as_index=False)[METRICS].mean()
     attacked = attacked.merge(clean, "left", _TARGET_CASE, suffixes=("_adv", "_clean"), indicator="clean")
     attacked["clean"] = attacked["clean"] == "both"
     attacked = attacked.sort_values([*KEYS, "case"], kind="stable", ignore_index=True)
@@ -90,7 +91,7 @@ def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple
     incomplete = ~groups["clean"].all().astype(bool)
     rows.loc[incomplete, unharmed] = np.nan
     rows["flags"] = _flags(records, rows.index[incomplete], checks)
-    failures = records.failures[records.failures["attack"] != "none"]
+    failures = records.failures[records.failures["attack"] != CLEAN]
     rows = rows.join(failures.groupby(KEYS)["case"].nunique().rename("failed"), how="outer").reset_index()
     rows[list(_COUNTS)] = rows[list(_COUNTS)].fillna(0).astype("int64")
     rows["flags"] = rows["flags"].astype(object).where(rows["flags"].notna(), "")

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...metrics.statistics import bootstrap_intervals
 from ...records.reading import Frame, Records
+from ...specs.spec import CLEAN
 from .markup import csv_text, markdown_table, markdown_text
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def organ_outcomes(records: Records) -> DataFrame:
     hashes = records.costs[["unit", "surrogate_sha256", "target_sha256"]]
     scores: Any = records.scores.merge(hashes, on="unit")
     scores = scores[scores["class_id"] > 0]  # some protocols score the background, which is no organ
-    clean = scores[(scores["attack"] == "none") & scores["status"].isin(["ok", "missing"])]
+    clean = scores[(scores["attack"] == CLEAN) & scores["status"].isin(["ok", "missing"])]
     clean = clean.groupby(_ROLE, as_index=False)["dice"].mean().rename(columns={"dice": "dice_clean"})
-    pairs = scores[scores["attack"] != "none"].merge(clean[clean["dice_clean"] > 0], on=_ROLE)
+    pairs = scores[scores["attack"] != CLEAN].merge(clean[clean["dice_clean"] > 0], on=_ROLE)
     pairs["lost"] = pairs["dice"] < LOST_BELOW * pairs["dice_clean"]
     return pairs.sort_values([*KEYS, "case", "class_id"], kind="stable", ignore_index=True)
 
@@ -105,7 +106,7 @@ def success_rates(records: Records) -> Frame:
         >>> len(success_rates(load_records(Path("no/such/folder"))))
         0
     """
-    costs: Any = records.costs[records.costs["attack"] != "none"]
+    costs: Any = records.costs[records.costs["attack"] != CLEAN]
     costs = costs.sort_values([*KEYS, "case", "seed"], kind="stable")
     voxels = costs.groupby([*KEYS, "case"])[_RATES].mean().groupby(KEYS)
     table: Frame = voxels.mean().assign(n_cases=voxels.size())

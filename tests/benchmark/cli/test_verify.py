@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.cli.commands.verify import distance
+from robustvox.benchmark.cli.commands.recompute import distance
 from robustvox.models import load_checkpoint, save_checkpoint
 
 

@@ -9,8 +9,9 @@ import pytest
 from robustvox.benchmark.plan.attacks import load_attack
 from robustvox.benchmark.show.figures.bars import MOST, drop_chart
 from robustvox.benchmark.show.figures.canvas import encode
-from robustvox.benchmark.show.figures.curves import budget, budget_curves, distortion_curves
-from robustvox.benchmark.show.figures.heatmap import CLEAN, transfer_heatmaps, transfer_matrix
+from robustvox.benchmark.show.figures.curves import budget_curves, distortion_curves
+from robustvox.benchmark.show.figures.heatmap import NO_ATTACK, transfer_heatmaps, transfer_matrix
+from robustvox.benchmark.show.labels import attack_names
 
 
 def row(surrogate, target, attack, dice, l2=1.0):
@@ -35,13 +36,35 @@ def transfer() -> pd.DataFrame:
     )
 
 
+def lines(*specs):
+    names = attack_names({load_attack(spec).spec: 1 for spec in specs})
+    return {spec: (names[full].line, names[full].knob) for spec in specs for full in [load_attack(spec).spec]}
+
+
 def test_a_step_size_that_follows_the_budget_does_not_split_a_family():
-    assert {budget(load_attack(f"pgd:eps={e}").spec).family for e in ("2/255", "8/255")} == {"pgd"}
-    assert budget(load_attack("pgd:eps=8/255,alpha=1/255").spec).family == "pgd:alpha=1/255"
-    assert budget(load_attack("gn:std=4/255").spec)[1:] == ("std", 4 / 255)
-    assert budget(load_attack("vafa:q_max=30,eps=8/255").spec)[1:] == ("q_max", 30)
-    assert budget("gn:std=8/255@l2=fgsm:eps=8/255,loss=dice") is None
-    assert budget("mine:strength=1") is None
+    found = lines("pgd:eps=2/255", "pgd:eps=8/255", "pgd:eps=8/255,alpha=0.005", "pgd:eps=4/255,steps=10")
+    assert list(found.values()) == [
+        ("pgd", "eps"),
+        ("pgd", "eps"),
+        ("pgd alpha 0.005", "eps"),
+        ("pgd steps 10", "eps"),
+    ]
+    found = lines(
+        "vafa:q_max=20", "vafa:q_max=30", "vafa:q_max=30,eps=8/255", "gn:std=4/255", "sa2:rho=0.1", "sa2"
+    )
+    assert list(found.values()) == [
+        ("vafa", "q_max"), ("vafa", "q_max"), ("vafa 8/255", "q_max"), ("gn", "std"), ("sa2", "rho"), ("sa2", "rho")
+    ]  # fmt: skip
+    names = attack_names({"gn:std=8/255@l2=fgsm:eps=8/255,loss=dice": 1, "mine:strength=1": 1})
+    assert {name.knob for name in names.values()} == {""}
+
+
+def test_another_step_size_at_the_same_budget_is_no_point_on_the_curve(white_box):
+    slow = pd.DataFrame([row("unet", "unet", "pgd:eps=4/255,alpha=0.005", 0.88, 0.5)])
+    figure = budget_curves(pd.concat([white_box, slow], ignore_index=True))
+    (axes,) = figure.axes
+    (line,) = [line for line in axes.lines if line.get_label() == "unet"]
+    assert np.allclose(line.get_xydata(), [[2, 0.8], [4, 0.7], [8, 0.55]])
 
 
 def test_budget_curves_draw_the_table(white_box):
@@ -84,12 +107,12 @@ def test_distortion_curves_hold_every_measured_row(white_box):
 def test_the_transfer_matrix_is_what_was_measured(white_box, transfer):
     attack = load_attack("pgd:eps=8/255").spec
     matrix = transfer_matrix(white_box, transfer, attack)
-    assert matrix.index.tolist() == [CLEAN, "unet", "unetr"]
+    assert matrix.index.tolist() == [NO_ATTACK, "unet", "unetr"]
     assert matrix.columns.tolist() == ["segresnet", "unetr"]
     assert matrix.loc["unet", "unetr"] == 0.85
     assert matrix.loc["unetr", "unetr"] == 0.55
     assert np.isnan(matrix.loc["unet", "segresnet"])
-    assert (matrix.loc[CLEAN] == 0.9).all()
+    assert (matrix.loc[NO_ATTACK] == 0.9).all()
     (axes, _) = transfer_heatmaps(white_box, transfer).axes
     assert sorted(t.get_text() for t in axes.texts) == sorted(["0.90", "0.90", "–", "0.85", "0.86", "0.55"])
     assert transfer_heatmaps(white_box, transfer.iloc[:0]) is None
@@ -116,8 +139,8 @@ def test_the_chart_of_a_run_holds_every_row(white_box):
     figure = drop_chart(white_box)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()][:2] == [
-        "unet, pgd:eps=2/255",
-        "unet, pgd:eps=4/255",
+        "unet, pgd 2/255",
+        "unet, pgd 4/255",
     ]
     assert axes.lines[0].get_xdata().tolist() == [0.9] * 7
     long = pd.concat([white_box] * 10, ignore_index=True)

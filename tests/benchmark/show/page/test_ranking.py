@@ -152,6 +152,27 @@ def test_short_names_tell_attacks_apart() -> None:
     assert model_family("segmamba@12345678") == "Mamba"
 
 
+def test_another_step_size_or_a_bound_beside_the_budget_is_a_curve_of_its_own() -> None:
+    names = attack_names(
+        {
+            "pgd:alpha=2/255,eps=8/255": 5,
+            "pgd:alpha=1/255,eps=4/255": 5,
+            "pgd:alpha=0.0001,eps=8/255": 1,
+            "vafa:eps=none,q_max=20": 5,
+            "vafa:eps=none,q_max=30": 5,
+            "vafa:eps=8/255,q_max=30": 1,
+        }
+    )
+    lines = [[a.label for a in names.values() if a.series == s] for s in {a.series for a in names.values()}]
+    assert sorted(map(sorted, lines)) == [
+        ["pgd 4/255", "pgd 8/255 alpha 2/255"],
+        ["pgd 8/255 alpha 0.0001"],
+        ["vafa q_max 20", "vafa q_max 30"],
+        ["vafa q_max 30 8/255"],
+    ]
+    assert {a.line for a in names.values()} == {"pgd", "pgd alpha 0.0001", "vafa", "vafa 8/255"}
+
+
 def test_curves_pass_through_clean_and_names_do_not_overlap() -> None:
     base = dict.fromkeys(COLUMNS, 0.5) | {"protocol": "p"}
     rows = [
