@@ -68,7 +68,7 @@ class ObeliskHybrid(_Blocks):
     Example:
         >>> network = ObeliskHybrid().eval()
         >>> sum(p.numel() for p in network.parameters()), sum(b.numel() for b in network.buffers())
-        (229293, 3127)
+        (229217, 3203)
         >>> network(torch.zeros(1, 1, 16, 24, 16)).shape
         torch.Size([1, 9, 16, 24, 16])
     """

@@ -33,7 +33,7 @@ class TargetEntry:
 TARGETS: dict[str, TargetEntry] = {
     "obelisk_hybrid": TargetEntry(
         what="OBELISK hybrid, 8 abdominal organs in CT",
-        parameters=229_293,
+        parameters=229_217,
         window=(144, 144, 144),
         forward_gb=None,
         gradient_gb=None,
@@ -43,7 +43,7 @@ TARGETS: dict[str, TargetEntry] = {
     ),
     "obelisk_unet": TargetEntry(
         what="all-convolutional U-Net of the OBELISK paper, 8 abdominal organs in CT",
-        parameters=881_996,
+        parameters=883_740,
         window=(144, 144, 144),
         forward_gb=None,
         gradient_gb=None,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from robustvox.models import CheckpointError
 from robustvox.models.obelisk import CLASS_NAMES, ObeliskHybrid, ObeliskUNet
-from robustvox.models.prompted import Case, open_target
+from robustvox.models.prompted import TARGETS, Case, open_target
 from robustvox.models.prompted.classes import match_classes
 from robustvox.models.prompted.obelisk import SPECS, ObeliskSegmenter
 from robustvox.models.prompted.prompts import PromptRecipe
@@ -62,6 +62,16 @@ def test_one_renamed_key_fails_the_load(weights, name, tmp_path):
 def test_the_other_networks_file_is_refused(weights):
     with pytest.raises(CheckpointError, match="missing"):
         open_target("obelisk_unet", weights / FILES["obelisk_hybrid"], CLASS_NAMES)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("obelisk_hybrid", ObeliskHybrid), ("obelisk_unet", ObeliskUNet)])
+def test_list_shows_the_number_of_weights(name, kind):
+    network = kind()
+    assert TARGETS[name].parameters == sum(p.numel() for p in network.parameters())
+    counters = sum(key.endswith("num_batches_tracked") for key in network.state_dict())
+    values = sum(tensor.numel() for tensor in network.state_dict().values())
+    # The older file has no counters.
+    assert values - (counters if name == "obelisk_unet" else 0) == VALUES[name]
 
 
 def test_a_sparse_layer_reads_the_image_at_its_offsets():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from robustvox.models import CheckpointError
 from robustvox.models.bring.legacy import LegacyPatchMerging
-from robustvox.models.prompted import open_target
+from robustvox.models.prompted import TARGETS, open_target
 from robustvox.models.prompted.suprem import CLASS_NAMES, _dynamic, build
 
 from .conftest import settle
@@ -54,9 +54,11 @@ def test_merging_is_that_of_the_weights_time(suprem):
 
 @pytest.mark.slow
 def test_full_width_has_the_published_number_of_weights():
-    trunk = sum(p.numel() for p in build("suprem_swin_unetr").backbone.parameters())
+    network = build("suprem_swin_unetr")
+    trunk = sum(p.numel() for p in network.backbone.parameters())
     # 62,187,296 with an output of 14 classes, which is 14 * 49 of them.
     assert trunk == 62_187_296 - 14 * 49
+    assert sum(p.numel() for p in network.parameters()) == TARGETS["suprem_swin_unetr"].parameters
 
 
 def published(network, path, extra=()):
