@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
 from ..header import CheckpointError
-from . import BroughtModel
+from .brought import BroughtModel
 from .foreign import FAILURES, Foreign, describe
 
 MEMBERS = re.compile(

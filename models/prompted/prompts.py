@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
@@ -99,7 +100,7 @@ def _clicks(
 ) -> tuple[Voxel, ...]:
     if not mask.any():
         return ()
-    components, count = ndimage.label(mask)
+    components, count = cast("tuple[np.ndarray, int]", ndimage.label(mask))
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     largest = components == 1 + int(sizes.argmax())
     # The border of the volume is a border of the organ too: an organ that is cut off has no depth beyond it.
