@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=64)
 def _dct_rows(size: int) -> Tensor:
     position = torch.arange(size, dtype=torch.float64)
     basis = torch.cos(math.pi / size * (position + 0.5) * position[:, None]) * math.sqrt(2 / size)
@@ -33,9 +32,15 @@ def dct_matrix(size: int, like: Tensor) -> Tensor:
     Returns:
         (size, size); row k is frequency k.
     """
-    # Computed in float64 once; a cached tensor made inside inference mode could not enter a graph.
+    return _dct_matrix(size, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept on the device: a copy at every step would make the host wait for it. Computed in float64; a cached
+    # tensor made inside inference mode could not enter a graph.
     with torch.inference_mode(False):
-        return _dct_rows(size).to(like, copy=True)
+        return _dct_rows(size).to(dtype=dtype, device=device, copy=True)
 
 
 def dct(volume: Tensor, block_size: int, axes: Sequence[int] | None = None) -> Tensor:

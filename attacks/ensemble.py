@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def worst_case(members: Sequence[Attack], task: Task) -> Tensor:
     objective = task.objective("dice")
     for member in members:
         # A new task starts its random streams afresh: the member draws what it would draw on its own.
-        images = member.perturb(replace(task, on_step=None)).detach()
+        images = member.perturb(task.afresh()).detach()
         with torch.no_grad():
             logits = task.logits(images)
             best.offer(images, logits, objective(logits, 0))

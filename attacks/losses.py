@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .counting import class_counts, class_sums, predicted
+
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -126,18 +128,43 @@ def dice(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     classes found in the reference or in the hard prediction. A class absent from the reference has soft
     Dice 0 whatever the logits: this loss never rewards hallucinating one, `dice_ce` does.
     """
-    classes = logits.shape[1]
-    probabilities = torch.softmax(logits, 1)
-    reference = _class_sizes(labels, mask, classes)
-    predicted = _class_sizes(logits.detach().max(1, keepdim=True).indices, mask, classes)
-    overlap = _overlap(probabilities, labels, mask)
-    total = _counted(probabilities, mask).flatten(2).sum(2) + reference
-    present = ((reference > 0) | (predicted > 0))[:, 1:]
-    # Counted classes have a total > 0; the floor only keeps skipped ones finite.
-    score = 2 * overlap / total.clamp_min(torch.finfo(total.dtype).tiny)
-    count = present.sum(1)
-    mean = (score[:, 1:] * present).sum(1) / count.clamp_min(1)
-    return torch.where(count > 0, 1 - mean, 0 * mean)
+    return _SoftDice.apply(logits, labels, mask)  # type: ignore[return-value]
+
+
+class _SoftDice(torch.autograd.Function):
+    """`dice` with its gradient written out: one volume of size K is kept, one is made."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        classes = logits.shape[1]
+        probabilities = torch.softmax(logits, 1)
+        reference = _class_sizes(labels, mask, classes)
+        found = class_counts(predicted(logits), None if mask is None else mask[:, 0], classes)
+        overlap = _overlap(probabilities, labels, mask)
+        total = _counted(probabilities, mask).flatten(2).sum(2) + reference
+        # Counted classes have a total > 0; the floor only keeps skipped ones finite.
+        total = total.clamp_min(torch.finfo(total.dtype).tiny)
+        present = (reference > 0) | (found > 0)
+        present[:, 0] = False
+        count = present.sum(1, keepdim=True)
+        share = present / count.clamp_min(1).to(total.dtype)
+        ctx.save_for_backward(probabilities, labels, mask, overlap, total, share)
+        return torch.where(count[:, 0] > 0, 1 - (share * (2 * overlap / total)).sum(1), 0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        p, labels, mask, overlap, total, share = ctx.saved_tensors
+        flat, index = p.flatten(2), labels.flatten(2)
+        scale = 2 * share / total * outer.unsqueeze(1)
+        # With h_c the derivative by p_c, softmax turns h into p_c (h_c - sum_k p_k h_k). Here h_c is
+        # curve_c, less scale_y in the labeled channel y.
+        curve = scale * overlap / total
+        bonus = flat.gather(1, index).mul_(scale.gather(1, index[:, 0]).unsqueeze(1)).neg_()
+        gradient = flat * curve.unsqueeze(2)
+        center = gradient.sum(1, keepdim=True).add_(bonus)
+        gradient.addcmul_(flat, center, value=-1).scatter_add_(1, index, bonus)
+        return _counted(gradient.view_as(p), mask), None, None
 
 
 def dice_ce(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -193,7 +220,7 @@ class _DiceCE(torch.autograd.Function):
 @torch.no_grad()
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
     """1 where the prediction equals the label, else 0, (B, *spatial), without a graph."""
-    return (logits.max(1).indices == labels[:, 0]).to(logits.dtype)
+    return (predicted(logits) == labels[:, 0]).to(logits.dtype)
 
 
 def _class_weight(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
@@ -222,39 +249,13 @@ def _counted(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _class_sizes(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
     """How many counted voxels (B, 1, *spatial) carry each class, (B, K)."""
-    batch = classes.shape[0]
-    offset = torch.arange(batch, device=classes.device).view(-1, *[1] * (classes.ndim - 1)) * num_classes
-    bins = classes + offset
-    if mask is not None:
-        bins = bins.masked_fill(~mask, batch * num_classes)  # one spare bin for what does not count
-    counts = torch.bincount(bins.flatten(), minlength=batch * num_classes)
-    return counts[: batch * num_classes].view(batch, num_classes)
+    return class_counts(classes, mask, num_classes)
 
 
 def _overlap(probabilities: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
     """Probability mass that each class has on its own reference voxels, (B, K)."""
     correct = _counted(probabilities.gather(1, labels), mask).flatten(1)
-    return _ClassSums.apply(correct, labels.flatten(1), probabilities.shape[1])  # type: ignore[no-any-return]
-
-
-class _ClassSums(torch.autograd.Function):
-    """Sum values (B, N) by class (B, N) into (B, K); its gradient is one lookup.
-
-    scatter_add_ would do, but adds in any order on a GPU: the same seed would no longer give the
-    same bits. One masked sum per class is as fast as one pass over the one-hot labels it saves.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-        ctx.save_for_backward(classes)
-        narrow = classes.to(torch.int16)
-        nothing = values.new_zeros(())
-        return torch.stack([torch.where(narrow == c, values, nothing).sum(1) for c in range(num_classes)], 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        (classes,) = ctx.saved_tensors
-        return grads[0].gather(1, classes), None, None
+    return class_sums(correct, labels.flatten(1), probabilities.shape[1])
 
 
 #: name -> loss; what the `loss` field of an attack may say.

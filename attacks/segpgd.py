@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .counting import predicted
 from .losses import cross_entropy_map, voxel_mean
 from .sign_gradient import RandomStartSign
 from .task import Objective, Task
@@ -74,4 +75,4 @@ def agreement_weight(logits: Tensor, labels: Tensor, hit: float, miss: float) ->
         (B, *spatial), in the dtype of the logits.
     """
     weight = torch.full_like(logits[:, 0], miss)
-    return weight.masked_fill_(logits.max(1).indices == labels[:, 0], hit)
+    return weight.masked_fill_(predicted(logits) == labels[:, 0], hit)

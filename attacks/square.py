@@ -75,11 +75,12 @@ class Square(LossAttack, SignGradient):
         bounds, objective = ball(task.images, self.eps), self.objective(task)
         best = BestIterate(task, self.queries)
         images = stripes(task, bounds)
+        boxes = Boxes(task, [box_sides(images.shape[2:], self.share(q + 1)) for q in range(self.queries)])
         highest = torch.full((images.shape[0],), -torch.inf, device=images.device, dtype=images.dtype)
         candidate = images
         for query in range(self.queries + 1):
             if query > 0:
-                candidate = with_boxes(task, images, bounds, box_sides(images.shape[2:], self.share(query)))
+                candidate = boxes.moved(query - 1, images, bounds)
             logits = task.logits(candidate)
             loss = objective(logits, query)
             best.offer(candidate, logits, loss)
@@ -96,22 +97,45 @@ def stripes(task: Task, bounds: Bounds) -> Tensor:
     return torch.where(torch.stack(signs).bool().to(task.images.device), bounds[1], bounds[0])
 
 
-def with_boxes(task: Task, images: Tensor, bounds: Bounds, sides: Sequence[int]) -> Tensor:
-    """A copy of the images in which one random box per sample lies on an edge of the ball.
+class Boxes:
+    """Where the box of every query lies and which edge of the ball it goes to, drawn ahead for all queries.
 
-    Signs under which the box would not change are turned, so that no query is spent on a known point.
+    Drawn inside the loop, the signs would go to the device one small copy at a time, each of which waits for it.
+
+    Args:
+        task: the batch under attack.
+        sides: of the box of every query.
     """
-    changed = images.clone()
-    for sample, stream in enumerate(task.streams):
-        box = [slice(None)]
-        for length, side in zip(images.shape[2:], sides, strict=True):
-            corner = int(torch.randint(length - side + 1, (), generator=stream))
-            box.append(slice(corner, corner + side))
-        up = torch.randint(2, (images.shape[1], *[1] * len(sides)), generator=stream).bool().to(images.device)
-        low, high, before = (bound[sample][tuple(box)] for bound in (*bounds, images))
-        after = torch.where(up, high, low)
-        changed[sample][tuple(box)] = torch.where((after == before).all(), torch.where(up, low, high), after)
-    return changed
+
+    def __init__(self, task: Task, sides: Sequence[Sequence[int]]) -> None:
+        spatial, channels = task.images.shape[2:], task.images.shape[1]
+        self._boxes: list[list[tuple[slice, ...]]] = []
+        signs = []
+        for stream in task.streams:
+            boxes, ups = [], []
+            for box_side in sides:
+                box = [slice(None)]
+                for length, side in zip(spatial, box_side, strict=True):
+                    corner = int(torch.randint(length - side + 1, (), generator=stream))
+                    box.append(slice(corner, corner + side))
+                boxes.append(tuple(box))
+                ups.append(torch.randint(2, (channels, *[1] * len(spatial)), generator=stream).bool())
+            self._boxes.append(boxes)
+            signs.append(torch.stack(ups) if ups else torch.zeros(0, dtype=torch.bool))
+        self._up = torch.stack(signs).to(task.images.device)
+
+    def moved(self, query: int, images: Tensor, bounds: Bounds) -> Tensor:
+        """A copy of the images in which the query's box of each sample lies on an edge of the ball.
+
+        Signs under which the box would not change are turned, so that no query is spent on a known point.
+        """
+        changed = images.clone()
+        for sample, boxes in enumerate(self._boxes):
+            box, up = boxes[query], self._up[sample, query]
+            low, high, before = (bound[sample][box] for bound in (*bounds, images))
+            after = torch.where(up, high, low)
+            changed[sample][box] = torch.where((after == before).all(), torch.where(up, low, high), after)
+        return changed
 
 
 def box_sides(spatial: Sequence[int], share: float) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,24 @@ from torch import nn
 
 from robustvox.attacks import ATTACKS, Attack
 from robustvox.datasets import CaseError, Dataset, Volume
+from robustvox.datasets.bare import check_volumes
 from robustvox.models import SlidingWindow
+from robustvox.models.bring.foreign import check_window
+from robustvox.models.case import CasePredictor
 from robustvox.models.checkpoint import state_sha256
+from robustvox.models.precision import exact_float32
 
 from .craft.named import NamedAttack, NamedModel
 from .harness.bench import Bench
-from .harness.execute import execute
+from .harness.execute import Event, Status, execute
 from .plan.attacks import attack_spec, match_all
+from .plan.bring import own_window
 from .plan.plan import Plan
+from .plan.windows import choose_window, with_window
 from .records.reading import load_records
 from .records.store import RecordStore
 from .show.tables import results as tables
-from .specs.protocols import DEFAULT_PROTOCOL, find_protocol
+from .specs.protocols import DEFAULT_PROTOCOL, Protocol, find_protocol
 
 
 def evaluate(
@@ -47,11 +55,14 @@ def evaluate(
 
     Args:
         models: name to network ``(B, C, *roi)`` -> logits ``(B, K, *roi)``, or a whole-volume predictor
-            (:class:`~robustvox.models.SlidingWindow`), which is used as it is.
+            (:class:`~robustvox.models.SlidingWindow`, or the predictor of :func:`~robustvox.models.bring.open_model`),
+            which is used as it is.
         attacks: name to attack object.
-        data: a dataset, or volumes.
+        data: a dataset, or volumes; those are converted or refused by
+            :func:`~robustvox.datasets.bare.check_volume`.
         cases: which case ids; default the validation split, or all volumes.
-        roi_size: window for networks that are not predictors yet; default the dataset's.
+        roi_size: window for networks that are not predictors yet; default the network's own (an attribute
+            ``roi_size``), else the dataset's, else what the volumes need.
         num_classes: needed with bare volumes, whose labels may lack the last classes.
         transfer: score every model on every other's volumes too.
         protocol: a name of :data:`~robustvox.benchmark.specs.protocols.PROTOCOLS` or a variant of one. Attack objects run
@@ -65,29 +76,25 @@ def evaluate(
 
     Returns:
         One row per surrogate, target and attack, columns as in ``results/<dataset>/white_box.csv``. Cases that
-        failed are counted in ``failed``.
+        failed are counted in ``failed``; each is told with its reason as a warning, and all reasons are in
+        ``attrs["failures"]`` of the table.
 
     Raises:
-        ValueError: no model, attack or case, a missing ``roi_size`` or ``num_classes``, or an attack that
-            cannot be matched.
+        ValueError: no model, attack or case, a missing ``roi_size`` or ``num_classes``, an attack that cannot be
+            matched, a volume that cannot be used, ids that are not unique, or that every case failed.
     """
-    dataset: Dataset = data if isinstance(data, Dataset) else _bare(tuple(data), num_classes, roi_size)
+    dataset = _dataset(data, num_classes, roi_size)
     chosen = find_protocol(protocol)
     chosen_attacks = _named(attacks)
     if match is not None:
         chosen_attacks = match_all(chosen_attacks, _reference(match, attacks), match_on)
     named = []
     for name, model in models.items():
-        window = roi_size if roi_size is not None else dataset.roi_size
-        predictor = (
-            model
-            if isinstance(model, SlidingWindow)
-            else SlidingWindow(model, window, chosen.overlap, 4, chosen.mode)
-        )
-        named.append(NamedModel(name, state_sha256(model), predictor.to(device).eval()))
+        predictor, sha256 = _predictor(name, model, dataset, roi_size, chosen)
+        named.append(NamedModel(name, sha256, predictor.to(device).eval()))
     plan = Plan(
         dataset=dataset,
-        cases=tuple(cases if cases is not None else dataset.splits["validation"]),
+        cases=_cases(dataset, cases),
         surrogates=named,
         targets=named,
         attacks=chosen_attacks,
@@ -100,11 +107,69 @@ def evaluate(
         raise ValueError("expected at least one model, one attack and one case, got none of one of them")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(store) if store is not None else Path(scratch)
-        with RecordStore(root) as records_store:
-            for _ in execute(Bench(plan), records_store, records_store.provenance({"protocol": chosen.name})):
-                pass
+        with RecordStore(root) as records_store, exact_float32():
+            provenance = records_store.provenance({"protocol": chosen.name})
+            events = list(execute(Bench(plan), records_store, provenance))
         records = load_records(root)
-    return pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
+    failures = tuple(dict.fromkeys(_reason(e) for e in events if e.status is Status.FAILED))
+    if events and all(event.status is Status.FAILED for event in events):
+        raise ValueError(f"every case failed: {'; '.join(failures)}")
+    for failure in failures:
+        warnings.warn(failure, UserWarning, stacklevel=2)
+    table = pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
+    table.attrs["failures"] = failures
+    return table
+
+
+def _reason(event: Event) -> str:
+    """One line for a job that failed."""
+    job = event.job
+    models = ", ".join(dict.fromkeys(target.name for target in job.targets))
+    what = (
+        f"{job.attack.spec} on {job.surrogate.name}" if job.attack and job.surrogate else f"clean on {models}"
+    )
+    return f"{job.case}, {what}: {event.error}"
+
+
+def _dataset(
+    data: Dataset | Iterable[Volume], num_classes: int | None, roi_size: Sequence[int] | None
+) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    return _bare((data,) if isinstance(data, Volume) else tuple(data), num_classes, roi_size)
+
+
+def _cases(dataset: Dataset, cases: Sequence[str] | str | None) -> tuple[str, ...]:
+    if cases is None:
+        return tuple(dataset.splits["validation"])
+    return (cases,) if isinstance(cases, str) else tuple(dict.fromkeys(cases))
+
+
+def _predictor(
+    name: str, model: nn.Module, dataset: Dataset, roi_size: Sequence[int] | None, protocol: Protocol
+) -> tuple[nn.Module, str]:
+    """The whole-volume predictor of a network and its identity, with the window where nobody declares that.
+
+    A predictor is used as it is. The window of a network is the one asked for, its own (an attribute ``roi_size``), the
+    dataset's, or what the volumes need.
+    """
+    sha256 = state_sha256(model)
+    if isinstance(model, SlidingWindow | CasePredictor):
+        return model, sha256
+    choice = choose_window(dataset, roi_size if roi_size is not None else own_window(model))
+    classes = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
+
+    def takes(size: tuple[int, ...]) -> None:
+        # What was asked for or declared is tried by the attack itself, which says what went wrong.
+        if not choice.fixed:
+            check_window(model, name, **classes, roi_size=size)
+
+    _, window = with_window(choice, takes, ValueError)
+    predictor = SlidingWindow(
+        model, window, protocol.overlap, "auto", protocol.mode, padding=protocol.padding
+    )
+    identity = sha256 if choice.fixed else hashlib.sha256(repr((sha256, window)).encode()).hexdigest()
+    return predictor, identity
 
 
 def _named(attacks: Mapping[str, Attack]) -> list[NamedAttack]:
@@ -153,4 +218,8 @@ def _bare(volumes: Sequence[Volume], num_classes: int | None, roi_size: Sequence
     if num_classes is None or roi_size is None:
         raise ValueError("expected num_classes and roi_size with bare volumes; a Dataset knows both")
     names = ("background", *(f"class_{k}" for k in range(1, num_classes)))
-    return _BareVolumes(MappingProxyType({v.id: v for v in volumes}), names, tuple(roi_size))
+    checked = check_volumes(volumes, num_classes)
+    channels = sorted({len(volume.image) for volume in checked})
+    if len(channels) > 1:
+        raise ValueError(f"expected volumes of one number of channels, got {channels}; evaluate them apart")
+    return _BareVolumes(MappingProxyType({v.id: v for v in checked}), names, tuple(roi_size))

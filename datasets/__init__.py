@@ -131,11 +131,16 @@ def open_dataset(
         if is_nnunet(path):
             return open_nnunet(path)
         return MSDFolder(root=path, name=path.resolve().name.lower())
+    if path.suffix.lower() == ".json" and path.is_file():
+        from .msd import open_datalist
+
+        return open_datalist(path)
     if path.suffix.lower() == ".csv" and path.is_file():
         from .listed import open_csv
 
         return open_csv(path)
     raise DatasetError(
-        f"expected one of {', '.join(DATASETS)}, a folder with dataset.json or a CSV of image and label paths, "
+        f"expected one of {', '.join(DATASETS)}, a folder with dataset.json, a datalist (.json) or a CSV of "
+        f"image and label paths, "
         f"found {name!r}"
     )

@@ -63,7 +63,7 @@ class IntensityWindow:
 
 @dataclass(frozen=True)
 class ChannelWindows:
-    """One :class:`IntensityWindow` per channel, for images whose channels share no scale (MRI sequences).
+    """One :class:`IntensityWindow` per channel, for images whose channels share no scale (MRI sequences, CT and PET).
 
     Args:
         windows: one per channel, in channel order.
@@ -78,8 +78,13 @@ class ChannelWindows:
 
     @property
     def unit(self) -> str:
-        """Name of the original unit, the same for all channels."""
-        return self.windows[0].unit
+        """Names of the original units, each once: ``"a.u."``, or ``"HU, a.u."`` for CT beside PET."""
+        return ", ".join(dict.fromkeys(self.units))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Name of the original unit of each channel."""
+        return tuple(w.unit for w in self.windows)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Original intensities ``(C, *spatial)`` to float32 in [0, 1]."""
@@ -90,18 +95,55 @@ class ChannelWindows:
         return np.stack([w.invert(c) for w, c in zip(self.windows, image, strict=True)])
 
     def physical(self, eps: float) -> tuple[float, ...]:
-        """What a change of ``eps`` on the unit interval means in ``unit``, per channel."""
+        """What a change of ``eps`` on the unit interval means, per channel in that channel's unit."""
         return tuple(w.physical(eps) for w in self.windows)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stored:
+    """What the files of a case said before anything was turned, resampled or windowed.
+
+    Args:
+        affine: ``(4, 4)`` voxel to world in millimetres of the arrays in the files.
+        axes: their axis codes, ``"LPS"``; adversarial volumes are saved along them.
+        shape: ``(C, *spatial)`` as stored.
+        spacing_mm: voxel sides along the stored axes.
+        spacing_source: part of the header the geometry is from, see :class:`~.geometry.Grid`.
+        unit: of length in the header, see :class:`~.geometry.Grid`.
+        nonzero: share of voxels that are not 0, per channel.
+    """
+
+    affine: np.ndarray
+    axes: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    spacing_source: str
+    unit: str
+    nonzero: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One case as the harness sees it.
 
+    Args:
+        id: case id.
+        image: see below.
+        label: see below.
+        spacing_mm: voxel sides along the array's axes; the lengths of the affine's columns.
+        affine: see below.
+        window: what maps original intensities to the image; a window per channel where channels differ.
+        stored: what the files said; ``None`` for a volume that is from no file.
+        ignore: voxels that are neither attacked for, trained on nor scored (nnU-Net's ignore label), or ``None``.
+        original: the intensities of the file on the grid of the image, with what the window clips; ``None`` where
+            nobody has them.
+
     Shape:
         image: ``(C, *spatial)`` float32 in [0, 1].
         label: ``(*spatial)`` integer class ids, 0 is background.
         affine: ``(4, 4)`` voxel to world, millimetres; travels to every file written from this volume.
+        ignore: ``(*spatial)`` bool.
+        original: ``(C, *spatial)`` float32.
     """
 
     id: str
@@ -110,6 +152,9 @@ class Volume:
     spacing_mm: tuple[float, ...]
     affine: np.ndarray
     window: IntensityWindow | ChannelWindows
+    stored: Stored | None = None
+    ignore: np.ndarray | None = None
+    original: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -133,7 +178,7 @@ class Dataset(Protocol):
 
     @property
     def roi_size(self) -> tuple[int, ...]:
-        """Default sliding-window size in voxels."""
+        """Default sliding-window size in voxels; () where nobody chose one and the volumes' sizes decide."""
         ...
 
     @property

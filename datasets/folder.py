@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 from .base import CaseError, DatasetError, Volume
+from .entries import FOLD
 from .nifti import CaseFiles, RawCase, read_case
 from .prepare import Preparation
 
@@ -30,7 +32,10 @@ class CaseFolder:
         channels: names of the image's channels.
         notes: source, licence, split rule and how to obtain the files.
         faults: ids that cannot be used whatever their files hold.
+        ignore: id in the label files of voxels that are neither trained on nor scored.
         relabel: ids of the label files to class ids; every other id is background. None keeps ids as they are.
+        path: of the folder or list that was opened by its path, which is its identity; ``None`` for a dataset of
+            the registry.
 
     Raises:
         DatasetError: a split names a case without files, or there are fewer than two classes.
@@ -48,7 +53,9 @@ class CaseFolder:
     nsd_tolerance_mm: float = 2.0
     notes: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, CaseError] = field(default_factory=dict)
+    ignore: int | None = None
     relabel: Mapping[int, int] | None = None
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -74,6 +81,13 @@ class CaseFolder:
             text = f"{text} (train: {self.train_preparation.describe()})"
         return {"source": "unknown", "licence": "unknown", **self.notes, "preprocessing": text}
 
+    def renamed(self, name: str, path: Path) -> CaseFolder:
+        """The same dataset under the name that results know the path by."""
+        twin = copy(self)
+        object.__setattr__(twin, "name", name)
+        object.__setattr__(twin, "path", path)
+        return twin
+
     def paths(self, case_id: str) -> CaseFiles:
         """Where the files of one case are expected, relative to ``root``."""
         return self.files[case_id]
@@ -95,6 +109,7 @@ class CaseFolder:
             channels=self.in_channels,
             num_classes=len(self.class_names),
             case_id=case_id,
+            ignore=self.ignore,
             relabel=self.relabel,
         )
 
@@ -109,7 +124,7 @@ class CaseFolder:
 def _overlaps(splits: Mapping[str, Sequence[str]]) -> dict[str, CaseError]:
     """Cases that two splits share, which no result may rest on."""
     faults = {}
-    own = {name: ids for name, ids in splits.items() if name != "all"}
+    own = {name: ids for name, ids in splits.items() if name != "all" and not name.startswith(FOLD)}
     for (one, first), (other, second) in combinations(own.items(), 2):
         for case in sorted(set(first) & set(second)):
             faults[case] = CaseError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,153 +14,107 @@ from typing import Any
 import numpy as np
 
 from .base import CaseError, DatasetError
+from .counting import count_channels, count_classes
+from .entries import FOLD, SHARE, Entry, arrange, is_hidden, split_ids
 from .folder import CaseFolder
-from .msd import CT_WINDOW, case_id, split_ids
-from .nifti import CaseFiles, inside, read_array
+from .meta import Classes, channels_of, classes_of, read_any, read_json
+from .nifti import CaseFiles
 from .prepare import Preparation
+from .windows import windows_of
 
-SHARE = 0.2
-"""Of cases held out when nobody says which."""
+FOLDS = 5
+"""Of nnU-Net, where no ``splits_final.json`` says otherwise."""
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "val", "valid"), "validation"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
 
 
 def is_nnunet(root: Path) -> bool:
-    """Whether a folder's ``dataset.json`` is nnU-Net's version 2 (no case list, ``channel_names``)."""
+    """Whether a folder's ``dataset.json`` is nnU-Net's version 2 (``channel_names``, no case list it would use)."""
     try:
-        meta = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        meta = json.loads((root / "dataset.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(meta, dict) and "channel_names" in meta and "training" not in meta
+    # Converted folders may keep the list of version 1, which version 2 does not read.
+    return (
+        isinstance(meta, dict)
+        and "channel_names" in meta
+        and ("training" not in meta or "file_ending" in meta)
+    )
 
 
 def open_nnunet(root: Path) -> CaseFolder:
     """A folder in nnU-Net's raw layout: ``imagesTr/CASE_0000.nii.gz`` per channel, ``labelsTr/CASE.nii.gz``.
 
-    The split is fold 0 of ``splits_final.json`` where the folder holds one, else the sha256 rule of
-    :func:`~.msd.split_ids`. Volumes are turned to RAS on the grid as stored.
+    Where ``dataset.json`` has the key ``dataset``, the files are those it lists. The split is fold 0 of
+    ``splits_final.json`` where the folder holds one, else the sha256 rule of :func:`~.entries.split_ids`. The
+    validation cases of every fold are a split ``fold_0``, ``fold_1`` ... of its own; without the file they are those
+    of nnU-Net's own five folds. Hidden files are left out. Volumes are turned to RAS on the grid as stored.
 
     Raises:
         DatasetError: a malformed ``dataset.json`` or ``splits_final.json``, regions instead of labels, or no image.
     """
     path = root / "dataset.json"
-    meta = _json(path)
-    names, channels = meta.get("labels"), meta.get("channel_names")
-    ending = meta.get("file_ending", ".nii.gz")
-    if (
-        not isinstance(channels, dict)
-        or set(channels) != {str(k) for k in range(len(channels))}
-        or not channels
-    ):
-        raise DatasetError(f'expected "channel_names" {{"0": ...}} in {path}, found {channels}; repair it')
+    meta = read_json(path)
+    channels, ending = (
+        channels_of({"channel_names": meta.get("channel_names")}, path),
+        meta.get("file_ending", ".nii.gz"),
+    )
+    if not channels:
+        raise DatasetError(f'expected "channel_names" {{"0": ...}} in {path}, found none; repair it')
     if ending not in (".nii.gz", ".nii"):
         raise DatasetError(
             f'expected "file_ending" .nii.gz or .nii in {path}, found {ending!r}; convert the files'
         )
-    class_names = _classes(names, path)
+    classes = classes_of(meta.get("labels"), path)
+    listed = meta.get("dataset")
+    files = _listed(listed, path) if listed else _found(root, len(channels), ending)
+    splits, rule, declared = _splits(root, files)
+    for case in declared:
+        _expect(files, case, len(channels), ending)
+    return _folder(root, root.resolve().name.lower(), classes, files, splits, channels, rule, meta)
+
+
+def _listed(listed: Any, path: Path) -> dict[str, CaseFiles]:
+    """Files of the key ``dataset``, by case."""
+    good = isinstance(listed, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("label"), str)
+        and isinstance(entry.get("images"), list)
+        and entry["images"]
+        and all(isinstance(image, str) for image in entry["images"])
+        for entry in listed.values()
+    )
+    if not good:
+        raise DatasetError(
+            f'expected "dataset" {{case: {{"images": [path, ...], "label": path}}}} in {path}, found '
+            f"{str(listed)[:200]}; repair it"
+        )
+    return {
+        str(case): CaseFiles(tuple(entry["images"]), entry["label"])
+        for case, entry in sorted(listed.items())
+        if not is_hidden(entry["images"][0])
+    }
+
+
+def _found(root: Path, channels: int, ending: str) -> dict[str, CaseFiles]:
+    """Files of ``imagesTr`` and ``labelsTr``, by case."""
     files: dict[str, CaseFiles] = {}
     pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
-    listed = sorted(p.name for p in (root / "imagesTr").glob(f"*{ending}"))
-    for match in filter(None, map(pattern.fullmatch, listed)):
-        _expect(files, match.group(1), len(channels), ending)
+    images, labels = (
+        sorted(p.name for p in (root / folder).glob(f"*{ending}") if not is_hidden(p.name))
+        for folder in ("imagesTr", "labelsTr")
+    )
+    for match in filter(None, map(pattern.fullmatch, images)):
+        _expect(files, match.group(1), channels, ending)
     if not files:
         raise DatasetError(f"expected imagesTr/CASE_0000{ending} in {root}, found none; complete the folder")
-    for label in sorted(p.name for p in (root / "labelsTr").glob(f"*{ending}")):
-        _expect(files, label.removesuffix(ending), len(channels), ending)
-    splits, rule = _splits(root, files)
-    for case in (*splits["train"], *splits["validation"]):
-        _expect(files, case, len(channels), ending)
-    return _folder(
-        root, root.resolve().name.lower(), class_names, files, splits, tuple(channels.values()), rule, meta
-    )
-
-
-def open_csv(path: Path) -> CaseFolder:
-    """Cases of a CSV with columns ``image`` and ``label``, and if wanted ``id`` and ``split``.
-
-    Paths are relative to the CSV and stay inside its folder; several files of one case (a channel each) are
-    separated by ``;``. A JSON of the same name beside it may give ``labels`` (``{"0": "background", ...}``) and
-    ``channels`` (``["CT"]``); without it every label is read once to count the classes. In place of ``labels`` it may
-    give ``keep`` (``{"5": "liver", "1": "spleen"}``): these ids of the files become classes 1, 2, ... in this order,
-    and all others background.
-
-    Raises:
-        DatasetError: an unreadable CSV, one without the columns, or without rows.
-    """
-    rows = _rows(path)
-    root, side = path.resolve().parent, path.with_suffix(".json")
-    meta = _json(side) if side.is_file() else {}
-    ids = [row.get("id") or re.sub(r"_0000$", "", case_id(row["image"].split(";")[0])) for row in rows]
-    files = {
-        case: CaseFiles(tuple(p.strip() for p in row["image"].split(";")), row["label"].strip())
-        for case, row in zip(ids, rows, strict=True)
-    }
-    faults = {
-        case: CaseError(
-            case, "one row per case", f"{n} in {path.name}", "remove the copies or add a column id"
-        )
-        for case, n in Counter(ids).items()
-        if n > 1
-    }
-    channels = tuple(map(str, meta.get("channels", ()))) or ("image",) * _count_channels(root, files)
-    relabel = _kept(meta["keep"], side) if "keep" in meta else None
-    if relabel is not None:
-        class_names = ("background", *map(str, meta["keep"].values()))
-    else:
-        class_names = _classes(meta["labels"], side) if "labels" in meta else _count_classes(root, files)
-    wanted = [(row.get("split") or "").strip().lower() for row in rows]
-    if any(wanted):
-        named = {
-            "train": "train",
-            "training": "train",
-            "validation": "validation",
-            "val": "validation",
-            "test": "test",
-        }
-        splits: dict[str, tuple[str, ...]] = {"train": (), "validation": ()}
-        for case, name in zip(ids, wanted, strict=True):
-            if name not in named:
-                raise DatasetError(
-                    f"expected split train, validation or test of case {case} in {path}, found {name!r}; correct it"
-                )
-            key = named[name]
-            splits[key] = tuple(dict.fromkeys((*splits.get(key, ()), case)))
-        splits, rule = {**splits, "all": tuple(files)}, f"column split of {path.name}"
-    else:
-        splits, rule = split_ids(list(files), SHARE, 0), _rule()
-    folder = _folder(root, path.stem.lower(), class_names, files, splits, channels, rule, meta, faults)
-    if relabel is None:
-        return folder
-    kept = ", ".join(f"{key} {name}" for key, name in meta["keep"].items())
-    return replace(folder, relabel=relabel, notes={**folder.notes, "labels": f"of the files: {kept}"})
-
-
-def _folder(
-    root: Path,
-    name: str,
-    class_names: tuple[str, ...],
-    files: Mapping[str, CaseFiles],
-    splits: Mapping[str, tuple[str, ...]],
-    channels: tuple[str, ...],
-    rule: str,
-    meta: Mapping[str, Any],
-    faults: Mapping[str, CaseError] | None = None,
-) -> CaseFolder:
-    ct = any("CT" in str(channel).upper().split() for channel in channels)
-    return CaseFolder(
-        root=root,
-        name=name,
-        class_names=class_names,
-        files=files,
-        splits=splits,
-        preparation=Preparation(window=CT_WINDOW if ct else None),
-        channels=tuple(map(str, channels)),
-        nsd_tolerance_mm=1.0,
-        notes={
-            "source": str(meta.get("reference", "unknown")),
-            "licence": str(meta.get("licence", meta.get("license", "unknown"))),
-            "split": rule,
-        },
-        faults=faults or {},
-    )
+    for label in labels:
+        _expect(files, label.removesuffix(ending), channels, ending)
+    return files
 
 
 def _expect(files: dict[str, CaseFiles], case: str, channels: int, ending: str) -> None:
@@ -169,104 +123,93 @@ def _expect(files: dict[str, CaseFiles], case: str, channels: int, ending: str) 
     files.setdefault(case, CaseFiles(images, f"labelsTr/{case}{ending}"))
 
 
-def _rule() -> str:
-    return f"sha256 order, seed 0, validation share {SHARE}"
-
-
-def _splits(root: Path, files: Mapping[str, CaseFiles]) -> tuple[dict[str, tuple[str, ...]], str]:
+def _splits(
+    root: Path, files: Mapping[str, CaseFiles]
+) -> tuple[dict[str, tuple[str, ...]], str, tuple[str, ...]]:
+    """Splits, who made them, and the cases a split file names."""
     path = root / "splits_final.json"
     if not path.is_file():
-        return split_ids(list(files), SHARE, 0), _rule()
+        splits = split_ids(list(files), SHARE, 0)
+        own = nnunet_folds(list(files))
+        return {**splits, **own}, f"sha256 order, seed 0, validation share {SHARE}", ()
     try:
-        fold = json.loads(path.read_text(encoding="utf-8"))[0]
-        splits = {
-            "train": tuple(fold["train"]),
-            "validation": tuple(fold["val"]),
-            "all": tuple(sorted(files)),
-        }
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        folds = [(tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in read_any(path)]
+        train, validation = folds[0]
+    except (LookupError, TypeError) as error:
         raise DatasetError(
             f'expected a list of {{"train", "val"}} in {path}, found {error!r}; repair it'
         ) from error
-    return splits, "fold 0 of splits_final.json"
+    everything = tuple(sorted({*files, *train, *validation}))
+    named = {f"{FOLD}{k}": val for k, (_, val) in enumerate(folds)}
+    declared = tuple(dict.fromkeys(case for fold in folds for case in (*fold[0], *fold[1])))
+    splits = {"train": train, "validation": validation, **named, "all": everything}
+    return splits, "fold 0 of splits_final.json", declared
 
 
-def _classes(labels: Any, path: Path) -> tuple[str, ...]:
-    """Class names by id, from MSD's ``{"0": name}`` or nnU-Net's ``{name: 0}``."""
-    if isinstance(labels, dict) and all(isinstance(k, str) and k.isdigit() for k in labels):
-        labels = {str(name): int(k) for k, name in labels.items()}
-    whole = isinstance(labels, dict) and all(
-        isinstance(v, int) and not isinstance(v, bool) for v in labels.values()
+def nnunet_folds(ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The validation cases of the five folds nnU-Net makes when it is given none; empty for fewer than five cases.
+
+    It is scikit-learn's ``KFold(5, shuffle=True, random_state=12345)`` of the sorted ids.
+
+    Example:
+        >>> nnunet_folds([f"case_{k}" for k in range(10)])["fold_0"]
+        ('case_0', 'case_7')
+    """
+    if len(ids) < FOLDS:
+        return {}
+    order = np.arange(len(ids))
+    np.random.RandomState(12345).shuffle(order)
+    names = sorted(ids)
+    return {
+        f"{FOLD}{k}": tuple(names[i] for i in sorted(part))
+        for k, part in enumerate(np.array_split(order, FOLDS))
+    }
+
+
+def open_csv(path: Path) -> CaseFolder:
+    """Cases of a CSV with columns ``image`` and ``label``, and if wanted ``id``, and ``split`` or ``fold``.
+
+    Paths are relative to the CSV and stay inside its folder; several files of one case (a channel each) are
+    separated by ``;``. A JSON of the same name beside it may give ``labels`` (``{"0": "background", ...}``) and
+    ``channels`` (``["CT"]``, which is then windowed in HU); without it every label is read once to count the classes.
+    In place of ``labels`` it may give ``keep`` (``{"5": "liver", "1": "spleen"}``): these ids of the files become classes
+    1, 2, ... in this order, and all others background.
+
+    Raises:
+        DatasetError: an unreadable CSV, one without the columns, or without rows.
+    """
+    rows = _rows(path)
+    root, side = path.resolve().parent, path.with_suffix(".json")
+    meta = read_json(side) if side.is_file() else {}
+    declared = any((row.get("split") or "").strip() for row in rows)
+    entries = [
+        Entry(
+            images=tuple(p.strip() for p in row["image"].split(";")),
+            label=row["label"].strip(),
+            id=(row.get("id") or "").strip(),
+            split=_split(row, path) if declared else "",
+            fold=_fold(row, path),
+        )
+        for row in rows
+    ]
+    found = arrange(
+        entries, path.name, noun="row", first_channel=True, declared=f"column split of {path.name}"
     )
-    if (
-        not whole
-        or sorted(labels.values()) != list(range(len(labels)))
-        or len(labels) < 2
-        or "ignore" in labels
-    ):
-        raise DatasetError(
-            f'expected "labels" {{name: id}} with ids 0..K without gaps, regions or ignore in {path}, found {labels}; '
-            "convert the labels"
-        )
-    return tuple(sorted(labels, key=lambda name: labels[name]))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
-    if not isinstance(meta, dict):
-        raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
-    return meta
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            rows = [row for row in reader if any(row.values())]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"expected a CSV at {path}, found {error}; repair it") from error
-    if not {"image", "label"} <= set(columns) or not rows:
-        raise DatasetError(
-            f"expected columns image and label and a row in {path}, found columns {columns} and {len(rows)} rows; "
-            "add them"
-        )
-    for number, row in enumerate(rows, start=2):
-        if not row["image"] or not row["label"]:
-            raise DatasetError(
-                f"expected image and label in line {number} of {path}, found {row}; complete it"
-            )
-    return rows
-
-
-def _count_channels(root: Path, files: Mapping[str, CaseFiles]) -> int:
-    """Channels of the first case that can be read; a case of another number is refused when loaded."""
-    for case, entry in files.items():
-        first, *further = entry.images
-        if further:
-            return 1 + len(further)
-        try:
-            array, _, _ = read_array(inside(root, first, case), case)
-        except CaseError:
-            continue
-        return int(array.shape[-1]) if array.ndim == 4 else 1
-    return 1
-
-
-def _count_classes(root: Path, files: Mapping[str, CaseFiles]) -> tuple[str, ...]:
-    """Names ``class_1`` ... up to the highest id of any readable label."""
-    highest = 1
-    for case, entry in files.items():
-        try:
-            array, _, _ = read_array(inside(root, entry.label, case), case)
-        except CaseError:
-            continue
-        if array.size and np.isfinite(array).all():
-            highest = max(highest, min(int(np.rint(array.max())), 255))
-    return ("background", *(f"class_{k}" for k in range(1, highest + 1)))
+    channels = channels_of(meta, side) or ("image",) * count_channels(root, found.files)
+    relabel = _kept(meta["keep"], side) if "keep" in meta else None
+    if relabel is not None:
+        classes = Classes(("background", *map(str, meta["keep"].values())))
+    elif "labels" in meta:
+        classes = classes_of(meta["labels"], side)
+    else:
+        classes = Classes(count_classes(root, found.files))
+    folder = _folder(
+        root, path.stem.lower(), classes, found.files, found.splits, channels, found.rule, meta, found.faults
+    )
+    if relabel is None:
+        return folder
+    kept = ", ".join(f"{key} {name}" for key, name in meta["keep"].items())
+    return replace(folder, relabel=relabel, notes={**folder.notes, "labels": f"of the files: {kept}"})
 
 
 def _kept(keep: Any, path: Path) -> dict[int, int]:
@@ -280,3 +223,77 @@ def _kept(keep: Any, path: Path) -> dict[int, int]:
             f"expected a name of its own for each kept class in {path}, found {keep}; correct it"
         )
     return {int(key): number for number, key in enumerate(keep, start=1)}
+
+
+def _split(row: Mapping[str, str], path: Path) -> str:
+    name = (row.get("split") or "").strip().lower()
+    if name not in _SPLITS:
+        case = row.get("id") or row["image"]
+        raise DatasetError(
+            f"expected split train, validation or test of case {case} in {path}, found {name!r}; correct it"
+        )
+    return _SPLITS[name]
+
+
+def _fold(row: Mapping[str, str], path: Path) -> int | None:
+    text = (row.get("fold") or "").strip()
+    if text and not re.fullmatch(r"[0-9]+", text):
+        case = row.get("id") or row["image"]
+        raise DatasetError(
+            f"expected a whole number as fold of case {case} in {path}, found {text!r}; correct it"
+        )
+    return int(text) if text else None
+
+
+def _folder(
+    root: Path,
+    name: str,
+    classes: Classes,
+    files: Mapping[str, CaseFiles],
+    splits: Mapping[str, tuple[str, ...]],
+    channels: tuple[str, ...],
+    rule: str,
+    meta: Mapping[str, Any],
+    faults: Mapping[str, CaseError] | None = None,
+) -> CaseFolder:
+    return CaseFolder(
+        root=root,
+        name=name,
+        class_names=classes.names,
+        ignore=classes.ignore,
+        files=files,
+        splits=splits,
+        preparation=Preparation(window=windows_of(channels)),
+        channels=channels,
+        roi_size=(),
+        nsd_tolerance_mm=1.0,
+        notes={
+            "source": str(meta.get("reference", "unknown")),
+            "licence": str(meta.get("licence", meta.get("license", "unknown"))),
+            "split": rule,
+        },
+        faults=faults or {},
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        content = path.read_bytes()
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        rows = [row for row in reader if any(row.values())]
+        columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"expected a CSV at {path}, found {error}; repair it") from error
+    if not {"image", "label"} <= set(columns) or not rows:
+        raise DatasetError(
+            f"expected columns image and label and a row in {path}, found columns {columns} and {len(rows)} rows; "
+            "add them"
+        )
+    for number, row in enumerate(rows, start=2):
+        if not row["image"] or not row["label"]:
+            raise DatasetError(
+                f"expected image and label in line {number} of {path}, found {row}; complete it"
+            )
+    return rows

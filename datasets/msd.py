@@ -1,186 +1,207 @@
-"""Any folder in the layout of the Medical Segmentation Decathlon: ``dataset.json``, imagesTr, labelsTr."""
+"""Case lists in JSON: the folders of the Medical Segmentation Decathlon, nnU-Net's first layout, MONAI's datalists."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .base import CaseError, DatasetError, IntensityWindow, Volume
-from .nifti import CaseFiles, RawCase, read_case
-from .prepare import PERCENTILES, percentile_windows
+from .base import DatasetError
+from .counting import count_channels, count_classes
+from .entries import SHARE, Entry, arrange, case_id, split_ids
+from .folder import CaseFolder
+from .meta import Classes, channels_of, classes_of, read_json
+from .prepare import Preparation
+from .windows import CT_WINDOW, windows_of
 
-CT_WINDOW = IntensityWindow(-175.0, 250.0, "HU")
-"""Soft-tissue window of the published benchmark (arXiv 2406.08486)."""
+__all__ = ["CT_WINDOW", "MSDFolder", "case_id", "open_datalist", "read_meta", "split_ids"]
 
-
-def split_ids(ids: Sequence[str], validation: float | int, seed: int) -> dict[str, tuple[str, ...]]:
-    """Split patients by the order of ``sha256(f"{seed}:{id}")``.
-
-    Independent of the order of the list, stable when cases are added (a patient moves only across the
-    boundary), and the same on every platform.
-
-    Args:
-        ids: unique case ids, one per patient.
-        validation: share (float in [0, 1]) or number (int) of cases held out.
-        seed: chooses the split; recorded with the results.
-
-    Returns:
-        ``train`` and ``validation`` in alphabetical order, ``all`` being both.
-
-    Example:
-        >>> sorted(split_ids(["a", "b", "c", "d"], 0.25, seed=0)["validation"]).__len__()
-        1
-    """
-    if len(set(ids)) != len(ids):
-        twice = sorted({i for i in ids if list(ids).count(i) > 1})
-        raise DatasetError(
-            f"expected unique case ids, found {', '.join(twice[:5])} more than once; remove the copies"
-        )
-    order = sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).hexdigest())
-    held_out = validation if isinstance(validation, int) else round(validation * len(order))
-    return {
-        "train": tuple(sorted(order[held_out:])),
-        "validation": tuple(sorted(order[:held_out])),
-        "all": tuple(sorted(order)),
-    }
+LISTS = {
+    "training": "",
+    "train": "",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Lists a file may have, and the split of their cases; without a validation list the training cases are split."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MSDFolder:
-    """Labelled cases of one MSD-style folder, on the voxel grid as stored (no resampling).
+class MSDFolder(CaseFolder):
+    """Labelled cases of one MSD-style folder, on the voxel grid as stored (no resampling), turned to RAS.
 
     CT modalities are windowed to [-175, 250] HU, everything else by the 0.5 and 99.5 percentile of each
     volume and channel, because scanners differ by four orders of magnitude (0..255 to 0..1.7 million in
     the hippocampus task).
 
+    Cases are split as ``dataset.json`` says: by a ``validation`` list, else by ``fold`` keys (the lowest is held
+    out, every fold is a split of its own name), else by a hash. An ``image`` may be a list, a file per channel; one
+    that is not there under its name but with nnU-Net's ``_0000`` is found.
+
     Args:
         root: folder that holds ``dataset.json``.
         name: key in records and folder below ``results/``.
-        roi_size: default sliding window, voxels.
+        roi_size: default sliding window, voxels; () where the volumes decide.
         nsd_tolerance_mm: tolerance of the surface Dice, millimetres.
         validation: share of patients held out, or their number.
-        split_seed: seed of :func:`split_ids`.
+        split_seed: seed of :func:`~.entries.split_ids`.
 
     Raises:
         DatasetError: if ``dataset.json`` is missing or malformed.
     """
 
-    root: Path
-    name: str
-    roi_size: tuple[int, ...] = (96, 96, 96)
-    nsd_tolerance_mm: float = 1.0
-    validation: float = 0.2
-    split_seed: int = 0
-    _meta: dict[str, Any] = field(init=False, repr=False, compare=False)
-    _files: dict[str, CaseFiles] = field(init=False, repr=False, compare=False)
-    _splits: Mapping[str, Sequence[str]] = field(init=False, repr=False, compare=False)
-    _twice: set[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        meta = read_meta(Path(self.root))
-        ids = [case_id(entry["image"]) for entry in meta["training"]]
-        files = {
-            case: CaseFiles((e["image"],), e["label"]) for case, e in zip(ids, meta["training"], strict=True)
-        }
-        object.__setattr__(self, "_meta", meta)
-        object.__setattr__(self, "_splits", split_ids(list(files), self.validation, self.split_seed))
-        object.__setattr__(self, "_twice", {case for case in files if ids.count(case) > 1})
-        object.__setattr__(self, "_files", files)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(str(self._meta["labels"][str(k)]) for k in range(len(self._meta["labels"])))
-
-    @property
-    def in_channels(self) -> int:
-        return max(len(self._meta.get("modality", {})), 1)
-
-    @property
-    def splits(self) -> Mapping[str, Sequence[str]]:
-        return self._splits
-
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        normalization = "HU window [-175, 250]" if self._is_ct else f"per-volume percentiles {PERCENTILES}"
-        return {
-            "source": str(self._meta.get("reference", "unknown")),
-            "licence": str(self._meta.get("licence", self._meta.get("license", "unknown"))),
-            "split": f"sha256 order, seed {self.split_seed}, validation share {self.validation}",
-            "preprocessing": f"voxel grid as stored, {normalization}",
-        }
-
-    @property
-    def _is_ct(self) -> bool:
-        return any("CT" in str(m).upper().split() for m in self._meta.get("modality", {}).values())
-
-    def load(self, case_id: str) -> Volume:
-        """Read, check and normalise one case; raises :class:`CaseError` naming what is wrong with it."""
-        raw = self.read(case_id)
-        window = CT_WINDOW if self._is_ct else percentile_windows(raw.image, case_id)
-        return Volume(case_id, window.apply(raw.image), raw.label, raw.spacing_mm, raw.affine, window)
-
-    def read(self, case_id: str) -> RawCase:
-        """Read and check one case as stored; raises :class:`CaseError` naming what is wrong with it."""
-        if case_id not in self._files:
-            raise CaseError(
-                case_id,
-                f"a case of {self.name}",
-                "no such id",
-                f"known ids start with {next(iter(self._files))}",
-            )
-        if case_id in self._twice:
-            raise CaseError(
-                case_id,
-                "one entry per case in dataset.json",
-                "more than one",
-                "remove the copies or rename the files",
-            )
-        return read_case(
-            Path(self.root),
-            self._files[case_id],
-            channels=self.in_channels,
-            num_classes=len(self.class_names),
-            case_id=case_id,
+    def __init__(
+        self,
+        *,
+        root: Path,
+        name: str,
+        roi_size: tuple[int, ...] = (),
+        nsd_tolerance_mm: float = 1.0,
+        validation: float | int = SHARE,
+        split_seed: int = 0,
+    ) -> None:
+        meta, path = read_meta(Path(root)), Path(root) / "dataset.json"
+        super().__init__(
+            **_arguments(meta, path, Classes(*classes_of(meta["labels"], path)), validation, split_seed),
+            name=name,
+            roi_size=roi_size,
+            nsd_tolerance_mm=nsd_tolerance_mm,
         )
 
-    def paths(self, case_id: str) -> CaseFiles:
-        """Where the files of one case are listed, relative to ``root``."""
-        return self._files[case_id]
+
+def open_datalist(path: Path) -> CaseFolder:
+    """A datalist as MONAI writes them: ``training``, ``validation``, ``test``, entries with a ``fold`` if wanted.
+
+    Paths are relative to the file and stay inside its folder. ``labels`` and ``modality`` may be given as in an MSD
+    ``dataset.json``; without them the classes and channels are counted in the files.
+
+    Raises:
+        DatasetError: a malformed list, or none.
+    """
+    meta = read_json(path)
+    _check_lists(meta, path)
+    classes = classes_of(meta["labels"], path) if "labels" in meta else None
+    return CaseFolder(
+        **_arguments(meta, path, classes, SHARE, 0),
+        name=path.stem.lower(),
+        roi_size=(),
+        nsd_tolerance_mm=1.0,
+    )
 
 
-def case_id(image_name: str) -> str:
-    """The file's name without folder and ``.nii`` or ``.nii.gz``."""
-    return re.sub(r"\.nii(\.gz)?$", "", image_name.rsplit("/", 1)[-1])
+def _arguments(
+    meta: Mapping[str, Any],
+    path: Path,
+    classes: Classes | None,
+    validation: float | int,
+    seed: int,
+) -> dict[str, Any]:
+    """What both layouts have in common, as arguments of :class:`CaseFolder`."""
+    root, channels = path.parent, channels_of(meta, path)
+    entries = [
+        Entry(
+            images=_images(root, entry["image"], len(channels)),
+            label=entry["label"],
+            named_by=_named_by(entry["image"]),
+            split=_split(key, meta),
+            fold=entry.get("fold"),
+        )
+        for key in LISTS
+        for entry in meta.get(key, ())
+        if isinstance(entry, dict) and "label" in entry
+    ]
+    found = arrange(entries, path.name, validation=validation, seed=seed)
+    if classes is None:
+        classes = Classes(count_classes(root, found.files))
+    if not channels:
+        channels = ("image",) * (1 if "labels" in meta else count_channels(root, found.files))
+    return {
+        "root": root,
+        "class_names": classes.names,
+        "ignore": classes.ignore,
+        "files": found.files,
+        "splits": found.splits,
+        "faults": found.faults,
+        "preparation": Preparation(window=windows_of(channels)),
+        "channels": channels,
+        "notes": {
+            "source": str(meta.get("reference", "unknown")),
+            "licence": str(meta.get("licence", meta.get("license", "unknown"))),
+            "split": found.rule,
+        },
+    }
+
+
+def _split(key: str, meta: Mapping[str, Any]) -> str:
+    """The split of a list: training cases stay undecided where the file declares no validation list."""
+    if LISTS[key]:
+        return LISTS[key]
+    return "train" if any(meta.get(k) for k, split in LISTS.items() if split == "validation") else ""
+
+
+def _images(root: Path, image: str | Sequence[str], channels: int) -> tuple[str, ...]:
+    """Files of an entry; nnU-Net's first layout lists ``a.nii.gz`` and stores ``a_0000.nii.gz`` per channel."""
+    if not isinstance(image, str):
+        return tuple(image)
+    stem = image.removesuffix(".gz").removesuffix(".nii")
+    ending = image[len(stem) :]
+    if not ending or (root / image).is_file() or not (root / f"{stem}_0000{ending}").is_file():
+        return (image,)
+    return tuple(f"{stem}_{k:04d}{ending}" for k in range(max(channels, 1)))
+
+
+def _named_by(image: str | Sequence[str]) -> str:
+    """The path a case is called by: as listed, and of several channels the first without its number."""
+    return image if isinstance(image, str) else re.sub(r"_0000(?=\.nii(\.gz)?$)", "", image[0])
 
 
 def read_meta(root: Path) -> dict[str, Any]:
     """The checked ``dataset.json`` of an MSD folder; raises :class:`DatasetError`."""
     path = root / "dataset.json"
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(
-            f"expected {path}, found nothing; give the folder that holds dataset.json"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
-    if not isinstance(meta, dict):
-        raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
-    labels, training = meta.get("labels"), meta.get("training")
+    meta = read_json(path)
+    labels = meta.get("labels")
     if not isinstance(labels, dict) or set(labels) != {str(k) for k in range(len(labels))} or len(labels) < 2:
         raise DatasetError(
             f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {labels}; repair it'
         )
-    complete = isinstance(training, list) and all(
-        isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("image", "label")) for e in training
-    )
-    if not complete or not training:
+    _check_lists(meta, path)
+    return meta
+
+
+def _check_lists(meta: Mapping[str, Any], path: Path) -> None:
+    """Every list holds image and label paths; a test list may hold images alone, which nobody can score."""
+    entries = [(key, entry) for key in LISTS for entry in _list(meta, key, path)]
+    wrong = [
+        (key, entry)
+        for key, entry in entries
+        if not (LISTS[key] == "test" and (not isinstance(entry, dict) or "label" not in entry))
+        and not (
+            isinstance(entry, dict)
+            and _is_paths(entry.get("image"))
+            and isinstance(entry.get("label"), str)
+            and (entry.get("fold") is None or type(entry["fold"]) is int)
+        )
+    ]
+    if wrong:
+        raise DatasetError(
+            f'expected entries {{"image": path or paths, "label": path}}, if wanted with a whole "fold", in the '
+            f'"{wrong[0][0]}" list of {path}, found {str(wrong[0][1])[:200]}; repair it'
+        )
+    if all(LISTS[key] == "test" and not isinstance(entry, dict) for key, entry in entries):
         raise DatasetError(
             f'expected a non-empty "training" list of image and label paths in {path}; repair it'
         )
-    return meta
+
+
+def _list(meta: Mapping[str, Any], key: str, path: Path) -> Sequence[Any]:
+    found = meta.get(key) or ()
+    if not isinstance(found, list | tuple):
+        raise DatasetError(f'expected a list as "{key}" in {path}, found {type(found).__name__}; repair it')
+    return found
+
+
+def _is_paths(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,26 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import SpatialImage
 
 from .base import CaseError
+from .geometry import Grid, check_affine, check_right_angles, grid_of
+
+__all__ = [
+    "MAX_VOXELS",
+    "CaseFiles",
+    "RawCase",
+    "StoredFile",
+    "check_affine",
+    "check_image",
+    "check_label",
+    "inside",
+    "read_array",
+    "read_case",
+    "read_file",
+    "sha256_of",
+    "spatial",
+]
 
 MAX_VOXELS = 2**31
 """Headers that claim more than this are refused before a byte of the data is read."""
@@ -40,15 +55,25 @@ class RawCase:
 
     Shape:
         image: ``(C, *spatial)`` float32, original intensities.
-        label: ``(*spatial)`` int16 class ids.
-        affine: ``(4, 4)`` voxel to world, millimetres.
+        label: ``(*spatial)`` int16 class ids; 0 where ``ignore`` is true.
+        ignore: ``(*spatial)`` bool, voxels that the ignore label marks, or ``None``.
     """
 
     id: str
     image: np.ndarray
     label: np.ndarray
-    affine: np.ndarray
-    spacing_mm: tuple[float, ...]
+    grid: Grid
+    ignore: np.ndarray | None = None
+
+    @property
+    def affine(self) -> np.ndarray:
+        """``(4, 4)`` voxel to world, millimetres."""
+        return self.grid.affine
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel sides along the stored axes."""
+        return self.grid.spacing_mm
 
 
 def read_case(
@@ -58,42 +83,54 @@ def read_case(
     channels: int,
     num_classes: int,
     case_id: str,
+    ignore: int | None = None,
     relabel: Mapping[int, int] | None = None,
 ) -> RawCase:
-    """Read and check one case; with ``relabel``, ids of the file become class ids and all others background.
+    """Read and check one case.
+
+    Args:
+        root: every path is inside it.
+        files: of the case.
+        channels: of the image.
+        num_classes: of the label, background included, without the ignore label.
+        case_id: for messages.
+        ignore: id of voxels that are neither trained on nor scored.
+        relabel: ids of the file to class ids; every other id is background. None keeps ids as they are.
 
     Raises:
         CaseError: missing or unreadable files, or image and label that do not fit each other or the dataset.
     """
     paths = [inside(root, name, case_id) for name in (*files.images, files.label)]
-    raw, affine, spacing = read_array(paths[0], case_id)
+    first = read_file(paths[0], case_id)
     if len(files.images) == 1:
-        image = check_image(raw, channels, case_id)
+        image = check_image(first.array, channels, case_id)
     else:
-        image = _stack(raw, affine, paths[1:-1], channels, case_id)
-    label_raw, label_affine, _ = read_array(paths[-1], case_id)
+        image = _stack(first, paths[1:-1], channels, case_id)
+    last = read_file(paths[-1], case_id)
     known = num_classes if relabel is None else MAX_LABELS
-    label = check_label(label_raw, image.shape[1:], known, case_id)
+    label = check_label(last.array, image.shape[1:], known, case_id, ignore=ignore)
     if relabel is not None:
         table = np.zeros(max(int(label.max(initial=0)), *relabel) + 1, np.int16)
         table[list(relabel)] = list(relabel.values())
         label = table[label]
-    check_affine(affine, label_affine, case_id)
-    return RawCase(case_id, image, label, affine, spacing)
+    check_affine(first.grid.affine, last.grid.affine, case_id)
+    check_right_angles(first.grid, paths[0].name, case_id)
+    if ignore is None:
+        return RawCase(case_id, image, label, first.grid)
+    masked = label == ignore
+    return RawCase(case_id, image, np.where(masked, 0, label).astype(label.dtype), first.grid, masked)
 
 
-def _stack(
-    first: np.ndarray, affine: np.ndarray, others: Sequence[Path], channels: int, case_id: str
-) -> np.ndarray:
+def _stack(first: StoredFile, others: Sequence[Path], channels: int, case_id: str) -> np.ndarray:
     """Channels that lie in a file each, which must share one grid."""
     if len(others) + 1 != channels:
         raise CaseError(
             case_id, f"{channels} channel files", str(len(others) + 1), "complete the files of the case"
         )
-    images = [check_image(first, 1, case_id)]
+    images = [check_image(first.array, 1, case_id)]
     for path in others:
-        raw, other_affine, _ = read_array(path, case_id)
-        images.append(check_image(raw, 1, case_id))
+        other = read_file(path, case_id)
+        images.append(check_image(other.array, 1, case_id))
         if images[-1].shape != images[0].shape:
             raise CaseError(
                 case_id,
@@ -101,7 +138,7 @@ def _stack(
                 f"{images[-1].shape[1:]} in {path.name}",
                 "resample the channels onto one grid",
             )
-        check_affine(affine, other_affine, case_id, what=f"all channels ({path.name})")
+        check_affine(first.grid.affine, other.grid.affine, case_id, what=f"all channels ({path.name})")
     return np.concatenate(images)
 
 
@@ -136,67 +173,79 @@ def inside(root: Path, relative: str, case_id: str) -> Path:
     return path
 
 
-def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Read one NIfTI file: array as stored on disk (scaled), ``(4, 4)`` affine, spacing in mm.
+@dataclass(frozen=True, eq=False)
+class StoredFile:
+    """One NIfTI file as it lies on the disk: scaled values and the checked grid they lie on."""
+
+    array: np.ndarray
+    grid: Grid
+
+
+def read_file(path: Path, case_id: str) -> StoredFile:
+    """Read one NIfTI file.
 
     Raises:
-        CaseError: for unreadable, truncated, oversized, or degenerate files; nothing is guessed.
+        CaseError: for unreadable, truncated, oversized or degenerate files, voxels that are no numbers, and
+            headers that :func:`~.geometry.grid_of` refuses; nothing is guessed.
     """
     if path.stat().st_size == 0:
         raise CaseError(case_id, "a complete NIfTI file", f"{path.name} of 0 bytes", "download it again")
     try:
         image: Any = nib.load(path)
-        shape, zooms = image.shape, _stored_zooms(image, path)
-        if math.prod(shape) > MAX_VOXELS:
-            raise CaseError(
-                case_id, f"at most {MAX_VOXELS} voxels", f"a header claiming {shape}", f"replace {path.name}"
-            )
-        array = np.asarray(image.dataobj)
-    except (
-        OSError,
-        EOFError,
-        MemoryError,
-        ValueError,
-        zlib.error,
-        ImageFileError,
-        HeaderDataError,
-    ) as error:
-        if isinstance(error, CaseError):
-            raise
+        if not isinstance(image, SpatialImage):
+            raise ImageFileError(f"a {type(image).__name__} without a voxel grid")
+        _check_voxels(image, path, case_id)
+        grid = grid_of(image, path, case_id)
+        return StoredFile(np.asarray(image.dataobj), grid)
+    except CaseError:
+        raise
+    except Exception as error:  # nibabel, gzip and struct raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CaseError(
             case_id, "a complete NIfTI file", f"{path.name}: {reason}", "download or convert it again"
         ) from error
-    if any(not math.isfinite(z) or z <= 0 for z in zooms):
-        raise CaseError(
-            case_id,
-            "positive voxel spacing",
-            f"{tuple(map(float, zooms))} in {path.name}",
-            "repair the header",
-        )
-    if image.affine is None or not np.isfinite(image.affine).all():
-        raise CaseError(case_id, "a finite affine", f"{image.affine} in {path.name}", "repair the header")
-    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
-        raise CaseError(
-            case_id,
-            "an affine that spans three dimensions",
-            f"{image.affine[:3, :3].tolist()} in {path.name}",
-            "repair the header",
-        )
-    return array, np.asarray(image.affine, dtype=np.float64), tuple(float(z) for z in zooms)
 
 
-def _stored_zooms(image: Any, path: Path) -> tuple[float, ...]:
-    """Voxel sides as the file has them: nibabel quietly turns 0 into 1 when it loads."""
-    if not isinstance(image, nib.Nifti1Image):
-        return image.header.get_zooms()[:3]
-    with ImageOpener(str(path)) as stream:
-        header = type(image.header).from_fileobj(stream, check=False)
-    return tuple(float(z) for z in header["pixdim"][1 : 1 + min(len(image.shape), 3)])
+def read_array(path: Path, case_id: str) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """:func:`read_file` as array, ``(4, 4)`` affine in mm, and spacing in mm."""
+    file = read_file(path, case_id)
+    return file.array, file.grid.affine, file.grid.spacing_mm
+
+
+def _check_voxels(image: Any, path: Path, case_id: str) -> None:
+    """Not too many, and a number each."""
+    if math.prod(image.shape) > MAX_VOXELS:
+        raise CaseError(
+            case_id,
+            f"at most {MAX_VOXELS} voxels",
+            f"a header claiming {image.shape}",
+            f"replace {path.name}",
+        )
+    dtype = np.dtype(image.get_data_dtype())
+    if dtype.kind in "biuf":
+        return
+    found, remedy = f"{dtype} voxels", "convert it to integers or floats"
+    if dtype.names:
+        found = f"{''.join(dtype.names)} voxels of {dtype.itemsize * 8} bits"
+        remedy = "save one gray value per voxel, or a file per channel"
+    elif dtype.kind == "c":
+        remedy = "save the magnitude, which is what scanners show"
+    raise CaseError(case_id, "one real number per voxel", f"{found} in {path.name}", remedy)
+
+
+def spatial(array: np.ndarray) -> np.ndarray:
+    """Drop axes of length 1 behind the third: ``(X, Y, Z, 1)`` and ``(X, Y, Z, 1, C)`` mean what they hold.
+
+    Example:
+        >>> spatial(np.zeros((4, 1, 3, 1, 2))).shape
+        (4, 1, 3, 2)
+    """
+    return array.reshape(*array.shape[:3], *(size for size in array.shape[3:] if size != 1))
 
 
 def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
     """Bring an image array to ``(C, *spatial)`` float32, or say why it cannot be used."""
+    stored, array = array.shape, spatial(array)
     if array.ndim == 4 and array.shape[-1] == channels:
         array = np.moveaxis(array, -1, 0)
     elif array.ndim == 3 and channels == 1:
@@ -205,7 +254,7 @@ def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
         raise CaseError(
             case_id,
             f"a 3-D image with {channels} channel(s)",
-            f"shape {array.shape}",
+            f"shape {stored}",
             "split or convert the file",
         )
     if 0 in array.shape:
@@ -223,11 +272,17 @@ def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
     return array
 
 
-def check_label(array: np.ndarray, spatial: tuple[int, ...], num_classes: int, case_id: str) -> np.ndarray:
-    """Bring a label array to ``(*spatial)`` int16 class ids, or say why it cannot be used."""
-    if array.shape != spatial:
+def check_label(
+    array: np.ndarray, shape: tuple[int, ...], num_classes: int, case_id: str, *, ignore: int | None = None
+) -> np.ndarray:
+    """Bring a label array to ``(*spatial)`` int16 class ids, or say why it cannot be used.
+
+    ``ignore`` is one more id that may occur: voxels nobody labelled.
+    """
+    array = spatial(array)
+    if array.shape != shape:
         raise CaseError(
-            case_id, f"a label of the image's shape {spatial}", f"{array.shape}", "pair the right files"
+            case_id, f"a label of the image's shape {shape}", f"{array.shape}", "pair the right files"
         )
     rounded = np.rint(array)
     if not np.isfinite(array).all() or np.abs(array - rounded).max(initial=0) > 1e-3:
@@ -238,25 +293,12 @@ def check_label(array: np.ndarray, spatial: tuple[int, ...], num_classes: int, c
             "resample labels with nearest neighbor",
         )
     low, high = int(rounded.min(initial=0)), int(rounded.max(initial=0))
-    if low < 0 or high >= num_classes:
+    allowed = num_classes - 1 if ignore is None else max(num_classes - 1, ignore)
+    if low < 0 or high > allowed:
         raise CaseError(
             case_id,
-            f"labels in 0..{num_classes - 1}",
+            f"labels in 0..{allowed}",
             f"{low}..{high}",
             "correct the label or the list of classes",
         )
     return rounded.astype(np.int16)
-
-
-def check_affine(
-    image: np.ndarray, label: np.ndarray, case_id: str, *, what: str = "image and label"
-) -> None:
-    """Two files must lie on the same grid in world space, to a thousandth of a millimetre."""
-    difference = float(np.abs(image - label).max())
-    if difference > 1e-3:
-        raise CaseError(
-            case_id,
-            f"one affine for {what}",
-            f"a difference of {difference:.3g} mm",
-            "resample one onto the other",
-        )

@@ -1,24 +1,26 @@
 """From voxels as stored to what a network sees: orientation, spacing, window, crop and pad, in a stated order.
 
-Every step is MONAI's; the affine follows all of them, and labels never meet an interpolation other than nearest.
+Resampling, cropping and padding are MONAI's, turning is nibabel's; the affine follows all of them, and labels never
+meet an interpolation other than nearest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .base import CaseError, ChannelWindows, IntensityWindow, Volume
+from .base import CaseError, ChannelWindows, IntensityWindow, Stored, Volume
+from .geometry import spacing_of, turn
+from .windows import PERCENTILES, Windows, choose_windows, describe
 
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
 
     from .nifti import RawCase
 
-PERCENTILES = (0.5, 99.5)
-"""MRI has no absolute scale: each volume and channel is mapped by its own percentiles."""
+__all__ = ["PERCENTILES", "Preparation"]
 
 STEPS = ("orient", "resample", "window", "crop", "pad")
 
@@ -36,7 +38,8 @@ class Preparation:
         spacing_mm: target voxel sides after ``orient``, or ``None`` for the grid as stored.
         interpolation: ``"linear"``, or ``"spline"`` (cubic; nearest across slices where voxels are more than
             three times as long as wide). Labels are always nearest.
-        window: original intensities that map to [0, 1]; ``None`` for the 0.5 and 99.5 percentile of each channel.
+        window: original intensities that map to [0, 1]; ``None`` for the 0.5 and 99.5 percentile of each channel,
+            a tuple for a choice per channel.
         crop_foreground: keep the bounding box of voxels above 0 in any channel.
         pad_to: least size per axis in voxels, -1 for as is, filled with 0 at the end of the axis.
         fit_to: exact size in voxels, cropped and padded with 0 around the center; replaces ``pad_to``.
@@ -46,6 +49,7 @@ class Preparation:
         ValueError: for an unknown or repeated step, a missing ``window`` step or interpolation.
 
     Example:
+        >>> from robustvox.datasets import IntensityWindow
         >>> Preparation(spacing_mm=(1.5, 1.5, 2.0), window=IntensityWindow(-175, 250, "HU")).describe()
         'orientation RAS; spacing 1.5 x 1.5 x 2 mm, linear; window -175..250 HU'
     """
@@ -53,7 +57,7 @@ class Preparation:
     orientation: str | None = "RAS"
     spacing_mm: tuple[float, float, float] | None = None
     interpolation: str = "linear"
-    window: IntensityWindow | None = None
+    window: Windows = None
     crop_foreground: bool = False
     pad_to: tuple[int, int, int] | None = None
     fit_to: tuple[int, int, int] | None = None
@@ -74,9 +78,7 @@ class Preparation:
             "resample": f"spacing {_sides(self.spacing_mm)} mm, {self.interpolation}"
             if self.spacing_mm
             else "",
-            "window": f"window {self.window.low:g}..{self.window.high:g} {self.window.unit}"
-            if self.window
-            else f"per-volume percentiles {PERCENTILES}",
+            "window": describe(self.window),
             "crop": "crop to voxels above 0" if self.crop_foreground else "",
             "pad": f"fit to {_sides(self.fit_to)}"
             if self.fit_to
@@ -92,69 +94,70 @@ class Preparation:
         Raises:
             CaseError: an image without contrast, or nothing left after cropping.
         """
-        import torch
-        from monai.data.meta_tensor import MetaTensor
-
-        pair = [
-            MetaTensor(array.astype(np.float32), affine=torch.from_numpy(raw.affine.copy()))
-            for array in (raw.image, raw.label[None])
-        ]
-        window: IntensityWindow | ChannelWindows | None = None
+        label = raw.label[None]
+        if raw.ignore is not None:
+            label = np.concatenate([label, raw.ignore[None]])
+        parts = _Parts(raw.image, label.astype(np.float32), raw.affine, len(raw.image))
+        window = None
         for step in self.order:
             if step == "orient":
-                pair = self._orient(pair)
+                parts = self._orient(parts)
             elif step == "resample":
-                pair = self._resample(pair)
+                parts = self._resample(parts)
             elif step == "window":
-                values = pair[0].numpy()
-                window = self.window or percentile_windows(values, raw.id)
-                pair[0] = MetaTensor(window.apply(values), affine=pair[0].affine)
+                window = choose_windows(parts.image, self.window, raw.id)
+                # The intensities of the file go the same way, for models that window them themselves.
+                parts = parts._replace(image=np.concatenate([window.apply(parts.image), parts.image]))
             elif step == "crop":
-                pair = self._crop(pair, raw.id)
+                parts = self._crop(parts, raw.id)
             else:
-                pair = self._pad(pair)
+                parts = self._pad(parts, window)
         if window is None:  # what __post_init__ refuses
             raise ValueError(
                 f"expected a window step, since volumes are in [0, 1], got {self.order}; add one"
             )
-        affine = pair[0].affine.numpy().astype(np.float64)
-        spacing = tuple(round(float(s), 6) for s in np.linalg.norm(affine[:3, :3], axis=0))
-        image = np.ascontiguousarray(np.clip(pair[0].numpy(), 0.0, 1.0))
-        label = np.ascontiguousarray(np.rint(pair[1][0].numpy()).astype(np.int16))
-        return Volume(raw.id, image, label, spacing, affine, window)
+        return Volume(
+            raw.id,
+            np.ascontiguousarray(np.clip(parts.image[: parts.channels], 0.0, 1.0)),
+            np.ascontiguousarray(np.rint(parts.label[0]).astype(np.int16)),
+            spacing_of(parts.affine),
+            parts.affine,
+            window,
+            stored=_stored(raw),
+            ignore=None if raw.ignore is None else np.ascontiguousarray(parts.label[1] > 0.5),
+            original=np.ascontiguousarray(parts.image[parts.channels :]),
+        )
 
-    def _orient(self, pair: list[MetaTensor]) -> list[MetaTensor]:
+    def _orient(self, parts: _Parts) -> _Parts:
         if self.orientation is None:
-            return pair
-        from monai.transforms.spatial.array import Orientation
+            return parts
+        image, affine = turn(parts.image, parts.affine, self.orientation)
+        label, _ = turn(parts.label, parts.affine, self.orientation)
+        return parts._replace(image=image, label=label, affine=affine)
 
-        # The axis names are MONAI's own default, given so that it does not warn about their coming change.
-        turn = Orientation(axcodes=self.orientation, labels=(("L", "R"), ("P", "A"), ("I", "S")))
-        return [_tensor(turn(t)) for t in pair]
-
-    def _resample(self, pair: list[MetaTensor]) -> list[MetaTensor]:
+    def _resample(self, parts: _Parts) -> _Parts:
         if self.spacing_mm is None:
-            return pair
+            return parts
         from monai.transforms.spatial.array import Spacing
 
-        stored = np.linalg.norm(pair[0].affine.numpy()[:3, :3], axis=0)
+        stored = np.linalg.norm(parts.affine[:3, :3], axis=0)
         if np.allclose(stored, self.spacing_mm, rtol=0, atol=1e-4):
-            return pair
+            return parts
+        image, label = parts.tensors()
         if self.interpolation == "linear":
-            image = _tensor(Spacing(self.spacing_mm, mode="bilinear", padding_mode="border")(pair[0]))
+            image = _tensor(Spacing(self.spacing_mm, mode="bilinear", padding_mode="border")(image))
         else:
-            image = pair[0]
             for spacing, mode in _spline_stages(stored, self.spacing_mm):
                 image = _tensor(Spacing(spacing, mode=mode, padding_mode="nearest")(image))
-        label = _tensor(Spacing(self.spacing_mm, mode="nearest", padding_mode="border")(pair[1]))
-        return [image, label]
+        label = _tensor(Spacing(self.spacing_mm, mode="nearest", padding_mode="border")(label))
+        return parts.taken(image, label)
 
-    def _crop(self, pair: list[MetaTensor], case_id: str) -> list[MetaTensor]:
+    def _crop(self, parts: _Parts, case_id: str) -> _Parts:
         if not self.crop_foreground:
-            return pair
+            return parts
         from monai.transforms.croppad.array import SpatialCrop
 
-        inside = np.nonzero((pair[0].numpy() > 0).any(axis=0))
+        inside = np.nonzero((parts.image[: parts.channels] > 0).any(axis=0))
         if not inside[0].size:
             raise CaseError(
                 case_id,
@@ -165,39 +168,65 @@ class Preparation:
         crop = SpatialCrop(
             roi_start=[int(i.min()) for i in inside], roi_end=[int(i.max()) + 1 for i in inside]
         )
-        return [_tensor(crop(t)) for t in pair]
+        image, label = (_tensor(crop(t)) for t in parts.tensors())
+        return parts.taken(image, label)
 
-    def _pad(self, pair: list[MetaTensor]) -> list[MetaTensor]:
+    def _pad(self, parts: _Parts, window: IntensityWindow | ChannelWindows | None) -> _Parts:
         from monai.transforms.croppad.array import ResizeWithPadOrCrop, SpatialPad
 
         if self.fit_to is not None:
-            return [_tensor(ResizeWithPadOrCrop(self.fit_to)(t)) for t in pair]
-        if self.pad_to is not None:
-            return [_tensor(SpatialPad(self.pad_to, method="end")(t)) for t in pair]
-        return pair
+            pad: Any = ResizeWithPadOrCrop(self.fit_to)
+        elif self.pad_to is not None:
+            pad = SpatialPad(self.pad_to, method="end")
+        else:
+            return parts
+        there = np.ones((1, *parts.image.shape[1:]), np.float32)
+        whole = parts._replace(image=np.concatenate([parts.image, there]))
+        image, label = (_tensor(pad(t)) for t in whole.tensors())
+        padded = parts.taken(image, label)
+        values, there = padded.image[:-1].copy(), padded.image[-1:] > 0
+        if window is not None:
+            # What is 0 to the network is the low end of the window to the file.
+            n = parts.channels
+            low = window.invert(np.zeros((n, 1, 1, 1), np.float32))
+            values[n:] = np.where(there, values[n:], low)
+        return padded._replace(image=values)
 
 
-def percentile_window(image: np.ndarray, case_id: str) -> IntensityWindow:
-    """The window that maps the 0.5 and 99.5 percentile of an image to 0 and 1.
+class _Parts(NamedTuple):
+    """A case on its way: the image (below it, once windowed, the file's intensities), the label (and what to ignore)."""
 
-    Raises:
-        CaseError: the percentiles coincide.
-    """
-    low, high = (float(v) for v in np.percentile(image, PERCENTILES))
-    if not high > low:
-        raise CaseError(
-            case_id,
-            "an image with contrast",
-            f"percentiles {low:.6g} and {high:.6g}",
-            "drop the empty volume",
+    image: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+    channels: int
+
+    def tensors(self) -> tuple[MetaTensor, MetaTensor]:
+        """Both for MONAI, which moves the affine along."""
+        import torch
+        from monai.data.meta_tensor import MetaTensor
+
+        affine = torch.from_numpy(np.array(self.affine, np.float64))
+        return MetaTensor(self.image, affine=affine.clone()), MetaTensor(self.label, affine=affine.clone())
+
+    def taken(self, image: MetaTensor, label: MetaTensor) -> _Parts:
+        """Back from MONAI."""
+        affine: Any = image.affine
+        return self._replace(
+            image=image.numpy(), label=label.numpy(), affine=affine.numpy().astype(np.float64)
         )
-    return IntensityWindow(low, high)
 
 
-def percentile_windows(image: np.ndarray, case_id: str) -> IntensityWindow | ChannelWindows:
-    """:func:`percentile_window` of each channel of ``(C, *spatial)``; a single channel gives a plain window."""
-    windows = tuple(percentile_window(channel, case_id) for channel in image)
-    return windows[0] if len(windows) == 1 else ChannelWindows(windows)
+def _stored(raw: RawCase) -> Stored:
+    return Stored(
+        affine=raw.affine,
+        axes=raw.grid.axes,
+        shape=tuple(raw.image.shape),
+        spacing_mm=raw.spacing_mm,
+        spacing_source=raw.grid.source,
+        unit=raw.grid.unit,
+        nonzero=tuple(float(np.count_nonzero(channel) / channel.size) for channel in raw.image),
+    )
 
 
 def _spline_stages(stored: np.ndarray, target: tuple[float, ...]) -> list[tuple[tuple[float, ...], int]]:

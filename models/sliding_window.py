@@ -1,14 +1,17 @@
 """Whole-volume prediction by overlapping windows that an attack can differentiate through.
 
 MONAI's ``sliding_window_inference`` keeps every window's graph under autograd, so its memory grows with the
-volume. Here the volume is stitched without a graph, and the backward pass visits one window batch at a time,
-forward and backward, so that only one window's graph ever exists.
+volume. Here the volume is stitched without a graph. The windows' own graphs are kept where they fit; where they do
+not, the backward pass visits one window batch at a time, forward and backward, so that only one ever exists.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +19,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .window_memory import MEMORY, Execution, WindowMemory, autocast_dtype, is_out_of_memory
+
 Window = tuple[int, tuple[slice, ...]]
 """Index in the batch and one slice per spatial axis."""
+
+
+PADDING = ("zeros", "edge", "reflect")
 
 
 class SlidingWindow(nn.Module):
@@ -26,23 +34,30 @@ class SlidingWindow(nn.Module):
     Stitching is MONAI's (same window grid, centered padding with zeros for small volumes, same weights), see
     ``monai.inferers.sliding_window_inference``.
 
-    Differs from the source: differentiable with respect to the image with memory that does not depend on the
-    number of windows, beyond the tensors of the volume itself (logits, their gradient, the image's). Parameters get no gradient through it: it is for evaluation and attacks, networks are
-    trained on windows directly.
+    Differs from the source: differentiable with respect to the image with memory that need not depend on the
+    number of windows, beyond the tensors of the volume itself (logits, their gradient, the image's). Parameters
+    get no gradient through it: it is for evaluation and attacks, networks are trained on windows directly.
+    A batch that runs out of memory is halved and tried again.
 
     Args:
         network: maps ``(B, C, *roi_size)`` to logits ``(B, K, *roi_size)``.
         roi_size: window in voxels, one positive entry per spatial axis.
         overlap: share of a window covered by its neighbor, in [0, 1).
         sw_batch_size: windows per forward; trades memory for speed, never changes the result beyond the
-            network's own arithmetic.
+            network's own arithmetic. ``"auto"`` is 4 on a CPU and on an accelerator what its memory holds, at
+            most 32, found once per window and device.
         mode: ``"gaussian"`` (sigma one eighth of the window) or ``"constant"`` weights.
+        padding: what surrounds volumes smaller than the window: ``"zeros"``, the nearest voxel (``"edge"``), or the
+            volume mirrored (``"reflect"``), for networks that never saw such zeros.
+        memory: ``"keep"`` holds every window's graph for the backward pass, ``"recompute"`` runs every window
+            again there and needs the memory of one batch, ``"auto"`` keeps what fits: 80% of what a GPU has
+            free, a quarter of what the host has.
 
     Shape:
         ``(B, C, *spatial)`` float to ``(B, K, *spatial)`` of the same dtype.
 
     Raises:
-        ValueError: for a roi, overlap, batch size or mode outside the ranges above.
+        ValueError: for a roi, overlap, batch size, mode or memory outside the ranges above.
         TypeError: if the network does not return one tensor of logits.
 
     Example:
@@ -57,24 +72,47 @@ class SlidingWindow(nn.Module):
         network: nn.Module,
         roi_size: Sequence[int],
         overlap: float = 0.5,
-        sw_batch_size: int = 1,
+        sw_batch_size: int | str = "auto",
         mode: str = "gaussian",
+        padding: str = "zeros",
+        memory: str = "auto",
     ) -> None:
         super().__init__()
         if not roi_size or any(int(side) != side or side < 1 for side in roi_size):
             raise ValueError(f"expected a roi_size of positive whole numbers, got {tuple(roi_size)}")
         if not 0 <= overlap < 1:
             raise ValueError(f"expected overlap in [0, 1), got {overlap}")
-        if sw_batch_size < 1:
-            raise ValueError(f"expected sw_batch_size of at least 1, got {sw_batch_size}")
+        if sw_batch_size != "auto" and (isinstance(sw_batch_size, str) or sw_batch_size < 1):
+            raise ValueError(f'expected sw_batch_size of at least 1 or "auto", got {sw_batch_size!r}')
         if mode not in ("gaussian", "constant"):
             raise ValueError(f'expected mode "gaussian" or "constant", got {mode!r}')
+        if padding not in PADDING:
+            raise ValueError(f"expected padding among {', '.join(PADDING)}, got {padding!r}")
+        if memory not in MEMORY:
+            raise ValueError(f"expected memory to be one of {', '.join(MEMORY)}, got {memory!r}")
         self.network = network
         self.roi_size = tuple(int(side) for side in roi_size)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
         self.mode = mode
+        self.padding = padding
+        self.memory = memory
+        #: how the last volume went through the network; None before the first
+        self.execution: Execution | None = None
+        self._fit = WindowMemory(network, sw_batch_size, memory)
         self._weights: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def configure(self, *, memory: str | None = None, network: nn.Module | None = None) -> None:
+        """Change how windows are computed, or put another network in the place of the one that is there."""
+        self.memory = self.memory if memory is None else memory
+        if self.memory not in MEMORY:
+            raise ValueError(f"expected memory to be one of {', '.join(MEMORY)}, got {memory!r}")
+        self.network = self.network if network is None else network
+        self._fit = WindowMemory(self.network, self.sw_batch_size, self.memory)
+
+    def batch_size(self, window: Tensor) -> int:
+        """How many windows like ``window`` ``(1, C, *roi_size)`` go through the network at once."""
+        return self._fit.batch_size(window)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != len(self.roi_size) + 2:
@@ -82,9 +120,10 @@ class SlidingWindow(nn.Module):
                 f"expected images (B, C, *spatial) with {len(self.roi_size)} spatial axes like roi_size "
                 f"{self.roi_size}, got shape {tuple(images.shape)}"
             )
-        padded, crop = _pad_to(images, self.roi_size)
+        padded, crop = _pad_to(images, self.roi_size, self.padding)
         if padded.shape[2:] == self.roi_size:
             # One window covers everything: its weight cancels and the plain graph is cheapest.
+            self.execution = Execution(images.shape[0], "keep" if padded.requires_grad else "none")
             return self._network(padded)[crop]
         return _Stitch.apply(padded, self)[crop]  # type: ignore[index]
 
@@ -104,12 +143,6 @@ class SlidingWindow(nn.Module):
     def importance(self, like: Tensor) -> Tensor:
         """Positive weight of each voxel of a window, ``(1, 1, *roi)``; a subclass may weigh otherwise."""
         return _importance(self.roi_size, self.mode, like)
-
-    def batches(self, batch: int, spatial: Sequence[int]) -> Iterator[list[Window]]:
-        """The windows in groups of ``sw_batch_size``."""
-        windows = self.windows(batch, spatial)
-        for i in range(0, len(windows), self.sw_batch_size):
-            yield windows[i : i + self.sw_batch_size]
 
     def weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Window weight ``(1, 1, *roi)`` and the reciprocal of their sum over the volume ``(1, 1, *spatial)``."""
@@ -137,47 +170,142 @@ class SlidingWindow(nn.Module):
         return logits
 
 
+@dataclass
+class _Group:
+    """Windows that go through the network together, and their graph where it was kept."""
+
+    windows: list[Window]
+    patches: Tensor | None = None
+    logits: Tensor | None = None
+
+
 class _Stitch(torch.autograd.Function):
-    """Blend windows without a graph; recompute each with one in the backward pass."""
+    """Blend windows outside the volume's graph; each window's own graph is kept, or made again on the way back."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, predictor: SlidingWindow) -> Tensor:
-        ctx.predictor = predictor
-        ctx.save_for_backward(images)
-        window, scale = predictor.weights(images)
-        output = None
-        for group in predictor.batches(images.shape[0], images.shape[2:]):
-            logits = predictor._network(_gather(images, group))
-            if output is None:
-                output = logits.new_zeros((images.shape[0], logits.shape[1], *images.shape[2:]))
-            for (b, box), item in zip(group, logits, strict=True):
-                output[(b, slice(None), *box)].addcmul_(item, window[0])
-        if output is None:
+        windows = predictor.windows(images.shape[0], images.shape[2:])
+        if not windows:
             raise ValueError(f"expected at least one volume, got a batch of shape {tuple(images.shape)}")
-        return output.mul_(scale)
+        first = _gather(images, windows[:1])
+        keep = ctx.needs_input_grad[0] and predictor._fit.keeps(
+            first, len(windows), images.numel() / first.numel()
+        )
+        output, ctx.kept = _blend(predictor, images, windows, keep)
+        how = "none" if not ctx.needs_input_grad[0] else "recompute" if ctx.kept is None else "keep"
+        predictor.execution = Execution(predictor._fit.batch_size(first), how)
+        # The backward pass may run in another thread, which knows nothing of this one's autocast.
+        ctx.predictor, ctx.dtype = predictor, autocast_dtype(images.device)
+        ctx.save_for_backward(images)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
         (images,) = ctx.saved_tensors
         predictor: SlidingWindow = ctx.predictor
-        window, scale = predictor.weights(images)
-        grad = torch.zeros_like(images)
-        for group in predictor.batches(images.shape[0], images.shape[2:]):
-            upstream = torch.stack(
-                [grad_output[(b, slice(None), *box)] * scale[(0, slice(None), *box)] for b, box in group]
-            ).mul_(window)
-            with torch.enable_grad():
-                patches = _gather(images, group).requires_grad_()
+        windows = predictor.windows(images.shape[0], images.shape[2:])
+        size = predictor._fit.batch_size(_gather(images, windows[:1]))
+        groups = deque(ctx.kept or _split(windows, size))
+        # From here on the queue alone holds the graphs, so that each is freed when it was used. A second backward
+        # pass through the same graph recomputes.
+        ctx.kept = None
+        with _autocast(images.device, ctx.dtype):
+            return _spread(predictor, images, grad_output, groups), None
+
+
+def _blend(
+    predictor: SlidingWindow, images: Tensor, windows: list[Window], keep: bool
+) -> tuple[Tensor, list[_Group] | None]:
+    """The blended logits, and the windows' graphs if they were to be kept and memory sufficed."""
+    window, scale = predictor.weights(images)
+    kept: list[_Group] | None = [] if keep else None
+    output, at = None, 0
+    first = _gather(images, windows[:1])
+    size = predictor._fit.batch_size(first)
+    while at < len(windows):
+        group = _Group(windows[at : at + size])
+        try:
+            with torch.set_grad_enabled(kept is not None):
+                patches = _gather(images, group.windows).requires_grad_(kept is not None)
                 logits = predictor._network(patches)
-                # The same gradient as passing `upstream` to autograd.grad, which would hold every activation of
-                # the window until the end (measured: 73 against 40 MB for nine convolutions at 32^3).
-                weighted = (logits * upstream.to(logits.dtype)).sum()
-                del logits
-            (patch_grad,) = torch.autograd.grad(weighted, patches)
-            for (b, box), item in zip(group, patch_grad, strict=True):
-                grad[(b, slice(None), *box)] += item
-        return grad, None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if kept is None:
+                size = predictor._fit.shrink(first, len(group.windows), error)
+            else:
+                kept = patches = None
+                predictor._fit.stop_keeping(images.device)
+            continue
+        if kept is not None:
+            kept.append(_Group(group.windows, patches, logits))
+        if output is None:
+            output = logits.new_zeros((images.shape[0], logits.shape[1], *images.shape[2:]))
+        for (b, box), item in zip(group.windows, logits.detach(), strict=True):
+            output[(b, slice(None), *box)].addcmul_(item, window[0])
+        at += len(group.windows)
+        del patches, logits
+    if output is None:
+        raise ValueError("expected at least one window, got none")
+    return output.mul_(scale), kept
+
+
+def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, groups: deque[_Group]) -> Tensor:
+    """Gradient of the volume from that of its blended logits, group by group."""
+    window, scale = predictor.weights(images)
+    grad = torch.zeros_like(images)
+    while groups:
+        group = groups.popleft()
+        upstream = torch.stack(
+            [grad_output[(b, slice(None), *box)] * scale[(0, slice(None), *box)] for b, box in group.windows]
+        ).mul_(window)
+        try:
+            patch_grad = _gradient(predictor, images, group, upstream)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size = len(group.windows)
+            rest = [w for waiting in (group, *groups) for w in waiting.windows]
+            had_graph = group.logits is not None
+            groups.clear()
+            if had_graph:
+                group.patches = group.logits = None
+                predictor._fit.stop_keeping(images.device)
+            else:
+                size = predictor._fit.shrink(_gather(images, rest[:1]), size, error)
+            groups.extend(_split(rest, size))
+            continue
+        for (b, box), item in zip(group.windows, patch_grad, strict=True):
+            grad[(b, slice(None), *box)] += item
+    return grad
+
+
+def _gradient(predictor: SlidingWindow, images: Tensor, group: _Group, upstream: Tensor) -> Tensor:
+    """Gradient of a group's windows, from its graph if there is one."""
+    if group.logits is not None and group.patches is not None:
+        (gradient,) = torch.autograd.grad(group.logits, group.patches, upstream.to(group.logits.dtype))
+        return gradient
+    with torch.enable_grad():
+        patches = _gather(images, group.windows).requires_grad_()
+        logits = predictor._network(patches)
+        # The same gradient as passing `upstream` to autograd.grad, which would hold every activation of
+        # the window until the end (measured: 73 against 40 MB for nine convolutions at 32^3).
+        weighted = (logits * upstream.to(logits.dtype)).sum()
+        del logits
+    (gradient,) = torch.autograd.grad(weighted, patches)
+    return gradient
+
+
+def _split(windows: list[Window], size: int) -> Iterable[_Group]:
+    return [_Group(windows[i : i + size]) for i in range(0, len(windows), size)]
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast to ``dtype``, or off."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def _gather(images: Tensor, group: list[Window]) -> Tensor:
@@ -193,8 +321,10 @@ def _starts(side: int, roi: int, overlap: float) -> list[int]:
     return [min(i * interval, side - roi) for i in range(count)]
 
 
-def _pad_to(images: Tensor, roi_size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Zero-pad volumes smaller than the window, centered, and the index that crops back."""
+def _pad_to(
+    images: Tensor, roi_size: Sequence[int], padding: str = "zeros"
+) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad volumes smaller than the window, centered, and the index that crops back."""
     missing = [max(roi - side, 0) for roi, side in zip(roi_size, images.shape[2:], strict=True)]
     before = [m // 2 for m in missing]
     crop = (
@@ -204,8 +334,29 @@ def _pad_to(images: Tensor, roi_size: Sequence[int]) -> tuple[Tensor, tuple[slic
     )
     if not any(missing):
         return images, crop
+    if padding != "zeros":
+        for axis, (first, extra) in enumerate(zip(before, missing, strict=True), start=2):
+            if extra:
+                index = _beyond(images.shape[axis], first, extra, padding).to(images.device)
+                images = images.index_select(axis, index)
+        return images, crop
     pads = [(b, m - b) for b, m in zip(before, missing, strict=True)]
     return F.pad(images, [p for pair in reversed(pads) for p in pair]), crop
+
+
+def _beyond(side: int, before: int, extra: int, padding: str) -> Tensor:
+    """Which voxel of an axis stands at each place of the padded one; mirroring repeats as often as it must.
+
+    Example:
+        >>> _beyond(3, 2, 4, "reflect").tolist(), _beyond(3, 2, 4, "edge").tolist()
+        ([2, 1, 0, 1, 2, 1, 0], [0, 0, 0, 1, 2, 2, 2])
+    """
+    places = torch.arange(side + extra) - before
+    if padding == "edge" or side == 1:
+        return places.clamp(0, side - 1)
+    period = 2 * (side - 1)
+    places = places.remainder(period)
+    return torch.where(places < side, places, period - places)
 
 
 def _importance(roi_size: Sequence[int], mode: str, like: Tensor) -> Tensor:

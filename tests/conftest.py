@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton reads this when it is imported: without a GPU its kernels run in Python.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +25,15 @@ def data_root() -> Path:
         if candidate and (Path(candidate) / "Task04_Hippocampus" / "dataset.json").is_file():
             return Path(candidate)
     pytest.skip("no real volumes: set ROBUSTVOX_DATA to a folder that holds Task04_Hippocampus")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` skip where there is no card."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from ..specs.requests import CROSSED, FiguresRequest
 from .options import command
 
 
-@command(FiguresRequest, keep=CROSSED, flags={"out": "--results"}, split="validation", cases="1")
+@command(FiguresRequest, keep=CROSSED, flags={"out": "--results"}, split="validation", cases="first:1")
 def figures(request: FiguresRequest) -> int:
     """Draw attacked cases in three planes, and budget curves and transfer heat maps of the records.
 

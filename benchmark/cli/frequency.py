@@ -6,7 +6,7 @@ from ..specs.requests import CROSSED, FrequencyRequest
 from .options import command
 
 
-@command(FrequencyRequest, keep=(*CROSSED, "targets", "adversarial"), split="validation", cases="4")
+@command(FrequencyRequest, keep=(*CROSSED, "targets", "adversarial"), split="validation", cases="first:4")
 def frequency(request: FrequencyRequest) -> int:
     """Filter an attack's perturbation by frequency and score every band: which frequencies do the harm?"""
     from .commands.frequency import study_frequencies

@@ -62,14 +62,20 @@ def craft(
     surrogate = surrogate.for_case(volume)
     clean = torch.from_numpy(volume.image)[None].to(device)
     labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(device)
+    mask = labelled(volume, device)
     generator = noise_generator(seed, dataset, volume.id, attack.spec)
     meter, steps = Meter(surrogate.predictor, limit), StepWatch()
     with matches() as found, Stopwatch(device) as watch:
         crafted = attack_view(protocol, attack.attack, surrogate.predictor)
-        adversarial = crafted(meter, clean, labels, generator=generator, on_step=steps)
+        adversarial = crafted(meter, clean, labels, mask=mask, generator=generator, on_step=steps)
     flags = {*surrogate.flags, *steps.flags()} | ({"unchanged"} if torch.equal(adversarial, clean) else set())
     flags |= {"unmatched" for match in found if not match.matched}
     return Crafted(adversarial, Cost(meter.forwards, meter.backwards, watch.seconds), frozenset(flags))
+
+
+def labelled(volume: Volume, device: str) -> Tensor | None:
+    """Where a voxel counts in an attack's loss, ``(1, 1, *spatial)``; None for everywhere."""
+    return None if volume.ignore is None else torch.from_numpy(~volume.ignore)[None, None].to(device)
 
 
 def noise_generator(seed: int, dataset: str, case: str, spec: str) -> torch.Generator:

@@ -13,7 +13,7 @@ from robustvox.models import SlidingWindow
 from ..specs.protocols import Protocol
 
 Craft = Callable[..., Tensor]
-"""``(model, images, labels, generator=, on_step=)`` to adversarial images, as an attack object is called."""
+"""``(model, images, labels, mask=, generator=, on_step=)`` to adversarial images, as an attack object is called."""
 
 
 def attack_view(protocol: Protocol, attack: Attack, predictor: nn.Module) -> Craft:
@@ -63,9 +63,17 @@ class _Tiled:
         self._attack = attack
         self._roi_size = roi_size
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        **options: object,
+    ) -> Tensor:
         adversarial = images.clone()
         for box in tiles(images.shape[2:], self._roi_size):
             tile = (slice(None), slice(None), *box)
-            adversarial[tile] = self._attack(model, images[tile], labels[tile], **options)  # type: ignore[arg-type]
+            counted = None if mask is None else mask[tile]
+            adversarial[tile] = self._attack(model, images[tile], labels[tile], counted, **options)  # type: ignore[arg-type]
         return adversarial

@@ -17,14 +17,14 @@ from ..craft.meter import Cost
 from ..craft.named import NamedModel, predict
 from ..craft.view import truncate
 from ..metrics.distortion import Distortion, measure
-from ..metrics.success import voxel_success
+from ..metrics.success import VoxelSuccess, voxel_success
 from ..plan.plan import Job, Plan
 from ..records.unit import data_fingerprint
 from ..records.volumes import Note, save_adversarial
 from ..specs.requests import RunRequest
-from .compute import ClassScore, Failure, Outcome, Scored
+from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
 from .faults import CASE_FAILURES
-from .scoring import Scorer
+from .scoring import Scorer, prepare_scorer
 
 Save = Callable[[Job, "PreparedCase", Crafted], None]
 """Called with every volume that was crafted."""
@@ -83,6 +83,8 @@ class Bench:
         self._clean: dict[tuple[str, str], np.ndarray] = {}
         self._bound: dict[tuple[str, str], NamedModel] = {}
         self._clean_of: Volume | None = None
+        #: share of each model's window that each case fills, as far as cases were read
+        self.filled: dict[tuple[str, str], dict[str, float]] = {}
 
     def case(self, case_id: str) -> PreparedCase:
         """The case, read once, also where reading fails.
@@ -184,12 +186,11 @@ class Bench:
     def _prepare(self, case_id: str) -> PreparedCase:
         dataset = self.plan.dataset
         volume = dataset.load(case_id)
-        scorer = Scorer(
-            self.plan.protocol,
-            volume,
-            num_classes=len(dataset.class_names),
-            nsd_tolerance_mm=dataset.nsd_tolerance_mm,
-        )
+        for model in self.plan.models:
+            share = model.filled(volume)
+            if share is not None:
+                self.filled.setdefault(model.key, {})[case_id] = share
+        scorer = prepare_scorer(dataset, volume, self.plan.protocol)
         return PreparedCase(volume, data_fingerprint(volume), scorer)
 
     def _score(
@@ -197,23 +198,31 @@ class Bench:
     ) -> Scored:
         case = self.case(job.case)
         volume = case.volume
-        bound = self.for_case(target, volume)
+        target = self.for_case(target, volume)
         truncated = self.truncates(job, target)
         images = truncate(crafted.images) if truncated else crafted.images
         if truncated not in distances:
             distances[truncated] = measure(images[0].cpu().numpy(), volume.image)
         unharmed = self.clean(target, volume)
-        prediction = unharmed if job.clean else predict(bound, images)
+        prediction = unharmed if job.clean else predict(target, images)
         outcome = Outcome(
             scores=self._class_scores(case.scorer, prediction),
             cost=crafted.cost,
             distortion=distances[truncated],
-            success=None if job.clean else voxel_success(prediction, unharmed, volume.label),
+            success=None if job.clean else self._success(prediction, unharmed, volume),
+            channels=channel_changes(images[0].cpu().numpy(), volume),
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
-            prompts=bound.prompts,
-            blind=bound.blind,
+            prompts=target.prompts,
+            blind=target.blind,
         )
         return Scored(job, target, volume, images, prediction, outcome)
+
+    def _success(self, prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> VoxelSuccess:
+        """Over the voxels that somebody labelled."""
+        if volume.ignore is None:
+            return voxel_success(prediction, unharmed, volume.label)
+        there = ~volume.ignore
+        return voxel_success(prediction[there], unharmed[there], volume.label[there])
 
     def _class_scores(self, scorer: Scorer, prediction: np.ndarray) -> tuple[ClassScore, ...]:
         names = self.plan.dataset.class_names

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from robustvox.datasets import Volume
+from robustvox.datasets import ChannelWindows, Volume
 
 from ..craft.meter import Cost
 from ..craft.named import NamedModel
@@ -41,6 +41,7 @@ class Outcome:
         flags: what may look wrong, sorted.
         prompts: what a prompted target was asked, with every click.
         blind: share of the volume no change of which reaches the target; None where it was not asked.
+        channels: largest change per channel in that channel's unit, where channels have a window each.
     """
 
     scores: tuple[ClassScore, ...]
@@ -48,6 +49,7 @@ class Outcome:
     distortion: Distortion
     success: VoxelSuccess | None
     flags: tuple[str, ...]
+    channels: str | None = None
     prompts: str = ""
     blind: float | None = None
 
@@ -63,9 +65,37 @@ class Outcome:
             **asdict(self.cost),
             **{f"asr_{where}": share for where, share in rates.items()},
             **({} if self.blind is None else {"blind": self.blind, "prompts": self.prompts}),
+            **({} if self.channels is None else {"linf_channels": self.channels}),
             "flags": list(self.flags),
             "provenance": provenance,
         }
+
+
+def channel_changes(image: np.ndarray, volume: Volume) -> str | None:
+    """The largest change of each channel in its own unit, ``"13.3 HU; 0.31 a.u."``; None for one window.
+
+    One change on [0, 1] is another one in every channel that has its own window, so no single number says it.
+
+    Args:
+        image: what was scored.
+        volume: the case it was made from.
+
+    Shape:
+        image: ``(C, *spatial)`` in [0, 1].
+
+    Example:
+        >>> from robustvox.datasets import ChannelWindows, IntensityWindow
+        >>> windows = ChannelWindows((IntensityWindow(-175, 250, "HU"), IntensityWindow(0, 10)))
+        >>> clean = np.zeros((2, 2, 2, 2), np.float32)
+        >>> volume = Volume("a", clean, clean[0].astype(int), (1.0, 1.0, 1.0), np.eye(4), windows)
+        >>> channel_changes(clean + np.float32(8 / 255), volume)
+        '13.3 HU; 0.314 a.u.'
+    """
+    if not isinstance(volume.window, ChannelWindows):
+        return None
+    changes = np.abs(image.astype(np.float64) - volume.image).reshape(len(image), -1).max(axis=1)
+    pairs = zip(volume.window.windows, changes, strict=True)
+    return "; ".join(f"{window.physical(float(change)):.3g} {window.unit}" for window, change in pairs)
 
 
 @dataclass(frozen=True)

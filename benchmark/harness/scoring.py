@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustvox.datasets import Volume
+from robustvox.datasets import Dataset, Volume
 
 from ..metrics.scores import LabelSurfaces, score
-from ..specs.protocols import Protocol
+from ..specs.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def counted(prediction: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:
+    """A prediction with background where nobody labelled, as the reference has it there.
+
+    Example:
+        >>> counted(np.array([1, 2, 1]), np.array([False, False, True])).tolist()
+        [1, 2, 0]
+    """
+    return prediction if ignore is None else np.where(ignore, 0, prediction)
 
 
 class Scorer:
@@ -52,12 +62,17 @@ class Scorer:
         self._num_classes = num_classes + self._shift
         self._tolerance = nsd_tolerance_mm
         self._spacing = tuple(volume.spacing_mm)
+        self._ignore = volume.ignore
         self._surfaces = self._prepare(self._spacing)
         voxels = (1.0,) * volume.label.ndim
         self._in_voxels = self._prepare(voxels) if protocol.voxel_hd95 else None
 
     def __call__(self, prediction: np.ndarray) -> DataFrame:
-        """One row per scored class, columns as :func:`~robustvox.benchmark.metrics.scores.score` gives them."""
+        """One row per scored class, columns as :func:`~robustvox.benchmark.metrics.scores.score` gives them.
+
+        Where the case says that nobody labelled a voxel (:attr:`Volume.ignore`), neither counts as any class.
+        """
+        prediction = counted(prediction, self._ignore)
         table = self._score(prediction, self._surfaces)
         if self._in_voxels is not None:
             table["hd95_mm"] = self._score(prediction, self._in_voxels)["hd95_mm"]
@@ -83,3 +98,17 @@ class Scorer:
             nsd_tolerance_mm=self._tolerance,
             cache=surfaces,
         )
+
+
+def prepare_scorer(dataset: Dataset, volume: Volume, protocol: Protocol = PROTOCOLS["robustvox-1"]) -> Scorer:
+    """What scores the predictions of a case of a dataset: with reading it, all that a run asks of a case.
+
+    Raises:
+        ValueError: a case nobody can be scored on.
+    """
+    return Scorer(
+        protocol,
+        volume,
+        num_classes=len(dataset.class_names),
+        nsd_tolerance_mm=dataset.nsd_tolerance_mm,
+    )

@@ -6,19 +6,25 @@ import inspect
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
+
+from torch import nn
 
 from robustvox.datasets import Dataset
 from robustvox.models import CheckpointError, SlidingWindow
 from robustvox.models.bring import BroughtModel, open_model
+from robustvox.models.bring.foreign import Foreign, can_be_asked, check_window
+from robustvox.models.case import CasePredictor
+from robustvox.models.checkpoint import state_sha256
 
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, normalize
+from ..specs.spec import UsageError, canonical
+from .windows import WindowChoice, choose_window, read_window, with_window
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
-
+UNASKED = 32
+"""A network that cannot be asked which windows it takes gets multiples of this."""
 
 LIBRARY = re.compile(
     r"[\\/](site|dist)-packages[\\/]|^<|"
@@ -29,68 +35,73 @@ LIBRARY = re.compile(
 """Files that are not the user's: of packages, of Python, of this command."""
 
 
-def locate(text: str, names: Iterable[str] = ()) -> tuple[Path, Mapping[str, Any]] | None:
-    """The path with its parameters that ``PATH[:key=value,...]`` is, or None where it is a name.
-
-    A name of the registry is never a path; write ``./unet`` for a folder of that name. Everything else that
-    exists, has a slash or ends like a checkpoint is one, so that a wrong path is told as such.
-
-    Args:
-        text: as written after ``--model``.
-        names: of the registry.
-
-    Example:
-        >>> path, parameters = locate("runs/spleen:fold=1")
-        >>> path.as_posix(), parameters
-        ('runs/spleen', {'fold': 1})
-        >>> locate("my_package.models:factory:width=8")
-    """
-    if normalize(text.partition(":")[0]) in map(normalize, names):
-        return None
-    path, tail = text, ""
-    found = re.fullmatch(r"(.+?):([A-Za-z_]\w*=.*)", text)
-    if found and not _exists(text):
-        path, tail = found[1], found[2]
-    if re.search(r"[/\\]", path) or path.startswith("~") or path.lower().endswith(SUFFIXES) or _exists(path):
-        return Path(path).expanduser(), Spec.parse(f"path:{tail}" if tail else "path").parameters
-    return None
-
-
-def _exists(text: str) -> bool:
-    try:
-        return os.path.exists(text)
-    except ValueError:
-        return False
-
-
 def load_path(
     path: Path,
     parameters: Mapping[str, Any],
     dataset: Dataset,
     protocol: Protocol,
     *,
+    choice: WindowChoice,
     architecture: str | None = None,
-    sw_batch_size: int = 4,
+    sw_batch_size: int | str = "auto",
 ) -> BroughtModel:
     """The model a path holds, for the data and the windows of the protocol.
+
+    Args:
+        path: folder or file.
+        parameters: written behind it.
+        dataset: tells channels and classes, and which cases there are.
+        protocol: of overlap and weights.
+        choice: the window for a format that names none.
+        architecture: of a published checkpoint.
+        sw_batch_size: windows per forward.
 
     Raises:
         UsageError: as :func:`~robustvox.models.bring.open_model`.
     """
-    try:
+
+    def read(roi_size: tuple[int, ...]) -> BroughtModel:
         return open_model(
             path,
             in_channels=dataset.in_channels,
             num_classes=len(dataset.class_names),
-            roi_size=dataset.roi_size,
+            roi_size=roi_size,
             architecture=architecture,
             arguments=parameters,
             overlap=protocol.overlap,
             mode=protocol.mode,
             sw_batch_size=sw_batch_size,
+            cases=tuple(dict.fromkeys(case for cases in dataset.splits.values() for case in cases)),
+            data=getattr(dataset, "root", None),
         )
+
+    try:
+        return with_window(choice, read, CheckpointError)[0]
     except CheckpointError as error:
         raise UsageError(str(error)) from error
+
+
+def take_data_parameters(
+    name: str, parameters: Mapping[str, Any], dataset: Dataset
+) -> tuple[dict[str, Any], tuple[int, ...] | None]:
+    """Parameters without those that are the data's, and the window among these where one is asked for.
+
+    Raises:
+        UsageError: other channels or classes than the data have, or no window.
+    """
+    decided = {
+        "in_channels": (dataset.in_channels, "image channel(s)"),
+        "num_classes": (len(dataset.class_names), "classes, background included,"),
+    }
+    for key, (wanted, what) in decided.items():
+        if key in parameters and parameters[key] != wanted:
+            raise UsageError(
+                f"expected {name} for the {wanted} {what} of {dataset.name}, got {key}={parameters[key]}; drop it, the "
+                "data decide"
+            )
+    kept = {key: value for key, value in parameters.items() if key not in (*decided, "roi_size")}
+    asked = read_window(parameters["roi_size"], f"roi_size of {name}") if "roi_size" in parameters else None
+    return kept, asked
 
 
 def load_factory(
@@ -98,6 +109,7 @@ def load_factory(
     factory: Callable[..., Any],
     parameters: Mapping[str, Any],
     dataset: Dataset,
+    choice: WindowChoice,
     checkpoint: Path | None = None,
 ) -> BroughtModel:
     """The network a factory builds; what it raises becomes one line.
@@ -105,26 +117,56 @@ def load_factory(
     Args:
         name: as written, ``package.module:factory``.
         factory: takes what it declares of ``in_channels``, ``num_classes``, ``roi_size`` and ``checkpoint``, and
-            the parameters; returns a network, or a :class:`~robustvox.models.SlidingWindow` that is used as it is.
+            the parameters; returns a network, which may tell its window as an attribute ``roi_size``, or a
+            predictor (:class:`~robustvox.models.SlidingWindow`, :class:`~robustvox.models.case.CasePredictor`) that is
+            used as it is.
         parameters: written behind the name.
-        dataset: tells the first three.
+        dataset: tells channels and classes.
+        choice: the window for a network that tells none.
         checkpoint: of ``--checkpoint``.
 
     Raises:
         UsageError: anything the factory raises, no network, or one that cannot have the data's window or classes.
     """
-    from torch import nn
+    shown = canonical(name, {key: last_part(value) for key, value in parameters.items()})
+    classes: dict[str, Any] = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
+    given, asked = take_data_parameters(name, parameters, dataset)
+    choice = choice if asked is None else choose_window(dataset, asked)
 
-    from robustvox.models.bring.foreign import Foreign, check_window
-    from robustvox.models.checkpoint import state_sha256
+    def build(roi_size: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...]]:
+        offered = {**classes, "roi_size": roi_size} | (
+            {} if checkpoint is None else {"checkpoint": checkpoint}
+        )
+        model, window = _built(name, factory, offered, given)
+        guessed = not choice.fixed and window == roi_size and any(side % UNASKED for side in window)
+        if guessed and not can_be_asked(model.network if isinstance(model, SlidingWindow) else model):
+            raise UsageError(
+                f"expected a roi_size for {name}, which cannot be asked what it takes; give --roi-size"
+            )
+        return model, window
 
-    classes: dict[str, Any] = {
-        "in_channels": dataset.in_channels,
-        "num_classes": len(dataset.class_names),
-    }
-    offered = {**classes, "roi_size": tuple(dataset.roi_size)}
-    if checkpoint is not None:
-        offered["checkpoint"] = checkpoint
+    (model, roi_size), _ = with_window(choice, build, UsageError)
+    sha256 = state_sha256(model.network if isinstance(model, SlidingWindow) else model)
+    if isinstance(model, SlidingWindow):
+        note = f"its own window {roi_size}, overlap {model.overlap}, {model.mode} weights, not those of the protocol"
+        return BroughtModel(name=shown, sha256=sha256, roi_size=roi_size, predictor=model, notes=(note,))
+    if isinstance(model, CasePredictor):
+        note = "its own predictor, which reads a case by itself"
+        return BroughtModel(name=shown, sha256=sha256, roi_size=roi_size, predictor=model, notes=(note,))
+    own = own_window(model) is not None
+    return BroughtModel(
+        name=shown, sha256=sha256, roi_size=roi_size, network=Foreign(model, name), own_window=own
+    )
+
+
+def _built(
+    name: str, factory: Callable[..., Any], offered: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """What a factory returns, and its window: its own, or the one that was offered.
+
+    Raises:
+        UsageError: anything the factory raises, no network, or one that cannot have the window or the classes.
+    """
     try:
         model = factory(**_accepted(name, factory, offered), **parameters)
     except UsageError:
@@ -134,18 +176,28 @@ def load_factory(
     if not isinstance(model, nn.Module):
         raise UsageError(f"expected {name} to return a torch.nn.Module, got {type(model).__name__}")
     model.eval()
-    shown = canonical(name, {key: last_part(value) for key, value in parameters.items()})
-    own = isinstance(model, SlidingWindow)
-    network, roi_size = (model.network, model.roi_size) if own else (model, tuple(dataset.roi_size))
+    roi_size = own_window(model) or offered["roi_size"]
+    if isinstance(model, CasePredictor):
+        return model, roi_size
     try:
-        check_window(network, name, **classes, roi_size=roi_size)
+        check_window(
+            model.network if isinstance(model, SlidingWindow) else model,
+            name,
+            in_channels=offered["in_channels"],
+            num_classes=offered["num_classes"],
+            roi_size=roi_size,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    sha256 = state_sha256(network)
-    if own:
-        note = f"its own window {roi_size}, overlap {model.overlap}, {model.mode} weights, not those of the protocol"
-        return BroughtModel(name=shown, sha256=sha256, roi_size=roi_size, predictor=model, notes=(note,))
-    return BroughtModel(name=shown, sha256=sha256, roi_size=roi_size, network=Foreign(network, name))
+    return model, roi_size
+
+
+def own_window(model: nn.Module) -> tuple[int, ...] | None:
+    """The window a network tells, as an attribute ``roi_size`` of positive whole numbers."""
+    found = getattr(model, "roi_size", None)
+    if not isinstance(found, tuple | list) or not all(isinstance(side, int) and side > 0 for side in found):
+        return None
+    return tuple(found) or None
 
 
 def _accepted(name: str, factory: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from robustvox.datasets import Dataset
+from robustvox.datasets.folder import CaseFolder
 
 from ..craft.named import NamedAttack, NamedModel
+from ..records.sources import path_of
 from ..records.volumes import UNITS
 from ..specs.knobs import MEASURES
 from ..specs.protocols import Protocol, find_protocol
 from ..specs.requests import RunRequest
-from ..specs.spec import Spec, UsageError, match, normalize
+from ..specs.spec import UsageError, match, normalize
 from .attacks import load_attack, match_all
-from .bring import locate
 from .cases import EVERY_SPLIT, load_dataset, select_cases
+from .model_text import parse_model
 from .models import choose_device, load_model
 from .plan import Plan
 from .saved import open_folder
-from .targets import MODEL_NAMES, find_target
+from .windows import read_window
 
 
 def build_plan(request: RunRequest) -> Plan:
@@ -34,16 +37,18 @@ def build_plan(request: RunRequest) -> Plan:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
     protocol = find_protocol(request.protocol)
     attacks = load_attacks(request, protocol)
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_requested(request)
     device = choose_device(request.device)
     models = load_models(request, dataset, protocol, device)
+    split = request.split or "validation"
+    cases = select_cases(dataset, split, request.cases or "first:4", held_out(split, models))
     surrogates = models[: len(request.models)]
     targets = models[len(request.models) :] if request.targets and not request.transfer else models
     if request.units not in UNITS:
         raise UsageError(f"expected --units among {', '.join(UNITS)}, got {request.units!r}")
     return Plan(
         dataset=dataset,
-        cases=select_cases(dataset, request.split or "validation", request.cases or "4"),
+        cases=cases,
         surrogates=surrogates,
         targets=targets,
         attacks=attacks,
@@ -70,7 +75,7 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
             + (", ".join(superfluous) or "no --target")
         )
     protocol = find_protocol(request.protocol)
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_requested(request)
     device = choose_device(request.device)
     folder = open_folder(
         directory,
@@ -96,6 +101,15 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
     )
 
 
+def load_requested(request: RunRequest) -> Dataset:
+    """The dataset of a request, under the name its results have."""
+    dataset = load_dataset(request.dataset, request.data_root, request.out)
+    path = path_of(dataset)
+    if request.dataset_name is None or path is None or not isinstance(dataset, CaseFolder):
+        return dataset
+    return dataset.renamed(request.dataset_name, path)
+
+
 def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
     """The attacks in the order given, matched to a reference where ``--match`` names one."""
     attacks = [load_attack(text, protocol) for text in request.attacks]
@@ -107,43 +121,44 @@ def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
     return match_all(attacks, load_attack(request.match, protocol), measure)
 
 
+def held_out(split: str, models: Sequence[NamedModel]) -> tuple[str, ...] | None:
+    """What the models were validated on, where ``validation`` is asked for and all say the same; else None."""
+    told = {model.held_out for model in models}
+    return next(iter(told)) if len(told) == 1 and normalize(split) == "validation" else None
+
+
 def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
-    named = [text for text in request.models if locate(text, MODEL_NAMES) is None]
+    models = [parse_model(text) for text in request.models]
+    named = [model for model in models if model.takes_checkpoint]
     if len(request.checkpoints) not in (0, len(named)):
         raise UsageError(
             f"expected one --checkpoint per {'--target' if request.adversarial else '--model'} ({len(named)}, a path "
             f"has its own weights), got {len(request.checkpoints)}; repeat it in the order of the models"
         )
     files = iter(request.checkpoints)
-    order = [(text, next(files, None) if text in named else None) for text in request.models]
+    order = [(model, next(files, None) if model.takes_checkpoint else None) for model in models]
     for text in request.targets:
+        target = parse_model(text)
         # A target that is also attacked is the same network, so it has the same weights.
-        same = {file for other, file in order if _identity(other) == _identity(text)}
+        same = {file for model, file in order if model.identity == target.identity}
         if len(same) > 1:
             raise UsageError(
                 f"expected one --checkpoint for the target {text}, got {len(same)}; name the target by its file"
             )
-        order.append((text, next(iter(same), None)))
+        order.append((target, next(iter(same), None)))
     loaded: dict[tuple[str, Path | None], NamedModel] = {}
-    for text, checkpoint in order:
-        if (_identity(text), checkpoint) not in loaded:
-            loaded[_identity(text), checkpoint] = load_model(
-                text,
+    for model, checkpoint in order:
+        if (model.identity, checkpoint) not in loaded:
+            loaded[model.identity, checkpoint] = load_model(
+                model,
                 dataset,
                 protocol,
                 checkpoint=checkpoint,
                 untrained=request.untrained,
                 device=device,
-                sw_batch_size=request.sw_batch_size,
+                compute=request.compute,
                 seed=request.seed,
+                roi_size=None if request.roi_size is None else read_window(request.roi_size, "--roi-size"),
             )
-    return [loaded[_identity(text), checkpoint] for text, checkpoint in order]
-
-
-def _identity(text: str) -> str:
-    """Equal for two ways to write a registered name; paths and imports are what they are to the letter."""
-    target = find_target(text)
-    if target is not None:
-        return str(target)
-    return text if locate(text, MODEL_NAMES) or ":" in Spec.parse(text).name else normalize(text)
+    return [loaded[model.identity, checkpoint] for model, checkpoint in order]

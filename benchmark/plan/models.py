@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
+from robustvox.models.prompted import TARGETS
 
-from ..craft.named import NamedModel
+from ..craft.named import ModelWindow, NamedModel
+from ..specs.compute import Compute
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, match, normalize
-from .registries import UnregisteredError, find_plugin, import_name
-from .targets import find_target, load_target
+from ..specs.spec import Spec, UsageError, canonical
+from .bring import last_part, load_factory, load_path, take_data_parameters
+from .computing import computed, split_precision
+from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
+from .registries import UnregisteredError, find_plugin
+from .targets import load_target
+from .windows import WindowChoice, choose_window, with_window
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,54 +47,110 @@ COMPUTED = ("scan",)
 
 
 def load_model(
-    text: str,
+    text: str | ModelText,
     dataset: Dataset,
     protocol: Protocol,
     *,
     checkpoint: Path | None = None,
     untrained: bool = False,
     device: str = "cpu",
-    sw_batch_size: int = 4,
+    compute: Compute | None = None,
     seed: int = 0,
+    roi_size: tuple[int, ...] | None = None,
 ) -> NamedModel:
     """The predictor somebody typed: from the zoo or ``checkpoint``, from a path, from a factory, untrained if asked.
 
     For what was typed only: a path is opened, a factory imported and called. What a file names is
     :func:`recorded_model`'s.
 
+    Args:
+        text: as written, or what :func:`~robustvox.benchmark.plan.model_text.parse_model` made of it.
+        dataset: tells channels, classes, cases, and the window of a network that has none.
+        protocol: how volumes are predicted.
+        checkpoint: weights for a name.
+        untrained: random weights of ``seed`` for a name of the registry.
+        device: where it runs.
+        compute: how it runs.
+        seed: see ``untrained``.
+        roi_size: of ``--roi-size``, for a network that tells no window.
+
     Raises:
         UsageError: unknown model, no checkpoint and not ``untrained``, or one that does not fit the dataset.
     """
-    from .bring import last_part, load_factory, load_path, locate
-
-    target = find_target(text)
-    if target is not None:
+    choice = choose_window(dataset, roi_size)
+    given = parse_model(text) if isinstance(text, str) else text
+    compute = compute or Compute()
+    compute = replace(compute, precision=given.precision or compute.precision)
+    if isinstance(given, Registered) and given.spec.name in TARGETS:
         return load_target(
-            target, dataset, protocol, checkpoint=checkpoint, device=device, sw_batch_size=sw_batch_size
+            given.spec,
+            dataset,
+            protocol,
+            checkpoint=checkpoint,
+            device=device,
+            sw_batch_size=compute.sw_batch_size,
         )
-    located = locate(text, MODEL_CATALOG)
-    if located is not None:
-        path, parameters = located
-        if checkpoint is not None:
-            raise UsageError(
-                f"expected no --checkpoint beside the path {path.name}, got {checkpoint.name}; a path is a model "
-                "with its weights"
-            )
-        brought = load_path(path, parameters, dataset, protocol, sw_batch_size=sw_batch_size)
-        shown = {key: last_part(value) for key, value in parameters.items()}
-        brought = replace(brought, name=canonical(brought.name, shown))
-        untrained = False
-    elif (factory := _factory(spec := Spec.parse(text))) is not None:
-        brought = load_factory(spec.name, factory, spec.parameters, dataset, checkpoint)
-        untrained = False
+    if isinstance(given, ByPath):
+        brought = _from_path(given, dataset, protocol, checkpoint, choice, compute)
+    elif isinstance(given, ByFactory):
+        choice = _written_window(given.spec, dataset, choice)
+        brought = load_factory(
+            given.spec.name, given.factory, given.spec.parameters, dataset, choice, checkpoint
+        )
     else:
-        spec = Spec(match(spec.name, MODEL_CATALOG, "model"), spec.parameters)
-        if spec.parameters.get("scan") == "mamba_ssm" and not device.startswith("cuda"):
-            raise UsageError(
-                f"expected a CUDA device for {text}, got {device}; say --device cuda or drop scan=mamba_ssm"
-            )
-        brought = _registered(spec, dataset, protocol, checkpoint, seed if untrained else None)
-    return _predictor(brought, protocol, device, sw_batch_size, ("untrained",) if untrained else ())
+        _require_device(given.spec, device)
+        choice = _written_window(given.spec, dataset, choice)
+        brought = _registered(
+            _written(given.spec, dataset), dataset, protocol, checkpoint, seed if untrained else None, choice
+        )
+    untrained = untrained and isinstance(given, Registered)
+    flags = ("untrained",) if untrained else ()
+    named = _named(brought, protocol, choice, device, compute, flags)
+    return replace(named, notes=(*named.notes, *_unused(brought, roi_size)))
+
+
+def _from_path(
+    given: ByPath,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    choice: WindowChoice,
+    compute: Compute,
+) -> BroughtModel:
+    if checkpoint is not None:
+        raise UsageError(
+            f"expected no --checkpoint beside the path {given.path.name}, got {checkpoint.name}; a path is a model "
+            "with its weights"
+        )
+    brought = load_path(
+        given.path,
+        given.parameters,
+        dataset,
+        protocol,
+        choice=choice,
+        sw_batch_size=compute.sw_batch_size,
+    )
+    shown = {key: last_part(value) for key, value in given.parameters.items()}
+    return replace(brought, name=canonical(brought.name, shown))
+
+
+def _written_window(spec: Spec, dataset: Dataset, choice: WindowChoice) -> WindowChoice:
+    """The window that is written behind a name, else the one chosen so far."""
+    asked = take_data_parameters(spec.name, spec.parameters, dataset)[1]
+    return choice if asked is None else choose_window(dataset, asked)
+
+
+def _written(spec: Spec, dataset: Dataset) -> Written:
+    parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
+    return Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
+
+
+def _require_device(spec: Spec, device: str) -> None:
+    scan = spec.parameters.get("scan")
+    if scan in ("triton", "mamba_ssm") and not device.startswith("cuda"):
+        raise UsageError(
+            f"expected a CUDA device for {spec}, got {device}; say --device cuda or drop scan={scan}"
+        )
 
 
 def recorded_model(
@@ -107,13 +170,14 @@ def recorded_model(
         UnregisteredError: a model of somebody's own; whoever trusts it types it.
         UsageError: as :func:`load_model`.
     """
-    from .bring import load_factory
-
-    spec = Spec.parse(name)
+    plain, precision = split_precision(name, "float32")
+    spec = Spec.parse(plain)
     factory = find_recorded(spec)
     if factory is None:
         return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
-    return _predictor(load_factory(spec.name, factory, spec.parameters, dataset), protocol, device, 4, ())
+    choice = choose_window(dataset, None)
+    brought = load_factory(spec.name, factory, spec.parameters, dataset, choice)
+    return _named(brought, protocol, choice, device, Compute(precision=precision))
 
 
 def find_recorded(spec: Spec) -> Any | None:
@@ -133,49 +197,94 @@ def find_recorded(spec: Spec) -> Any | None:
     return factory
 
 
-def is_architecture(name: str) -> bool:
-    """Whether the registry has a model of this name."""
-    return normalize(name) in map(normalize, MODEL_CATALOG)
-
-
-def _predictor(
-    brought: BroughtModel, protocol: Protocol, device: str, sw_batch_size: int, flags: tuple[str, ...]
+def _named(
+    brought: BroughtModel,
+    protocol: Protocol,
+    choice: WindowChoice,
+    device: str,
+    compute: Compute,
+    flags: tuple[str, ...] = (),
 ) -> NamedModel:
-    predictor = brought.as_predictor(protocol.overlap, protocol.mode, sw_batch_size).to(device).eval()
-    return NamedModel(brought.name, brought.sha256, predictor, flags, brought.notes, brought.spacing_mm)
+    """The named predictor; a precision other than float32 is part of its name and one of its flags."""
+    name, precision = brought.name, compute.precision
+    predictor = brought.as_predictor(protocol.overlap, protocol.mode, compute.sw_batch_size, protocol.padding)
+    if precision != "float32":
+        name, flags = f"{name}{',' if '=' in name else ':'}precision={precision}", (*flags, precision)
+    predictor = computed(predictor, name, precision, compute.memory, device)
+    return NamedModel(
+        name,
+        _identity(brought, choice),
+        predictor.to(device).eval(),
+        flags,
+        brought.notes,
+        None if brought.resamples else brought.spacing_mm,
+        ModelWindow(brought.roi_size, "the model" if brought.own_window else choice.source),
+        brought.held_out,
+        brought.trained_on,
+    )
+
+
+def _identity(brought: BroughtModel, choice: WindowChoice) -> str:
+    """The sha256 of a model, with its window where neither the model nor the dataset decides that."""
+    if brought.own_window or not choice.in_identity:
+        return brought.sha256
+    return hashlib.sha256(repr((brought.sha256, brought.roi_size)).encode()).hexdigest()
+
+
+def _unused(brought: BroughtModel, roi_size: tuple[int, ...] | None) -> tuple[str, ...]:
+    if roi_size is None or not brought.own_window or brought.roi_size == roi_size:
+        return ()
+    shown, asked = ("x".join(map(str, sizes)) for sizes in (brought.roi_size, roi_size))
+    return (f"its own window {shown} is used, not {asked} of --roi-size",)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model of the registry as written, without what the data decide.
+
+    Args:
+        name: of the registry.
+        parameters: of the architecture.
+        roi_size: the window that was asked for behind the name.
+        shown: canonical spec, for people.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    roi_size: tuple[int, ...] | None
+    shown: str
 
 
 def _registered(
-    spec: Spec, dataset: Dataset, protocol: Protocol, checkpoint: Path | None, seed: int | None
+    written: Written,
+    dataset: Dataset,
+    protocol: Protocol,
+    checkpoint: Path | None,
+    seed: int | None,
+    choice: WindowChoice,
 ) -> BroughtModel:
     """An architecture of the registry with random weights of ``seed``, or those of a file."""
     from robustvox.models.checkpoint import state_sha256
 
-    from .bring import load_path
-
-    name = canonical(spec.name, spec.parameters)
+    name, asked = written.shown, written.roi_size
     if seed is not None:
-        network = _untrained(spec, dataset, seed)
+        network, roi_size = _untrained(written, dataset, seed, choice)
         return BroughtModel(
-            name=name, sha256=state_sha256(network), roi_size=tuple(dataset.roi_size), network=network
+            name=name, sha256=state_sha256(network), roi_size=roi_size, network=network, own_window=False
         )
     if checkpoint is not None and _is_foreign(checkpoint):
-        brought = load_path(checkpoint, spec.parameters, dataset, protocol, architecture=spec.name)
+        given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
+        brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / dataset.name / f"{spec.name}.safetensors"
-    loaded = _load(file, spec.name, dataset, spec)
-    return BroughtModel(
-        name=name, sha256=loaded.sha256, roi_size=loaded.card.roi_size, network=loaded.network
-    )
-
-
-def _factory(spec: Spec) -> Any | None:
-    """The callable behind ``package.module:factory``, or behind the name of an entry point."""
-    if ":" in spec.name:
-        return import_name(spec.name, "model")
-    if is_architecture(spec.name):
-        return None
-    return find_plugin(spec.name, "robustvox.models")
+    file = checkpoint or ZOO / dataset.name / f"{written.name}.safetensors"
+    loaded = _load(file, written, dataset)
+    roi_size = loaded.card.roi_size
+    if asked is not None and tuple(asked) != tuple(roi_size):
+        raise UsageError(
+            f"expected {written.name} with the window {tuple(roi_size)} it was trained on in {file.name}, got "
+            f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
+        )
+    return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
 
 
 def _is_foreign(checkpoint: Path) -> bool:
@@ -185,7 +294,8 @@ def _is_foreign(checkpoint: Path) -> bool:
     return False
 
 
-def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
+def _load(path: Path, written: Written, dataset: Dataset) -> Any:
+    name, parameters = written.name, written.parameters
     if path.is_dir():
         raise UsageError(
             f"expected a file as --checkpoint of {name}, found the folder {path.name}; a folder is given to --model"
@@ -197,7 +307,7 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             "or say --untrained"
         )
     try:
-        computed = {k: v for k, v in spec.parameters.items() if k in COMPUTED}
+        computed = {k: v for k, v in parameters.items() if k in COMPUTED}
         loaded = load_checkpoint(path, architecture=name, overrides=computed)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
@@ -208,29 +318,34 @@ def _load(path: Path, name: str, dataset: Dataset, spec: Spec) -> Any:
             f"{dataset.name}, found {card.in_channels} and {card.num_classes} (trained on {card.dataset}) in "
             f"{path.name}; give the right --checkpoint"
         )
-    fixed = {k: v for k, v in spec.parameters.items() if k not in COMPUTED}
+    fixed = {k: v for k, v in parameters.items() if k not in COMPUTED}
     wrong = [k for k, v in fixed.items() if card.arguments.get(k) != v]
     if wrong:
         raise UsageError(
-            f"expected {name} with {', '.join(f'{k}={spec.parameters[k]}' for k in wrong)}, found "
+            f"expected {name} with {', '.join(f'{k}={parameters[k]}' for k in wrong)}, found "
             f"{dict(card.arguments)} in {path.name}; drop the parameter or give another --checkpoint"
         )
     return loaded
 
 
-def _untrained(spec: Spec, dataset: Dataset, seed: int) -> nn.Module:
-    import torch
+def _untrained(
+    written: Written, dataset: Dataset, seed: int, choice: WindowChoice
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network with random weights of ``seed``, and the window it takes."""
+    arguments = {"size": "small", **written.parameters}
 
-    arguments = {"size": "small", **spec.parameters}
-    try:
+    def build(roi_size: tuple[int, ...]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_model(
-                spec.name,
+                written.name,
                 in_channels=dataset.in_channels,
                 num_classes=len(dataset.class_names),
-                roi_size=dataset.roi_size,
+                roi_size=roi_size,
                 **arguments,
             )
+
+    try:
+        return with_window(choice, build, ValueError)
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustvox.datasets import Dataset
+from robustvox.datasets.entries import is_hidden
 
+from ..records.sources import base_name
 from ..records.volumes import Note, SavedVolume, read_note
 from ..specs.spec import UsageError
 
@@ -41,7 +43,11 @@ def open_folder(root: Path, dataset: Dataset, protocol: str, cases: Sequence[str
     """
     if not root.is_dir():
         raise UsageError(f"expected a folder of saved volumes for --adversarial, found none at {root}")
-    paths = sorted(p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file())
+    paths = sorted(
+        p
+        for p in root.rglob("*")
+        if p.name.lower().endswith(SUFFIXES) and p.is_file() and not is_hidden(p.name)
+    )
     if not paths:
         raise UsageError(
             f"expected NIfTI files below {root} for --adversarial, found none; write some with "
@@ -71,7 +77,7 @@ def open_folder(root: Path, dataset: Dataset, protocol: str, cases: Sequence[str
 
 def _check(path: Path, note: Note, dataset: Dataset, protocol: str, known: set[str]) -> None:
     where = f"case {note.case}: expected"
-    if note.dataset != dataset.name:
+    if base_name(note.dataset) != base_name(dataset.name):
         raise ValueError(
             f"{where} a volume of {dataset.name}, found one of {note.dataset} in {path.name}; score it with "
             f"--dataset {note.dataset}"

@@ -11,17 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG as MODEL_CATALOG
 from robustvox.models import CheckpointError
 from robustvox.models.prompted import TARGETS, Inference, OpenedTarget, open_target
 
 from ..craft.named import NamedModel
 from ..specs.protocols import Protocol
-from ..specs.spec import Spec, UsageError, canonical, normalize
+from ..specs.spec import Spec, UsageError, canonical
 from .bring import last_part
-
-MODEL_NAMES = (*MODEL_CATALOG, *TARGETS)
-"""Every name that `--model` knows, so that no folder of that name is taken for a path."""
 
 COMMON = ("prompts", "clicks", "click_seed", "map", "allow_modality_mismatch")
 """Parameters of every target; others go to its adapter."""
@@ -47,20 +43,6 @@ class PerCase(nn.Module):
         )
 
 
-def find_target(text: str) -> Spec | None:
-    """The spec of a published target, None where the text names something else.
-
-    Example:
-        >>> find_target("Vista-3D:prompts=click").name, find_target("unet")
-        ('vista3d', None)
-    """
-    known = {normalize(name): name for name in TARGETS}
-    head = normalize(text.partition(":")[0])
-    if head not in known:
-        return None
-    return Spec(known[head], Spec.parse(text).parameters)
-
-
 def load_target(
     spec: Spec,
     dataset: Dataset,
@@ -68,7 +50,7 @@ def load_target(
     *,
     checkpoint: Path | None,
     device: str,
-    sw_batch_size: int,
+    sw_batch_size: int | str,
 ) -> NamedModel:
     """A published target with the user's weights, for the classes of a dataset.
 

@@ -16,13 +16,13 @@ SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
 COST = ("linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds", "flags", "provenance")
 
 
-RATES = ("asr_voxel", "asr_foreground")  # of cost rows; older ones lack them
-
-
-TARGETED = ("blind", "prompts")  # of cost rows of published targets
-
-
-OPTIONAL = (*RATES, *TARGETED)
+OPTIONAL = (
+    "asr_voxel",
+    "asr_foreground",
+    "linf_channels",
+    "blind",
+    "prompts",
+)  # of cost rows; older ones lack them
 
 
 SHOWN = ("dataset", "case", "attack", "surrogate", "target", "protocol", "seed")
@@ -38,7 +38,7 @@ COLUMNS = {
 }
 
 
-NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *RATES, "blind")
+NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL[:2], "blind")
 
 
 INTEGERS = ("seed", "class_id")
@@ -62,7 +62,7 @@ def problem_of(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
     for name in columns:
         if name not in row:
             return f"a {row['kind']} row without {name!r}"
-    for name in (*columns, *OPTIONAL):
+    for name in (*columns, *(name for name in OPTIONAL if name in row or name in NUMBERS)):
         if not _fits(name, row.get(name)):
             return f"{name}={row[name]!r} in a {row['kind']} row"
     if row["kind"] == "cost" and not any(score["unit"] == row["unit"] for score in pending.values()):
@@ -75,8 +75,6 @@ def _fits(name: str, value: object) -> bool:
         return value is None or type(value) in (int, float)
     if name in INTEGERS:
         return type(value) is int
-    if name == "prompts" and value is None:
-        return True
     if name == "flags":
         return isinstance(value, list) and all(isinstance(flag, str) for flag in value)
     return isinstance(value, str)

@@ -71,8 +71,10 @@ def digest(value: Mapping[str, Any]) -> str:
 
 
 def data_fingerprint(volume: Volume) -> str:
-    """Hex sha256 of what is attacked and scored: image, label, spacing."""
+    """Hex sha256 of what is attacked and scored: image, label, spacing, and what nobody labelled."""
     digest = hashlib.sha256(repr((volume.image.shape, volume.spacing_mm)).encode())
     digest.update(np.ascontiguousarray(volume.image).tobytes())
     digest.update(np.ascontiguousarray(volume.label.astype(np.int64)).tobytes())
+    if volume.ignore is not None:
+        digest.update(np.packbits(volume.ignore).tobytes())
     return digest.hexdigest()

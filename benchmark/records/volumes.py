@@ -19,6 +19,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Extension
 
 from robustvox.datasets import CaseError, ChannelWindows, Volume
+from robustvox.datasets.geometry import axes_of, turn
 from robustvox.datasets.nifti import check_affine, check_image, read_array
 
 UNITS = ("unit", "original")
@@ -30,6 +31,7 @@ _PREFIX = b"robustvox "
 _COMMENT = 6  # code of plain text among NIfTI's header extensions
 
 
+_IDENTITY = ("dataset", "case", "attack", "surrogate", "surrogate_sha256", "protocol", "seed")
 _TOLERANCE = 1e-3  # share of the window by which original intensities may leave it
 
 
@@ -96,8 +98,7 @@ class SavedVolume:
         Raises:
             CaseError: if the file is damaged, or does not belong to ``volume`` as it is now.
         """
-        array, affine, _ = read_array(self.path, volume.id)
-        image = check_image(array, volume.image.shape[0], volume.id)
+        image, affine = self._read(volume)
         if image.shape != volume.image.shape:
             raise self._refuse(
                 volume,
@@ -115,13 +116,22 @@ class SavedVolume:
             )
         return self._to_unit(image, volume)
 
+    def _read(self, volume: Volume, *, unscaled: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The values of the file ``(C, *spatial)`` along the axes of the case, and their affine."""
+        array, affine, _ = read_array(self.path, volume.id)
+        if unscaled:
+            stored: Any = nib.load(self.path)
+            array = stored.dataobj.get_unscaled()
+        image = check_image(array, volume.image.shape[0], volume.id)
+        return turn(image, affine, axes_of(volume.affine))
+
     def _to_unit(self, image: np.ndarray, volume: Volume) -> np.ndarray:
         low, high, unit = 0.0, 1.0, "unit"
         if self.note.units == "original":
             stored: Any = nib.load(self.path)
             if stored.dataobj.slope != 1.0 or stored.dataobj.inter != 0.0:
                 # The header scales to original intensities; what lies beneath is what was scored.
-                image = check_image(stored.dataobj.get_unscaled(), image.shape[0], volume.id)
+                image, _ = self._read(volume, unscaled=True)
             else:
                 corner = np.zeros((image.shape[0], *[1] * (image.ndim - 1)), np.float32)
                 low, high = volume.window.invert(corner), volume.window.invert(corner + 1)
@@ -149,6 +159,8 @@ def save_adversarial(folder: Path, volume: Volume, image: np.ndarray, note: Note
     window, which every NIfTI reader applies: people see HU, and reading back loses not one bit. Where channels
     have a window each, which one slope cannot say, intensities are stored as they are, rounded to float32.
 
+    Axes run as in the file the case was read from, so that both lie on top of each other in any viewer.
+
     Args:
         folder: ``results/<dataset>/adversarial``; one folder per surrogate and attack is made in it.
         volume: the case, for affine and intensity window.
@@ -167,7 +179,7 @@ def save_adversarial(folder: Path, volume: Volume, image: np.ndarray, note: Note
         ...     path.name, bool((SavedVolume(path, read_note(path)).load(volume, "cd") == volume.image).all())
         ('val_000.nii.gz', True)
     """
-    path = folder / slug(note.surrogate) / slug(note.attack) / f"{slug(volume.id)}.nii.gz"
+    path = _free(folder / slug(note.surrogate) / slug(note.attack), case_slug(volume.id), note)
     path.parent.mkdir(parents=True, exist_ok=True)
     values, scaling = image.astype(np.float32), None
     if note.units == "original":
@@ -175,9 +187,13 @@ def save_adversarial(folder: Path, volume: Volume, image: np.ndarray, note: Note
             values = volume.window.invert(image)
         else:
             scaling = (volume.window.high - volume.window.low, volume.window.low)
+    values, affine = turn(
+        values, volume.affine, (volume.stored.axes if volume.stored else "") or axes_of(volume.affine)
+    )
     values = values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1)
-    nifti = nib.Nifti1Image(values, volume.affine)
+    nifti = nib.Nifti1Image(values, affine)
     nifti.set_data_dtype(np.float32)
+    nifti.header.set_xyzt_units("mm")
     if scaling is not None:
         nifti.header.set_slope_inter(*scaling)
     nifti.header["descrip"] = f"robustvox {note.key} {note.units}".encode()
@@ -186,6 +202,19 @@ def save_adversarial(folder: Path, volume: Volume, image: np.ndarray, note: Note
     extensions.append(Nifti1Extension(_COMMENT, text))
     nib.save(nifti, path)
     return path
+
+
+def _free(folder: Path, stem: str, note: Note) -> Path:
+    """The file of a volume: its own, if it was saved before, or one that is no other volume's."""
+    path = folder / f"{stem}.nii.gz"
+    if not path.exists():
+        return path
+    try:
+        found = read_note(path)
+    except ValueError:  # a torn write, which is replaced
+        return path
+    same = all(getattr(found, name) == getattr(note, name) for name in _IDENTITY)
+    return path if same else folder / f"{stem}-{note.key[:8]}.nii.gz"
 
 
 def read_note(path: Path) -> Note:
@@ -211,6 +240,19 @@ def read_note(path: Path) -> Note:
             "save the volume again with that option (other tools drop or cut header extensions)"
         )
     return notes[0]
+
+
+def case_slug(case: str) -> str:
+    """A case id as part of a file name; ids that differ only in what file names lose keep names of their own.
+
+    Example:
+        >>> case_slug("case_001"), case_slug("a b") != case_slug("a/b")
+        ('case_001', True)
+    """
+    plain = slug(case)
+    if plain == case:
+        return plain
+    return f"{plain[:80]}-{hashlib.sha256(case.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def slug(text: str) -> str:

@@ -25,6 +25,7 @@ class Protocol:
         name: goes into every record and table row.
         overlap: share of a window covered by its neighbor when a volume is predicted.
         mode: blending weights of the sliding window, ``"gaussian"`` or ``"constant"``.
+        padding: what surrounds a volume smaller than the window: ``"zeros"``, ``"edge"`` or ``"reflect"``.
         tiling: the attack sees one window after the other, not overlapping, instead of the stitched prediction that
             is scored; where tiles overlap at the far edge the later one overwrites the earlier.
         fixed_alpha: iterative L-inf attacks step by 0.01 whatever eps is.
@@ -44,6 +45,7 @@ class Protocol:
     name: str
     overlap: float = 0.5
     mode: str = "gaussian"
+    padding: str = "zeros"
     tiling: bool = False
     fixed_alpha: bool = False
     clean_start: bool = False
@@ -103,7 +105,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         # The attack differentiates through the same overlapping window that is scored; foreground classes only;
         # distances in mm; float32 throughout; best iterate; per-case seeds; budgets measured.
         DEFAULT_PROTOCOL: Protocol(name=DEFAULT_PROTOCOL),
-        "bmvc2024": Protocol(name="bmvc2024", mode="constant", **dict.fromkeys(SWITCHES, True)),
+        "bmvc2024": Protocol(
+            name="bmvc2024", mode="constant", padding="zeros", **dict.fromkeys(SWITCHES, True)
+        ),
     }
 )
 
@@ -133,6 +137,8 @@ def find_protocol(text: str) -> Protocol:
 def _check(key: str, value: Any) -> None:
     if key in SWITCHES:
         fits, wanted = isinstance(value, bool), "true or false"
+    elif key == "padding":
+        fits, wanted = value in ("zeros", "edge", "reflect"), "zeros, edge or reflect"
     elif key == "mode":
         fits, wanted = value in ("gaussian", "constant"), "gaussian or constant"
     else:

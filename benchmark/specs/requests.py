@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from .compute import Compute, count_or_auto
 from .protocols import DEFAULT_PROTOCOL
 
 SPEC = "NAME[:k=v,...]"
@@ -35,7 +36,7 @@ class Option:
 
 
 DatasetName = Annotated[
-    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name or MSD folder.")
+    str, Option(flag="--dataset", metavar="NAME|PATH", help="Registry name, or a folder or list of your own.")
 ]
 DataRoot = Annotated[
     Path | None,
@@ -47,6 +48,10 @@ ProtocolName = Annotated[
 ]
 Seed = Annotated[int, Option(help="Seed of all noise.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")]
+RoiSize = Annotated[
+    str | None,
+    Option(metavar="N|X,Y,Z", help="Window of a network that tells none.", shown="what the volumes need"),
+]
 Out = Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")]
 
 
@@ -74,7 +79,9 @@ class RunRequest:
     cases: Annotated[
         str,
         Option(
-            metavar="N|ID,...|all", help="How many, or which.", shown="4; with --adversarial all it holds"
+            metavar="N|first:N|ID,...|all",
+            help="How many, or which.",
+            shown="4; with --adversarial all it holds",
         ),
     ] = ""
     protocol: ProtocolName = DEFAULT_PROTOCOL
@@ -84,9 +91,16 @@ class RunRequest:
         tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = ()
     untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
+    roi_size: RoiSize = None
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
-    sw_batch_size: Annotated[int, Option(help="Windows per forward.", least=1)] = 4
+    precision: Annotated[
+        str, Option(metavar="float32|tf32|bf16", help="Of the network; the attack stays float32.")
+    ] = "float32"
+    memory: Annotated[
+        str, Option(metavar="auto|keep|recompute", help="Windows' graphs until the backward pass.")
+    ] = "auto"
+    sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
     workers: Annotated[int, Option(metavar="N", help="Processes on this machine.", least=0)] = 0
     scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
     match: Annotated[
@@ -100,11 +114,23 @@ class RunRequest:
         True
     )
     out: Out = Path("results")
+    # Nobody types it: what the results call a dataset that was given by its path, for the workers of a run.
+    dataset_name: str | None = None
+
+    @property
+    def compute(self) -> Compute:
+        """How the networks run.
+
+        Raises:
+            UsageError: for a precision, memory or number of windows that cannot be.
+        """
+        windows = count_or_auto(self.sw_batch_size)
+        return Compute(precision=self.precision.lower(), memory=self.memory.lower(), sw_batch_size=windows)
 
 
 CROSSED = (
     *("models", "attacks", "dataset", "data_root", "split", "cases", "protocol", "seed", "device"),
-    *("checkpoints", "untrained", "out"),
+    *("checkpoints", "untrained", "roi_size", "out"),
 )
 """Fields of a run that every command takes which attacks: what is crossed, on which data, by which rules."""
 
@@ -198,6 +224,7 @@ class TrainRequest:
     checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
         None
     )
+    roi_size: RoiSize = None
 
 
 @dataclass(frozen=True, kw_only=True)

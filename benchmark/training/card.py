@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
         volume = dataset.load(case)
         with torch.inference_mode():
             logits = predictor(torch.from_numpy(volume.image)[None].to(device))
-        scores.append(_mean_dice(logits.argmax(1)[0].cpu().numpy(), volume.label, len(dataset.class_names)))
+        prediction = logits.argmax(1)[0].cpu().numpy()
+        prediction = prediction if volume.ignore is None else np.where(volume.ignore, 0, prediction)
+        scores.append(_mean_dice(prediction, volume.label, len(dataset.class_names)))
     low, high = bootstrap_intervals(np.array([scores]))
     return {
         "validation_dice": float(np.mean(scores)),
@@ -33,9 +36,9 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
     }
 
 
-def cost(network: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """What a card says of the cost of a network on windows of the dataset."""
-    complexity = measure(network, dataset.in_channels, dataset.roi_size)
+def cost(network: nn.Module, dataset: Dataset, roi_size: Sequence[int]) -> dict[str, Any]:
+    """What a card says of the cost of a network on windows of images of the dataset."""
+    complexity = measure(network, dataset.in_channels, roi_size)
     return {"parameters": complexity.parameters, "flops": complexity.flops}
 
 

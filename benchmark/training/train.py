@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from monai.losses.dice import DiceCELoss
-from torch import nn
+from torch import Tensor, nn
 
 from robustvox.datasets import Dataset, Volume
 from robustvox.models import CATALOG, ModelCard, SlidingWindow, build_model, save_checkpoint
@@ -20,7 +20,7 @@ from ..records.provenance import version
 from ..specs.spec import Spec
 from .card import cost, validation
 from .recipe import Progress, Recipe, learning_rate
-from .windows import sample_windows
+from .windows import UNLABELLED, sample_windows
 
 
 def train(
@@ -33,6 +33,7 @@ def train(
     device: str | torch.device = "cpu",
     attack: NamedAttack | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    roi_size: Sequence[int] | None = None,
 ) -> ModelCard:
     """Train one network on the ``train`` split, write its checkpoint, return its card.
 
@@ -48,11 +49,14 @@ def train(
         device: where to train.
         attack: replace every window by its adversarial version (adversarial training).
         on_step: called after every step.
+        roi_size: window in voxels; default the dataset's.
     """
     recipe = recipe or Recipe()
     torch.manual_seed(seed)
     arguments = {"size": "small", **model.parameters}
-    roi_size = dataset.roi_size
+    roi_size = tuple(roi_size or dataset.roi_size)
+    if not roi_size:
+        raise ValueError(f"expected a roi_size for {dataset.name}, which has none of its own; give one")
     network = build_model(
         model.name,
         in_channels=dataset.in_channels,
@@ -66,7 +70,7 @@ def train(
     window = SlidingWindow(averaged, roi_size, overlap=0.5, sw_batch_size=4)
     card = ModelCard(
         **validation(window, dataset, device),
-        **cost(averaged, dataset),
+        **cost(averaged, dataset, roi_size),
         source=CATALOG[model.name].source,
         architecture=model.name,
         arguments=arguments,
@@ -111,9 +115,11 @@ def _optimize(
     for step, (images, labels) in enumerate(sample_windows(volumes, roi_size, recipe, seed), start=1):
         images, labels = images.to(device), labels.to(device)
         images = images.contiguous(memory_format=_channels_last(len(roi_size)))
+        counted = labels != UNLABELLED
         if attack is not None:
-            images = attack.attack(network, images, labels, generator=generator)
-        loss = criterion(network(images), labels)
+            mask = None if counted.all() else counted
+            images = attack.attack(network, images, labels.clamp_min(0), mask, generator=generator)
+        loss = masked_loss(criterion, network(images), labels, counted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -133,6 +139,23 @@ def _move_average(averaged: nn.Module, network: nn.Module, *, decay: float) -> N
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
+
+
+def masked_loss(criterion: nn.Module, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+    """A loss over voxels over those that count, averaged over the samples that have any.
+
+    Shape:
+        logits: ``(B, K, *spatial)``; labels and counted: ``(B, 1, *spatial)``.
+    """
+    if bool(counted.all()):
+        return criterion(logits, labels)
+    # The loss sums over voxels, whatever their order, so a row of the counted ones is a volume of its own.
+    losses = [
+        criterion(sample[:, there[0]][None], label[there][None, None])
+        for sample, label, there in zip(logits, labels, counted, strict=True)
+        if bool(there.any())
+    ]
+    return torch.stack(losses).mean() if losses else logits.sum() * 0.0
 
 
 def _channels_last(rank: int) -> torch.memory_format:

@@ -14,11 +14,17 @@ from robustvox.datasets import Volume
 
 from .recipe import Recipe
 
+UNLABELLED = -1
+"""Label of voxels that enter no loss."""
+
 
 def sample_windows(
     volumes: Sequence[Volume], roi_size: Sequence[int], recipe: Recipe, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of augmented windows: images ``(B, C, *roi)`` float32, labels ``(B, 1, *roi)`` int64."""
+    """Batches of augmented windows: images ``(B, C, *roi)`` float32, labels ``(B, 1, *roi)`` int64.
+
+    A label is :data:`UNLABELLED` where the case says that nobody labelled the voxel.
+    """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     for _ in range(recipe.steps):
@@ -50,7 +56,10 @@ def _window(
     theta = torch.from_numpy(_normalized_affine(matrix, center, shape, roi)).float()[None]
     grid = F.affine_grid(theta, [1, 1, *roi_size], align_corners=False)
     image = F.grid_sample(torch.from_numpy(volume.image)[None], grid, mode="bilinear", align_corners=False)[0]
-    label = torch.from_numpy(volume.label.astype(np.float32))[None, None]
+    classes = volume.label.astype(np.float32)
+    if volume.ignore is not None:
+        classes[volume.ignore] = UNLABELLED
+    label = torch.from_numpy(classes)[None, None]
     label = F.grid_sample(label, grid, mode="nearest", align_corners=False)[0].long()
     gain = 1 + rng.uniform(-recipe.intensity, recipe.intensity)
     offset = rng.uniform(-recipe.intensity, recipe.intensity) / 2

@@ -29,7 +29,9 @@ def open_model(
     arguments: Mapping[str, Any] | None = None,
     overlap: float = 0.5,
     mode: str = "gaussian",
-    sw_batch_size: int = 1,
+    sw_batch_size: int | str = 1,
+    cases: Sequence[str] = (),
+    data: Path | None = None,
 ) -> BroughtModel:
     """Read the model that a folder or file holds; nothing in it is run.
 
@@ -45,6 +47,8 @@ def open_model(
         overlap: of the windows, for formats that predict whole volumes themselves.
         mode: of the windows' weights, likewise.
         sw_batch_size: windows per forward, likewise.
+        cases: ids of the data's cases, to know which of them a model was trained on.
+        data: folder of the data, likewise.
 
     Raises:
         CheckpointError: not a known format, or one that cannot be used; one line with expected, found, remedy.
@@ -56,7 +60,7 @@ def open_model(
     if kind == "nnunet":
         _refuse_parameters(path, given, ("fold", "checkpoint", "window"))
         chosen = {key: value if key == "window" else str(value) for key, value in given.items()}
-        return _reader("nnunet")(path, **classes, **windows, **chosen)
+        return _reader("nnunet")(path, **classes, **windows, **chosen, cases=tuple(cases), data=data)
     if kind == "bundle":
         _refuse_parameters(path, given, ("legacy_merging",))
         return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)

@@ -17,6 +17,7 @@ from ..header import CheckpointError
 from .brought import BroughtModel
 from .configuration import Configuration, read_json
 from .foreign import Foreign, check_window
+from .preprocessing import Preprocessing, flat_transforms, read_preprocessing
 from .weights import load_network, read_state
 
 NETWORKS = (
@@ -73,10 +74,13 @@ def load(
     metadata = read_json(path / "configs" / "metadata.json")
     config = _configuration(path)
     notes = _check_metadata(metadata, in_channels, num_classes)
+    preprocessing = read_preprocessing(config)
+    _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
     _check_postprocessing(config)
     notes += _modernize(target, arguments, metadata, legacy_merging)
     window = _window(config, metadata, len(roi_size))
+    own_window = window is not None
     if window is None:
         window = tuple(roi_size)
         notes.append(f"the bundle names no window; the data's {window} is used")
@@ -99,13 +103,18 @@ def load(
         check_window(network, name, in_channels=in_channels, num_classes=num_classes, roi_size=window)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    identity = json.dumps([target, arguments, window, file_sha256(weights)], sort_keys=True, default=repr)
+    steps = repr(preprocessing.steps) if preprocessing is not None else ""
+    identity = json.dumps(
+        [target, arguments, window, steps, file_sha256(weights)], sort_keys=True, default=repr
+    )
     return BroughtModel(
         name=name,
         sha256=hashlib.sha256(identity.encode()).hexdigest(),
         roi_size=window,
         network=Foreign(with_fast_convolutions(network), name),
-        notes=tuple(notes + _preprocessing(config)),
+        notes=tuple(notes + _said(preprocessing)),
+        own_window=own_window,
+        preprocessing=preprocessing.steps if preprocessing is not None else (),
     )
 
 
@@ -214,12 +223,6 @@ def _check_metadata(metadata: Mapping[str, Any], in_channels: int, num_classes: 
             f"expected a bundle for {in_channels} image channel(s) and {num_classes} classes, found {found[0]} and "
             f"{found[1]} in metadata.json; give the dataset it was trained on"
         )
-    values = image.get("value_range")
-    if isinstance(values, list) and len(values) == 2 and values != [0, 1]:
-        raise CheckpointError(
-            f"expected a network of images in [0, 1], found value_range {values} in metadata.json; {REMEDY} that "
-            "scales the images first"
-        )
     classes = prediction.get("channel_def")
     if isinstance(classes, Mapping) and classes:
         return [
@@ -239,35 +242,60 @@ def _check_counts(
         )
 
 
-def _transforms(config: Configuration, name: str) -> list[Mapping[str, Any]]:
-    composed = config.content.get(name)
-    steps = composed.get("transforms") if isinstance(composed, Mapping) else None
-    return [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
+def _check_values(metadata: Mapping[str, Any], preprocessing: Preprocessing | None) -> None:
+    """Refuse a range of values that nothing here gives the network.
+
+    The preprocessing decides; the metadata are believed where there is none, and where they contradict it.
+    """
+    values = _format(metadata, "inputs").get("value_range")
+    if not (isinstance(values, list) and len(values) == 2) or values == [0, 1]:
+        return
+    given = (0.0, 1.0) if preprocessing is None else preprocessing.values
+    if given is not None and list(given) != values:
+        what = "without a preprocessing" if preprocessing is None else "of its preprocessing"
+        raise CheckpointError(
+            f"expected a network of images in [{given[0]:g}, {given[1]:g}] {what}, found value_range {values} in "
+            f"metadata.json; {REMEDY} that scales the images first"
+        )
 
 
 def _check_postprocessing(config: Configuration) -> None:
-    for step in _transforms(config, "postprocessing"):
-        if str(step.get("_target_")).endswith("Activationsd") and step.get("sigmoid") is True:
-            raise CheckpointError(
-                f"expected one class per voxel, found overlapping ones (sigmoid) in the postprocessing of "
-                f"{config.source}; {REMEDY} that returns logits of exclusive classes"
-            )
+    """Refuse classes that overlap, however the bundle writes it."""
+    for place in ("postprocessing", "validate::postprocessing"):
+        for step, where in flat_transforms(config, place):
+            name = str(step.get("_target_")).rpartition(".")[2]
+            found = None
+            if name.startswith("Activations"):
+                if _truthy(config, step.get("sigmoid", False), f"{where}::sigmoid"):
+                    found = "sigmoid"
+                elif step.get("other") is not None:
+                    found = f"other {step['other']}"
+            elif name.startswith("AsDiscrete") and step.get("threshold") is not None:
+                threshold = config.literal(step["threshold"], f"{where}::threshold")
+                listed = threshold if isinstance(threshold, list) else [threshold]
+                # True for the prediction and None for the label is how lists are written.
+                if any(value is not None and value is not False for value in listed):
+                    found = f"threshold {threshold}"
+            if found is not None:
+                raise CheckpointError(
+                    f"expected one class per voxel, found overlapping ones ({found}) in the postprocessing of "
+                    f"{config.source}; {REMEDY} that returns logits of exclusive classes"
+                )
 
 
-def _preprocessing(config: Configuration) -> list[str]:
-    """What the bundle's own preprocessing says of intensities and spacing, as a note; the dataset decides here."""
-    wanted = {
-        "ScaleIntensityRanged": ("a_min", "a_max"),
-        "Spacingd": ("pixdim",),
-        "Orientationd": ("axcodes",),
-    }
-    said = [
-        f"{key} {step[key]}"
-        for step in _transforms(config, "preprocessing")
-        for key in wanted.get(str(step.get("_target_")).rpartition(".")[2], ())
-        if isinstance(step.get(key), int | float | str | list)
-    ]
-    return [f"trained on images with {', '.join(said)}; here the dataset decides"] if said else []
+def _truthy(config: Configuration, value: Any, where: str) -> bool:
+    found = config.literal(value, where)
+    return any(found) if isinstance(found, list) else bool(found)
+
+
+def _said(preprocessing: Preprocessing | None) -> list[str]:
+    if preprocessing is None:
+        return ["the bundle declares no preprocessing; it gets images in [0, 1] on the grid of the data"]
+    if not preprocessing.said:
+        return [
+            "its preprocessing changes nothing; it gets the intensities of the file on the grid of the data"
+        ]
+    return [f"its own preprocessing is done inside the model: {', '.join(preprocessing.said)}"]
 
 
 def _window(config: Configuration, metadata: Mapping[str, Any], axes: int) -> tuple[int, ...] | None:

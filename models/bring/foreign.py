@@ -113,6 +113,11 @@ def check_window(
         )
 
 
+def can_be_asked(network: nn.Module) -> bool:
+    """Whether :func:`check_window` can try windows on a network, or lets them all through."""
+    return _Probe.of(network, 1) is not None
+
+
 class _Probe:
     """Asks a network for the number of its logit channels on a window, without computing anything."""
 

@@ -31,8 +31,8 @@ class Mamba(nn.Module):
         d_conv: number of taps of the causal depthwise convolution.
         expand: ratio of the inner width E to d.
         dt_rank: rank R of the projection that gives the steps, or "auto" for ceil(d / 16).
-        scan: "torch" for :func:`selective_scan`, "mamba_ssm" for the CUDA kernel of that package; see
-            :func:`find_scan`.
+        scan: "auto", "torch" for :func:`selective_scan`, "triton", or "mamba_ssm" for the CUDA kernel of that
+            package; see :func:`find_scan`.
         project: end in the projection from E back to d; False leaves it to whoever joins several layers.
 
     Shape:
@@ -57,7 +57,7 @@ class Mamba(nn.Module):
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
         project: bool = True,
-        scan: str = "torch",
+        scan: str = "auto",
     ) -> None:
         super().__init__()
         self.scan = find_scan(scan)

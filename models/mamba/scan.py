@@ -246,7 +246,8 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return grad_u, grad_delta, None if grad_at is None else grad_at.t(), grad_b, grad_c, grad_d
 
 
-def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> None:
+def check_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> None:
+    """Refuse tensors whose shapes do not go together, whichever scan they are for."""
     if u.ndim != 3 or A.ndim != 2:
         raise ValueError(
             f"expected u of shape (B,L,E) and A of shape (E,N), got {tuple(u.shape)} and {tuple(A.shape)}; "
@@ -267,6 +268,11 @@ def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor)
                 f"expected {name} of shape {shape} to go with u {tuple(u.shape)} and A {tuple(A.shape)}, "
                 f"got {tuple(value.shape)}; the axes are (batch, tokens, channels or state)"
             )
+
+
+def wide_dtype(*inputs: Tensor) -> torch.dtype:
+    """What a scan computes in: float64 when any input is, float32 otherwise."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -315,9 +321,9 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         >>> [round(value, 4) for value in y.flatten().tolist()]
         [1.0, 1.5, 1.75]
     """
-    _check(u, delta, A, B, C, D)
+    check_scan(u, delta, A, B, C, D)
     if u.is_meta:
         return torch.empty_like(u)
     inputs = (u, delta, A, B, C, D)
-    wide = torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
+    wide = wide_dtype(*inputs)
     return _SelectiveScan.apply(*(x.to(wide).contiguous() for x in inputs)).to(u.dtype)

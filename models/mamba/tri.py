@@ -67,7 +67,7 @@ class TriMamba(Mamba):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
-        scan: str = "torch",
+        scan: str = "auto",
     ) -> None:
         super().__init__(d_model, d_state, d_conv, expand, dt_rank, scan=scan)
         inner, rank = expand * d_model, self.dt_rank

@@ -84,7 +84,7 @@ class MambaUNet(nn.Module):
         blocks: residual blocks per encoder level.
         mamba_levels: how many of the coarsest levels get a Mamba layer (0 to len(channels) - 1).
         d_state: state size of the Mamba layers.
-        scan: "torch", or "mamba_ssm" for the CUDA kernel of that package.
+        scan: "auto", "torch", "triton", or "mamba_ssm" for the CUDA kernel of that package.
 
     Attributes:
         divisor: every axis of the input must be a multiple of this, 2 ** (len(channels) - 1).
@@ -110,7 +110,7 @@ class MambaUNet(nn.Module):
         blocks: int = 1,
         mamba_levels: int = 2,
         d_state: int = 16,
-        scan: str = "torch",
+        scan: str = "auto",
     ) -> None:
         super().__init__()
         widths = tuple(channels)

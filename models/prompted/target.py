@@ -133,7 +133,7 @@ class Inference:
 
     overlap: float = 0.5
     mode: str = "gaussian"
-    sw_batch_size: int = 1
+    sw_batch_size: int | str = "auto"
 
 
 class PromptedTarget(nn.Module):

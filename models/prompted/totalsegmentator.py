@@ -109,7 +109,7 @@ def load(
         key: tensor for key, tensor in brought.predictor.state_dict().items() if isinstance(tensor, Tensor)
     }
     weights = Weights(name=brought.name, state=state, sha256=brought.sha256)
-    notes = tuple(note for note in brought.notes if "intensities outside" not in note)
+    notes = tuple(note for note in brought.notes if not note.startswith("read as nnU-Net"))
     brought.predictor.requires_grad_(False)
     return Loaded(
         segmenter=NnUNetSegmenter(brought.predictor, names), spec=spec, weights=weights, notes=notes

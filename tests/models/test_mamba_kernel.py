@@ -18,7 +18,7 @@ from robustvox.datasets import open_dataset
 from robustvox.models import build_model
 from robustvox.models.mamba import Mamba, TriMamba, selective_scan
 from robustvox.models.mamba import kernel as kernel_module
-from robustvox.models.mamba.kernel import find_scan, kernel_scan
+from robustvox.models.mamba.kernel import auto_scan, find_scan, kernel_scan, scans_used
 
 
 def stub(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
@@ -57,7 +57,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_module, "_require_cuda", lambda _: None)
+    monkeypatch.setattr(kernel_module, "_require_cuda", lambda *_: None)
 
 
 def inputs() -> list[Tensor]:
@@ -123,7 +123,9 @@ def test_not_installed_and_unknown_names_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     with pytest.raises(ValueError, match="expected the package mamba_ssm for scan=mamba_ssm"):
         Mamba(4, scan="mamba_ssm")
-    with pytest.raises(ValueError, match="expected scan to be one of torch, mamba_ssm, got 'cuda'"):
+    with pytest.raises(
+        ValueError, match="expected scan to be one of auto, torch, triton, mamba_ssm, got 'cuda'"
+    ):
         find_scan("cuda")
 
 
@@ -141,9 +143,11 @@ def test_asked_for_by_name_the_name_says_which_scan_ran(monkeypatch: pytest.Monk
     assert [model.name for model in (asked, usual, plain)] == [text, "mamba_unet:scan=torch", "mamba_unet"]
     assert asked.sha256 == usual.sha256 == plain.sha256
     scans = [m.scan for model in (asked, plain) for m in model.predictor.modules() if isinstance(m, Mamba)]
-    assert scans == [kernel_scan] * (len(scans) // 2) + [selective_scan] * (len(scans) // 2)
+    assert scans == [kernel_scan] * (len(scans) // 2) + [auto_scan] * (len(scans) // 2)
+    assert scans_used(asked.predictor, "cuda") == ["mamba_ssm"]
+    assert scans_used(plain.predictor, "cpu") == scans_used(usual.predictor, "cuda") == ["torch"]
     image = torch.from_numpy(np.linspace(0, 1, 32**3, dtype=np.float32).reshape(1, 1, 32, 32, 32))
-    monkeypatch.setattr(kernel_module, "_require_cuda", lambda _: None)
+    monkeypatch.setattr(kernel_module, "_require_cuda", lambda *_: None)
     with torch.no_grad():
         torch.testing.assert_close(asked.predictor(image), plain.predictor(image), rtol=1e-3, atol=1e-4)
 

@@ -27,15 +27,16 @@ def network(channels: int = 2, classes: int = 3) -> nn.Module:
 SHAPES = [(16, 12, 8), (29, 12, 8), (29, 23, 17), (7, 5, 3), (40, 6, 8), (16, 23, 5)]
 
 
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
 @pytest.mark.parametrize("mode", ["gaussian", "constant"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("overlap", [0.5, 0.25, 0.0])
-def test_equals_monai_in_values_and_gradients(mode, shape, overlap):
+def test_equals_monai_in_values_and_gradients(mode, shape, overlap, memory):
     net, roi = network(), (16, 12, 8)
     images = torch.rand(2, 2, *shape)
     weights = torch.randn(2, 3, *shape)
     ours_in, theirs_in = images.clone().requires_grad_(), images.clone().requires_grad_()
-    ours = SlidingWindow(net, roi, overlap, sw_batch_size=3, mode=mode)(ours_in)
+    ours = SlidingWindow(net, roi, overlap, sw_batch_size=3, mode=mode, memory=memory)(ours_in)
     theirs = sliding_window_inference(theirs_in, roi, 3, net, overlap=overlap, mode=mode)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     (ours_grad,) = torch.autograd.grad((ours * weights).sum(), ours_in)
@@ -101,7 +102,7 @@ layers = [nn.Conv3d(1, 48, 1)]
 for _ in range(4):
     layers += [nn.ReLU(), nn.Conv3d(48, 48, 1)]
 net = nn.Sequential(*layers, nn.Conv3d(48, 2, 1)).eval().requires_grad_(False)
-predictor = SlidingWindow(net, (48, 48, 48), overlap=0.5)
+predictor = SlidingWindow(net, (48, 48, 48), overlap=0.5, sw_batch_size=1, memory="recompute")
 def step(n):
     images = torch.rand(1, 1, 48 + 24 * (n - 1), 48, 48, requires_grad=True)
     torch.autograd.grad(predictor(images).square().sum(), images)
@@ -138,6 +139,8 @@ def test_memory_does_not_grow_with_the_windows():
         ({"overlap": 1.0}, "overlap"),
         ({"overlap": -0.1}, "overlap"),
         ({"sw_batch_size": 0}, "sw_batch_size"),
+        ({"sw_batch_size": "all"}, "sw_batch_size"),
+        ({"memory": "none"}, "memory"),
         ({"mode": "linear"}, "mode"),
     ],
 )
@@ -158,3 +161,36 @@ def test_wrong_rank_and_wrong_outputs_are_named():
         SlidingWindow(Pair(), (8, 8, 8))(torch.rand(1, 2, 9, 9, 9))
     with pytest.raises(ValueError, match="window's size"):
         SlidingWindow(nn.MaxPool3d(2), (8, 8, 8))(torch.rand(1, 2, 9, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("padding", "numpys"), [("edge", "edge"), ("reflect", "reflect"), ("zeros", "constant")]
+)
+@pytest.mark.parametrize("shape", [(5, 6, 8), (1, 3, 20)], ids=["smaller", "one voxel, much smaller, larger"])
+def test_the_window_fits_the_volume_padding_is_numpys(padding, numpys, shape):
+    import numpy as np
+
+    network = torch.nn.Conv3d(1, 2, 3, padding=1)
+    predictor = SlidingWindow(network, (8, 8, 8), padding=padding)
+    images = torch.rand(1, 1, *shape)
+    missing = [max(8 - side, 0) for side in shape]
+    widths = [(0, 0), (0, 0), *((m // 2, m - m // 2) for m in missing)]
+    how = "edge" if numpys == "reflect" and 1 in shape else numpys
+    padded = np.pad(images.numpy(), widths, mode=numpys) if how == numpys else None
+    if padded is None:
+        # numpy cannot mirror a single voxel; it stays the only one there is.
+        padded = np.pad(np.pad(images.numpy(), [widths[i] if i == 2 else (0, 0) for i in range(5)], mode="edge"),
+                        [widths[i] if i != 2 else (0, 0) for i in range(5)], mode=numpys)  # fmt: skip
+    box = tuple(slice(w[0], w[0] + side) for w, side in zip(widths[2:], shape, strict=True))
+    with torch.no_grad():
+        whole = SlidingWindow(network, (8, 8, 8))(torch.from_numpy(padded))
+        torch.testing.assert_close(predictor(images), whole[(slice(None), slice(None), *box)])
+
+
+def test_padding_by_the_volume_passes_gradients_and_refuses_other_names():
+    predictor = SlidingWindow(torch.nn.Conv3d(1, 1, 3, padding=1).double(), (5, 5, 5), padding="reflect")
+    assert torch.autograd.gradcheck(
+        predictor, torch.rand(1, 1, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    )
+    with pytest.raises(ValueError, match="padding among zeros, edge, reflect"):
+        SlidingWindow(torch.nn.Identity(), (4,), padding="mirror")

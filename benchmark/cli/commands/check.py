@@ -16,6 +16,7 @@ from ...plan.build import build_plan
 from ...plan.plan import Plan
 from ...records.outcomes import CheckOutcome, save
 from ...records.provenance import describe
+from ...records.sources import claim
 from ...show.files import write
 from ...specs.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from ...specs.requests import CheckRequest
@@ -39,6 +40,7 @@ def check_benchmark(request: CheckRequest) -> int:
             f"expected --protocol robustvox-1, whose view and scores the checks use, got {plan.protocol.name}; a "
             "single defect can be checked as an attack, --attack pgd:iterate=last"
         )
+    claim(request.run.out, plan.dataset)
     console = make_console()
     volumes, broken = _load(plan, console)
     failed = broken

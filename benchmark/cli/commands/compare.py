@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...plan.attacks import brief
+from ...records.sources import recorded_name
 from ...specs.requests import CompareRequest
-from ...specs.spec import UsageError
 from ...studies.comparison import CLEAN, COLUMNS, compare_models
 from .console import make_console
 
@@ -19,21 +19,15 @@ def compare_command(request: CompareRequest, console: Console | None = None) -> 
     """Print the comparison of a request, and write it where asked; returns the exit code."""
     from ...records.reading import load_records
 
-    folder = request.out / request.dataset / "records"
-    if not folder.is_dir():
-        known = sorted(path.parent.name for path in request.out.glob("*/records"))
-        raise UsageError(
-            f"expected records of {request.dataset} in {request.out}, found none; "
-            f"recorded there: {', '.join(known) or 'nothing'}"
-        )
+    dataset = recorded_name(request.out, request.dataset)
     table = compare_models(
-        load_records(folder),
+        load_records(request.out / dataset / "records"),
         request.models,
         [_canonical(text) for text in request.attacks],
         protocol=request.protocol,
         metric=request.metric,
     )
-    table.insert(0, "dataset", request.dataset)
+    table.insert(0, "dataset", dataset)
     table = table[list(COLUMNS)]
     (console or make_console()).print(_view(table))
     if request.csv is not None:

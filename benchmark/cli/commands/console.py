@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,10 +12,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+LOG_SECONDS = 60.0
+"""Between two lines about the progress where there is no terminal."""
+
 
 PIPE_WIDTH = 180
 """A table in a pipe or a log is not cut at 80 columns."""
@@ -27,7 +34,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Progress]:
-    """A bar with the time left on stderr; silent when stderr is not a terminal."""
+    """A bar with the time left on stderr; a line a minute where stderr is not a terminal, such as a log file."""
     console = make_console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -39,6 +46,37 @@ def progress(title: str, total: int) -> Iterator[Progress]:
         console=console,
         disable=not console.is_terminal,
     )
+    done = threading.Event()
     with bar:
         bar.add_task(title, total=total)
-        yield bar
+        log = threading.Thread(target=_log, args=(bar, console, done), daemon=True)
+        if not console.is_terminal:
+            log.start()
+        try:
+            yield bar
+        finally:
+            done.set()
+            if log.is_alive():
+                log.join()
+
+
+def _log(bar: Progress, console: Console, done: threading.Event) -> None:
+    while not done.wait(LOG_SECONDS):
+        console.print(progress_line(bar.tasks[0]), soft_wrap=True)
+
+
+def progress_line(task: Task, now: float | None = None) -> str:
+    """Where a run stands and when it will end, for a log.
+
+    Args:
+        task: its progress.
+        now: seconds since the epoch; default the clock.
+    """
+    moment = time.time() if now is None else now
+    elapsed, stamp = task.elapsed or 0.0, "%Y-%m-%d %H:%M"
+    line = f"{time.strftime(stamp, time.localtime(moment))}  {task.completed:.4g} of {task.total:.4g}"
+    line += f" in {elapsed / 60:.0f} min"
+    if task.completed and task.total:
+        end = moment + elapsed * (task.total - task.completed) / task.completed
+        line += f", ends about {time.strftime(stamp, time.localtime(end))}"
+    return f"{line}; {task.description}"

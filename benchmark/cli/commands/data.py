@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from robustvox.datasets import ALIASES, TASK_NAMES, Dataset, DatasetError
+from robustvox.datasets.entries import FOLD
 from robustvox.datasets.verify import FOUND, MISSING, REFUSED, CaseReport, verify
 
-from ...plan.cases import load_dataset
+from ...harness.scoring import prepare_scorer
+from ...plan.cases import load_dataset, require_cases
 from ...specs.spec import UsageError, match
 from .console import make_console, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DONE, SOME_FAILED = 0, 1
 
 
 SHOWN = 10
 """Problems printed per kind; the JSON of ``--out`` has all."""
+
+LISTED = 40
+"""Cases printed per split."""
+
+AIR = -500.0
+"""Percentiles on both sides of it are those of a CT with air around the patient."""
+
+_FOLDED = ("shape", "spacing mm", "axes", "labels")
+_CT_HINT = (
+    "hint: intensities around -1000 look like CT, which is mapped by percentiles here; a channel named CT in the JSON "
+    "beside the list (docs/what_is_read.md) is windowed in HU"
+)
 
 
 def verify_data(
@@ -33,13 +52,13 @@ def verify_data(
     download: bool = False,
     out: Path | None = None,
 ) -> int:
-    """Read every case, print a table per split, and keep the findings in ``out``.
+    """Read every case as a run does, print per split what it is and becomes, and keep the findings in ``out``.
 
     Returns:
         0 when every case is there and usable, 1 when some are not.
 
     Raises:
-        UsageError: unknown dataset or split, nothing there at all, or ``out`` cannot be written.
+        UsageError: unknown dataset or split, nothing there at all, nothing to score, or ``out`` cannot be written.
     """
     if download:
         _download(name, data_root)
@@ -47,13 +66,28 @@ def verify_data(
     chosen = _splits(dataset, splits)
     reports: list[CaseReport] = []
     with progress(f"{dataset.name}: verify", sum(len(dataset.splits[s]) for s in chosen)) as bar:
-        for report in verify(dataset, chosen):
+        for report in verify(dataset, chosen, partial(prepare_scorer, dataset)):
             reports.append(report)
             bar.update(bar.task_ids[0], advance=1, description=escape(f"{dataset.name} {report.id}"))
-    _show(dataset, chosen, reports)
+    console = make_console()
+    _show(console, dataset, chosen, reports)
     if out is not None:
         _write(out, dataset, reports)
+    if not splits:
+        # A run takes this split where it is told no other.
+        require_cases(dataset, "validation")
+    console.print(_verdict(splits, chosen, reports))
     return DONE if all(r.status == FOUND for r in reports) else SOME_FAILED
+
+
+def _verdict(splits: Sequence[str], chosen: Sequence[str], reports: Sequence[CaseReport]) -> str:
+    """How many cases a run would score, all of the split being asked for."""
+    scored = list(chosen) if splits else ["validation"]
+    usable = {r.id for r in reports if r.split in scored and r.status == FOUND}
+    listed = {r.id for r in reports if r.split in scored}
+    refused = f", and refuse {len(listed) - len(usable)}" if len(usable) < len(listed) else ""
+    cases = "case" if len(usable) == 1 else "cases"
+    return f"a run would score {len(usable)} {cases} (--split {' '.join(scored)} --cases all){refused}"
 
 
 def _download(name: str, data_root: Path | None) -> None:
@@ -75,22 +109,24 @@ def _download(name: str, data_root: Path | None) -> None:
 
 
 def _splits(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
-    """Splits to verify: those named, else all but the union of the others."""
-    if wanted:
-        return list(dict.fromkeys(match(name, dataset.splits, "split") for name in wanted))
-    return [name for name in dataset.splits if name != "all"]
+    """Splits to verify: those named, else all but the union of the others and the folds of training.
+
+    Raises:
+        UsageError: a split that is named is unknown or empty, or there is nothing in any of them.
+    """
+    names = list(dict.fromkeys(match(name, dataset.splits, "split") for name in wanted))
+    for name in names:
+        require_cases(dataset, name)
+    if names:
+        return names
+    own = [name for name in dataset.splits if name != "all" and not name.startswith(FOLD)]
+    if not any(len(dataset.splits[name]) for name in own):
+        require_cases(dataset, "validation")
+    return own
 
 
-def _show(dataset: Dataset, splits: Sequence[str], reports: Sequence[CaseReport]) -> None:
-    console = make_console()
-    table = Table(
-        title=escape(dataset.name), title_justify="left", box=None, padding=(0, 1), header_style="bold"
-    )
-    table.add_column("split")
-    for column in ("cases", FOUND, MISSING, REFUSED):
-        table.add_column(column, justify="right")
-    for column in ("shape", "spacing mm", "axes", "labels"):
-        table.add_column(column, overflow="fold")
+def _show(console: Console, dataset: Dataset, splits: Sequence[str], reports: Sequence[CaseReport]) -> None:
+    table = _table(dataset.name, "split", ("cases", FOUND, MISSING, REFUSED), _FOLDED)
     for split in splits:
         mine = [r for r in reports if r.split == split]
         count = Counter(r.status for r in mine)
@@ -101,19 +137,69 @@ def _show(dataset: Dataset, splits: Sequence[str], reports: Sequence[CaseReport]
             *(str(count[status]) for status in (FOUND, MISSING, REFUSED)),
             _range([r.shape for r in found], "d"),
             _range([r.spacing_mm for r in found], ".3g"),
-            " ".join(sorted({r.orientation for r in found})) or "-",
+            _all(r.orientation for r in found),
             _labels(dataset, found),
         )
     console.print(table)
+    for split in splits:
+        found = [r for r in reports if r.split == split and r.status == FOUND]
+        if found:
+            console.print(_cases(split, found))
+            if len(found) > LISTED:
+                console.print(
+                    f"{len(found) - LISTED} more cases in {split}; --out FILE keeps all", markup=False
+                )
     for status in (MISSING, REFUSED):
         broken = [r for r in reports if r.status == status]
         for report in broken[:SHOWN]:
             console.print(f"[red]{status}[/red] {escape(report.problem)}", soft_wrap=True)
         if len(broken) > SHOWN:
             console.print(f"{len(broken) - SHOWN} more {status}; --out FILE keeps all")
-    console.print(
-        escape(f"preparation: {dataset.provenance.get('preprocessing', 'unknown')}"), soft_wrap=True
-    )
+    for line in (
+        f"preparation: {dataset.provenance.get('preprocessing', 'unknown')}",
+        f"split: {dataset.provenance.get('split', 'as made')}",
+    ):
+        console.print(escape(line), soft_wrap=True)
+    if any(_looks_like_ct(r) for r in reports):
+        console.print(_CT_HINT, soft_wrap=True, markup=False)
+
+
+def _cases(split: str, found: Sequence[CaseReport]) -> Table:
+    """What a run would do with every case of a split."""
+    headings = ("spacing mm", "from", "unit", "axes", "scored as", "window per channel", "nonzero")
+    table = _table(f"{split}: what a run would do", "case", (), headings)
+    for report in found[:LISTED]:
+        shape, spacing, axes = report.scored
+        table.add_row(
+            escape(report.id),
+            _range([report.spacing_mm], ".3g"),
+            report.spacing_source,
+            report.unit,
+            report.orientation,
+            f"{_range([shape], 'd')}, {_range([spacing], '.3g')} mm, {axes}",
+            "; ".join(f"{low:.4g}..{high:.4g} {unit}" for low, high, unit in report.windows),
+            ", ".join(f"{share:.1%}" for share in report.nonzero),
+        )
+    return table
+
+
+def _table(title: str, first: str, numbers: Sequence[str], folded: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    table.add_column(first, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    for column in folded:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _looks_like_ct(report: CaseReport) -> bool:
+    """Air at -1000 or so, in a channel that is mapped by percentiles."""
+    return any(unit != "HU" and low < AIR < high for low, high, unit in report.windows)
+
+
+def _all(values: Iterable[str]) -> str:
+    return " ".join(sorted(set(values))) or "-"
 
 
 def _range(values: Sequence[tuple[float, ...]], form: str) -> str:

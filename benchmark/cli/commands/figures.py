@@ -17,7 +17,8 @@ from ...plan.attacks import short_name
 from ...plan.build import build_plan
 from ...plan.plan import Job, Plan
 from ...records.reading import Records, load_records
-from ...records.volumes import slug
+from ...records.sources import recorded_name
+from ...records.volumes import case_slug, slug
 from ...report.examples import make_example
 from ...show.figures.canvas import FORMATS, require_matplotlib, save
 from ...show.figures.curves import budget_curves, distortion_curves
@@ -25,7 +26,7 @@ from ...show.figures.heatmap import transfer_heatmaps
 from ...show.figures.planes import CONVENTIONS
 from ...show.figures.slices import Example, slice_figure
 from ...specs.requests import FiguresRequest
-from ...specs.spec import UsageError, match
+from ...specs.spec import UsageError
 from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 
@@ -78,7 +79,8 @@ def draw_figures(request: FiguresRequest) -> int:
     if bool(run.models) != bool(run.attacks):
         raise UsageError("expected --model and --attack together, or neither for the figures of the records")
     if not run.models:
-        _draw_records(request, console, match(run.dataset, _recorded(run.out), "dataset with records"))
+        _require_records(run.out)
+        _draw_records(request, console, recorded_name(run.out, run.dataset))
         return DONE
     plan = build_plan(run)
     records = load_records(run.out / plan.dataset.name / "records")
@@ -94,13 +96,11 @@ def formats_of(request: FiguresRequest) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, names)))
 
 
-def _recorded(results: Path) -> list[str]:
-    names = sorted(path.parent.name for path in results.glob("*/records") if path.is_dir())
-    if not names:
+def _require_records(results: Path) -> None:
+    if not any(path.is_dir() for path in results.glob("*/records")):
         raise UsageError(
             f"expected records below {results}, found none; run a benchmark or correct --results"
         )
-    return names
 
 
 def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: Records) -> bool:
@@ -125,7 +125,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
                     f"[red]failed[/red] {label}: {escape(Failure.of(error).reason)}", soft_wrap=True
                 )
                 continue
-            stem = f"slices_{slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
+            stem = f"slices_{case_slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
             paths = save(figure, request.folder / plan.dataset.name / stem, formats_of(request))
             console.print(f"{label}: {escape(note)}", soft_wrap=True)
             _announce(console, paths)

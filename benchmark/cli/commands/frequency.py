@@ -12,6 +12,7 @@ from rich.table import Table
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES
 from ...plan.build import build_plan
+from ...records.sources import claim
 from ...specs.requests import FrequencyRequest
 from ...specs.spec import UsageError, match, parse_value
 from ...studies.frequency.bands import CUTS, KINDS, PUBLISHED, RESCALE, Band, bands
@@ -31,6 +32,7 @@ def study_frequencies(request: FrequencyRequest) -> int:
     chosen = choose_bands(request.kinds, request.cuts)
     scalings = [match(r, RESCALE, "--rescale") for r in request.rescale] or ["none"]
     plan = build_plan(request.run)
+    claim(request.run.out, plan.dataset)
     folder = request.run.out / plan.dataset.name / "frequency"
     jobs = [job for job in plan.jobs() if not job.clean]
     bench, failures = Bench(plan), list(plan.refused)

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustvox.datasets.folder import CaseFolder
+
 from ...craft.passes import most_passes
 from ...craft.view import tiles
 from ...harness.bench import Bench
@@ -18,6 +20,7 @@ from ...plan.attacks import load_attack, recorded_attack
 from ...plan.cases import load_dataset, recorded_dataset
 from ...plan.models import choose_device, find_recorded, load_model, recorded_model
 from ...plan.plan import Job, Plan
+from ...records.sources import base_name, path_of
 from ...specs.protocols import Protocol, find_protocol
 from ...specs.spec import CLEAN, Spec, UsageError
 
@@ -183,6 +186,10 @@ class Recomputation:
         if name not in self._datasets:
             chosen, root = self._request.dataset, self._request.data_root
             opened = load_dataset(chosen, root) if chosen else recorded_dataset(name, root)
+            path = path_of(opened)
+            if path is not None and opened.name != name and base_name(opened.name) == base_name(name):
+                # The same data lie elsewhere here; their hashes are compared case by case.
+                opened = opened.renamed(name, path) if isinstance(opened, CaseFolder) else opened
             if opened.name != name:
                 raise UsageError(
                     f"expected the dataset {name} of the records, got {opened.name}; correct --dataset"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,10 +15,12 @@ from ...harness.execute import Event, Status, execute
 from ...harness.workers import submitter
 from ...plan.attacks import brief
 from ...plan.build import build_plan
+from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
 from ...records.reading import Records, load_records
+from ...records.sources import claim
 from ...records.store import RecordStore
 from ...report.facts import Run
 from ...report.gallery import FirstCase
@@ -28,6 +32,9 @@ from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 from .terminal_table import results_table
 
+MOSTLY = 0.5
+"""Below this share a window is mostly padding, and a run says what to do."""
+
 
 def run_benchmark(request: RunRequest) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed."""
@@ -38,12 +45,13 @@ def run_benchmark(request: RunRequest) -> int:
     bench = Bench(plan, save=requested_saver(request, plan), watch=gallery if request.report else None)
     for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
         console.print(escape(line), style="dim", soft_wrap=True)
+    claim(request.out, plan.dataset)
     jobs = sum(1 for _ in plan.jobs())
-    entry = describe() | dict(describe_plan(plan))
+    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, request.compute))
     events: list[Event] = []
     with (
         RecordStore(request.out / plan.dataset.name / "records") as store,
-        submitter(request) as submit,
+        submitter(replace(request, dataset_name=plan.dataset.name)) as submit,
         progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
     ):
         provenance = store.provenance({"protocol": plan.protocol.name, **entry})
@@ -51,6 +59,8 @@ def run_benchmark(request: RunRequest) -> int:
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
     write(request.out)
+    for line in window_lines(bench):
+        console.print(escape(line), style="dim", soft_wrap=True)
     records = _print(console, request, plan, events)
     if request.report:
         announce(
@@ -70,6 +80,25 @@ def run_benchmark(request: RunRequest) -> int:
     for line in plan.refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
     return SOME_FAILED if plan.refused or any(e.status is Status.FAILED for e in events) else DONE
+
+
+def window_lines(bench: Bench) -> Iterator[str]:
+    """What window each model has, who chose it, and how much of it the volumes filled."""
+    for model in bench.plan.models:
+        shares = sorted(bench.filled.get(model.key, {}).values())
+        if model.window is None or not shares:
+            continue
+        window = "x".join(map(str, model.window.roi_size))
+        middle, least = statistics.median(shares), shares[0]
+        line = f"{model.name}: window {window} by {model.window.source}; volumes fill {middle:.0%} of it"
+        line += f" (the smallest {least:.0%})" if least < middle else ""
+        if middle < MOSTLY:
+            line += (
+                "; the rest is padding, which costs time and may be nothing the network knows: "
+                + ("give --roi-size" if model.window.source != "the model" else "see --protocol")
+                + f", or pad by --protocol {bench.plan.protocol.name.partition(':')[0]}:padding=edge"
+            )
+        yield line
 
 
 def _describe(plan: Plan, job: Job) -> str:

@@ -20,7 +20,7 @@ import typer
 
 from robustvox.models import CheckpointError, read_card
 
-from ...plan.models import is_architecture
+from ...plan.model_text import is_architecture
 from ...records.coverage import locate, record_folders, row_problems
 from ...records.reading import Records, load_records
 from ...records.unit import Unit

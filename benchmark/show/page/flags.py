@@ -27,6 +27,7 @@ QUESTIONS = {
     "C20": "Do Dice and HD95 tell the same story?",
     "C21": "How large is a change without a bound?",
     "C22": "Does the pipeline hurt without the attack?",
+    "C23": "Is the gradient more than rounding?",
 }
 
 
@@ -35,6 +36,9 @@ NOTES = {
     "nonfinite-loss": "On some case the attack met a loss that was NaN or infinite.",
     "unmatched": "On some case no value of the knob gave the distortion of the reference.",
     "untrained": "The weights are random; the row tests the pipeline and says nothing about the architecture.",
+    "training-case": "On some case the model was trained on the very volume it is scored on.",
+    "tf32": "The network computed in TF32, which rounds factors to 10 bits; float32 elsewhere.",
+    "bf16": "The network computed in bfloat16, which keeps 7 bits; float32 elsewhere.",
     "clean-incomplete": "Some scored case has no clean record, so there are no clean means.",
 }
 

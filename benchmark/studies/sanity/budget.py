@@ -11,6 +11,7 @@ import torch
 
 from robustvox.attacks.base import frozen
 
+from ...craft.crafting import labelled
 from ...metrics.distortion import measure
 from ...records.volumes import Note, save_adversarial
 from .base import FAIL, PASS, WARN, Finding, check, grade
@@ -125,7 +126,11 @@ def batch_invariance(context: Context) -> Finding:
 
 def _again(context: Context, case: Case) -> torch.Tensor:
     return context.attack(
-        context.model.predictor, case.images, case.labels, generator=context.generator(case)
+        context.predictor(case),
+        case.images,
+        case.labels,
+        mask=labelled(case.volume, context.device),
+        generator=context.generator(case),
     )
 
 
@@ -135,7 +140,10 @@ def _batchable(context: Context, pair: list[Case]) -> bool:
     one, other = pair
     if one is other or one.images.shape != other.images.shape:
         return False
-    predictor = context.model.predictor
+    predictor = context.predictor(one)
+    own = predictor is not context.predictor(other)
+    if own or one.volume.ignore is not None or other.volume.ignore is not None:
+        return False
     with frozen(predictor):
         both = predictor(torch.cat([one.images, other.images]))
         return torch.equal(both, torch.cat([predictor(one.images), predictor(other.images)]))

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustvox.attacks import Attack, StepInfo
 from robustvox.attacks.base import frozen
 from robustvox.datasets import Volume
 
-from ...craft.crafting import noise_generator
+from ...craft.crafting import labelled, noise_generator
 from ...craft.named import NamedAttack, NamedModel, predict
+from ...harness.scoring import counted
 from ...metrics.scores import LabelSurfaces, score
 from ...plan.attacks import attack_spec
 from ...specs.knobs import find_knob
@@ -123,6 +124,10 @@ class Context:
             for volume in self._volumes
         ]
 
+    def predictor(self, case: Case) -> nn.Module:
+        """The model as it reads a case."""
+        return self.model.for_case(case.volume).predictor
+
     def has(self, *names: str) -> bool:
         """Whether the attack has all of these hyper-parameters, none of them None."""
         return all(getattr(self.attack, name, None) is not None and name in self._fields for name in names)
@@ -184,9 +189,9 @@ class Context:
     def score(self, case: Case, images: Tensor) -> DataFrame:
         """A row per foreground class."""
         with frozen(self.model.predictor):
-            prediction = predict(self.model, images)
+            prediction = predict(self.model.for_case(case.volume), images)
         return score(
-            prediction,
+            counted(prediction, case.volume.ignore),
             case.volume.label,
             num_classes=self.num_classes,
             spacing_mm=case.volume.spacing_mm,
@@ -212,7 +217,12 @@ class Context:
             seen[:] = [info]
 
         images = named.attack(
-            self.model.predictor, case.images, case.labels, generator=self.generator(case), on_step=watch
+            self.predictor(case),
+            case.images,
+            case.labels,
+            mask=labelled(case.volume, self.device),
+            generator=self.generator(case),
+            on_step=watch,
         )
         self._tick()
         if named.spec == self.named.spec:

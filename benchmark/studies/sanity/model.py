@@ -36,7 +36,7 @@ def gradient_health(context: Context) -> Finding:
     losses = dict.fromkeys([str(context.value("loss", "dice")), "ce"])
     noise = Uniform(eps=8 / 255 if context.attack.radius is None else context.attack.radius)
     for case in context.cases:
-        start = noise(context.model.predictor, case.images, case.labels, generator=context.generator(case))
+        start = noise(context.predictor(case), case.images, case.labels, generator=context.generator(case))
         for images in (case.images, start):
             for loss in losses:
                 gradient, share = _gradient(context, case, images, loss)
@@ -54,7 +54,7 @@ def _gradient(context: Context, case: Case, images: Tensor, loss: str) -> tuple[
     """Gradient of a loss at the images, zero where none arrives, and the share of saturated voxels."""
     with torch.enable_grad(), frozen(context.model.predictor):
         images = images.clone().requires_grad_()
-        logits = context.model.predictor(images)
+        logits = context.predictor(case)(images)
         value = LOSSES[loss](logits, case.labels, None).sum()
         known = value.requires_grad and torch.autograd.grad(value, images, allow_unused=True)[0]
     probability = torch.softmax(logits.detach(), 1).gather(1, case.labels)
@@ -71,7 +71,7 @@ def _gradient(context: Context, case: Case, images: Tensor, loss: str) -> tuple[
 def randomness(context: Context) -> Finding:
     change = flips = 0.0
     for case in context.cases:
-        first, *others = (_forward(context, case.images) for _ in range(_REPEATS))
+        first, *others = (_forward(context, case) for _ in range(_REPEATS))
         for other in others:
             change = max(change, _relative(other, first))
             flips = max(flips, float((other.argmax(1) != first.argmax(1)).float().mean()))
@@ -86,7 +86,7 @@ def randomness(context: Context) -> Finding:
 def raw_logits(context: Context) -> Finding:
     furthest, inside = 0.0, True
     for case in context.cases:
-        output = _forward(context, case.images)
+        output = _forward(context, case)
         furthest = max(furthest, float((output.sum(1) - 1).abs().max()))
         inside &= bool(output.min() >= 0 and output.max() <= 1)
     probabilities = inside and furthest < 1e-4
@@ -101,7 +101,7 @@ def raw_logits(context: Context) -> Finding:
     "fail on another or too small number",
 )
 def class_count(context: Context) -> Finding:
-    classes = _forward(context, context.cases[0].images).shape[1]
+    classes = _forward(context, context.cases[0]).shape[1]
     wanted, least = context.num_classes, context.attack.min_classes
     detail = f"classes of the model; the dataset has {wanted}, the attack needs {least}"
     return Finding(PASS if classes == wanted and classes >= least else FAIL, float(classes), detail)
@@ -115,7 +115,7 @@ def class_count(context: Context) -> Finding:
 )
 def inner_optimization(context: Context) -> Finding:
     with _counted_gradients() as calls:
-        _forward(context, context.cases[0].images)
+        _forward(context, context.cases[0])
     count = max(calls.values())
     detail = "the model optimizes while it predicts: attack through its inner loop" if count else ""
     return Finding(FAIL if count else PASS, float(count), f"gradient calls in one forward {detail}".strip())
@@ -158,8 +158,8 @@ def adaptivity(context: Context) -> Finding:
     change = 0.0
     for case in context.cases:
         with torch.enable_grad(), frozen(context.model.predictor):
-            attacked = context.model.predictor(case.images.clone().requires_grad_()).detach()
-        change = max(change, _relative(attacked, _forward(context, case.images)))
+            attacked = context.predictor(case)(case.images.clone().requires_grad_()).detach()
+        change = max(change, _relative(attacked, _forward(context, case)))
     status = FAIL if not change <= 1e-4 else PASS
     detail = "the model computes something else under attack" if status == FAIL else "one predictor for both"
     if context.protocol != DEFAULT_PROTOCOL:
@@ -171,10 +171,10 @@ def adaptivity(context: Context) -> Finding:
 
 
 @torch.no_grad()
-def _forward(context: Context, images: Tensor) -> Tensor:
+def _forward(context: Context, case: Case) -> Tensor:
     """Logits as they are scored."""
     with frozen(context.model.predictor):
-        output = context.model.predictor(images)
+        output = context.predictor(case)(case.images)
     if not torch.isfinite(output).all():
         raise ValueError("model output: expected finite logits, got NaN or infinity. Check its weights")
     return output

@@ -12,7 +12,8 @@ from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.unet import UNet
 
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.plan.bring import last_part, locate
+from robustvox.benchmark.plan.bring import last_part
+from robustvox.benchmark.plan.model_text import locate
 from robustvox.benchmark.records.provenance import describe
 from robustvox.benchmark.records.reading import load_records
 from robustvox.models import CATALOG, build_model
@@ -218,11 +219,6 @@ FACTORIES = [
     ("def other(): pass\n", "has no attribute 'net'"),
     ("import torch\ndef net():\n    return torch.nn.Conv3d(1, 4, 1)\n", "logits of 3 classes"),
     ("import torch\ndef net():\n    return torch.nn.Conv3d(4, 3, 1)\n", "found that it takes 4"),
-    (
-        "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Conv3d(1, 2, 64, 64), "
-        "torch.nn.ConvTranspose3d(2, 3, 64, 64))\n",
-        "mine:net expected another roi_size than",
-    ),
 ]
 
 
@@ -230,6 +226,17 @@ FACTORIES = [
 def test_a_factory_that_cannot_be_used_is_one_line(source, message, refused, module):
     module(source)
     assert message in refused("--model", "mine:net")
+
+
+def test_a_window_that_the_network_cannot_take_is_refused_and_one_from_the_data_fits(run, refused, module):
+    module(
+        "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Conv3d(1, 2, 64, 64), "
+        "torch.nn.ConvTranspose3d(2, 3, 64, 64))\n"
+    )
+    assert "mine:net expected another roi_size than" in refused(
+        "--model", "mine:net", "--roi-size", "16,16,16"
+    )
+    assert run("--model", "mine:net")[0] == 0
 
 
 def test_a_factory_without_a_place_for_the_checkpoint_says_so(refused, module, segresnet):

@@ -246,7 +246,6 @@ def test_folds_are_averaged(folder):
         ({"previous_stage": "3d_lowres"}, "cascade after 3d_lowres"),
         ({"preprocessor_name": "Own"}, "preprocessor_name among DefaultPreprocessor in toy, found Own"),
         ({"normalization_schemes": ["Own"]}, "found Own"),
-        ({"normalization_schemes": ["CTNormalization"]}, "window"),
         ({"architecture": {"network_class_name": "os.system"}}, "os.system, nothing was run"),
     ],
 )

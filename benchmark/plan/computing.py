@@ -1,0 +1,76 @@
+"""How the models of a plan are computed: their precision, the memory of their windows, their scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from robustvox.models import SlidingWindow
+from robustvox.models.precision import InPrecision, forbid_tf32
+
+from ..specs.compute import PRECISIONS, Compute
+from ..specs.spec import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .plan import Plan
+
+
+def split_precision(text: str, default: str) -> tuple[str, str]:
+    """A spec without its ``precision=...``, and that precision: a name in a record reads back as it was written."""
+    head, colon, tail = text.rpartition(":")
+    parts = tail.split(",") if colon else []
+    asked = [part.partition("=")[2] for part in parts if part.startswith("precision=")]
+    if not asked:
+        return text, default
+    if asked[-1] not in PRECISIONS:
+        raise UsageError(f"expected precision among {', '.join(PRECISIONS)} in {text}, got {asked[-1]!r}")
+    rest = ",".join(part for part in parts if not part.startswith("precision="))
+    return f"{head}:{rest}" if rest else head, asked[-1]
+
+
+def computed(predictor: nn.Module, name: str, precision: str, memory: str, device: str) -> nn.Module:
+    """The predictor as it is to be computed: its windows' memory, and the precision of their network."""
+    windows = _windows(predictor)
+    if precision != "float32" and not windows:
+        raise UsageError(
+            f"expected --precision float32 for {name}, whose predictor is its own, got {precision}"
+        )
+    if device.startswith("cuda"):
+        forbid_tf32()
+    for window in windows:
+        network = window.network if precision == "float32" else InPrecision(window.network, precision)
+        window.configure(memory=memory, network=network)
+    return predictor
+
+
+def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
+    """What goes into the provenance of a run: what was asked, and what it came to on this device.
+
+    On an accelerator this finds the number of windows per forward, with one window through every network.
+    """
+    from robustvox.models.mamba.kernel import scans_used
+
+    found: dict[str, Any] = {}
+    for model in plan.models:
+        batches = {batch for window in _windows(model.predictor) if (batch := _batch(window, plan))}
+        scans = scans_used(model.predictor, plan.device)
+        found[model.name] = {"sw_batch_size": sorted(batches), **({"scan": scans} if scans else {})}
+    asked = {"precision": compute.precision, "memory": compute.memory}
+    return {"compute": {"device": plan.device, **asked, "models": found}}
+
+
+def _batch(window: SlidingWindow, plan: Plan) -> int | None:
+    """None where the network fails, which its cases will tell."""
+    image = torch.zeros(1, plan.dataset.in_channels, *window.roi_size, device=plan.device)
+    try:
+        return window.batch_size(image)
+    except (RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _windows(predictor: nn.Module) -> list[SlidingWindow]:
+    return [module for module in predictor.modules() if isinstance(module, SlidingWindow)]

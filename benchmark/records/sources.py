@@ -1,0 +1,129 @@
+"""Which folder of results belongs to which dataset: the whole path decides, not the last part of it.
+
+A dataset of the registry has its name. One that was given as a path has the name of its folder or list, unless that
+name is taken: by the registry, or in these results by another path. Then eight digits of the path's hash follow.
+``results/<dataset>/source.json`` holds the hash of the path, not the path, so that results can be handed on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from robustvox.datasets import ALIASES, CATALOG, Dataset
+
+from ..specs.spec import UsageError, match
+
+SOURCE = "source.json"
+_HASH = "path_sha256"
+
+
+def path_of(dataset: Dataset) -> Path | None:
+    """The path a dataset was given as; ``None`` for one of the registry."""
+    return getattr(dataset, "path", None)
+
+
+def name_in(out: Path | None, name: str, path: Path) -> str:
+    """The name of a dataset that was given as ``path``, among the results in ``out``.
+
+    Args:
+        out: folder of all results; ``None`` where nothing is recorded (training).
+        name: what it would be called by its path alone.
+        path: of the folder or list.
+
+    Example:
+        >>> name_in(None, "hippocampus", Path("/scans/hippocampus")) == "hippocampus"
+        False
+    """
+    identity = _identity(path)
+    apart = f"{name}-{identity[:8]}"
+    if name in CATALOG or name in ALIASES:
+        return apart
+    if out is None:
+        return name
+    owner = _owner(out / name)
+    return name if owner in (None, identity) else apart
+
+
+def claim(out: Path, dataset: Dataset) -> None:
+    """Note in its folder of results which path a dataset is from; nothing for one of the registry.
+
+    Raises:
+        UsageError: the folder belongs to another path, or cannot be written.
+    """
+    path = path_of(dataset)
+    if path is None:
+        return
+    folder, identity = out / dataset.name, _identity(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / SOURCE).open("x", encoding="utf-8") as file:
+            file.write(json.dumps({_HASH: identity}) + "\n")
+    except FileExistsError:
+        if _owner(folder) not in (None, identity):
+            raise UsageError(
+                f"expected results of {path.name} in {folder}, found those of another dataset of this name; "
+                "give another --out"
+            ) from None
+    except OSError as error:
+        raise UsageError(f"expected to write to {folder}, found {error}; give another --out") from error
+
+
+def recorded_name(out: Path, text: str) -> str:
+    """The folder below ``out`` that holds the records of what ``--dataset TEXT`` means to a run.
+
+    The data themselves are not opened, and need not be there any more.
+
+    Raises:
+        UsageError: nothing is recorded under any reading of the text.
+    """
+    recorded = sorted(path.parent.name for path in out.glob("*/records") if path.is_dir())
+    for name in dict.fromkeys(_readings(out, text)):
+        if name in recorded:
+            return name
+    try:
+        return match(text, {name: name for name in recorded}, "dataset with records")
+    except UsageError as error:
+        raise UsageError(
+            f"expected records of {text} in {out}, found none; recorded there: {', '.join(recorded) or 'nothing'} "
+            f"({error})"
+        ) from None
+
+
+def _readings(out: Path, text: str) -> list[str]:
+    """What a text may mean, in the order in which a run tries."""
+    try:
+        registered = match(text, {**CATALOG, **ALIASES}, "dataset")
+        return [ALIASES.get(registered, registered)]
+    except UsageError:
+        pass
+    path = Path(text)
+    stem = path.stem if path.suffix.lower() in (".csv", ".json") else path.resolve().name
+    by_path = name_in(out, stem.lower(), path)
+    return [by_path, text] if path.exists() else [text, by_path]
+
+
+def base_name(name: str) -> str:
+    """A dataset's name without the hash that tells two of one name apart.
+
+    Example:
+        >>> base_name("test-0123abcd"), base_name("test")
+        ('test', 'test')
+    """
+    return re.sub(r"-[0-9a-f]{8}$", "", name)
+
+
+def _identity(path: Path) -> str:
+    return hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _owner(folder: Path) -> str | None:
+    """Hash of the path a folder of results belongs to, ``None`` when it does not say."""
+    try:
+        content: Any = json.loads((folder / SOURCE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content.get(_HASH) if isinstance(content, dict) else None

@@ -1,0 +1,53 @@
+"""How a run is computed: what may change its speed and memory, and, where it says so, its rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .spec import UsageError
+
+PRECISIONS = ("float32", "tf32", "bf16")
+MEMORY = ("auto", "keep", "recompute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How networks run. Only ``precision`` other than float32 changes a number beyond rounding.
+
+    Args:
+        precision: of the network; the attack's own arithmetic is float32 always. ``float32`` is without TF32, so
+            that numbers agree with a CPU's. Anything else becomes part of the model's name and a flag of its rows.
+        memory: whether the windows' graphs are kept for the backward pass; see
+            :class:`~robustvox.models.SlidingWindow`.
+        sw_batch_size: windows per forward, or ``auto``.
+
+    Raises:
+        UsageError: for a value outside these.
+
+    Example:
+        >>> Compute(precision="bf16").precision
+        'bf16'
+    """
+
+    precision: str = "float32"
+    memory: str = "auto"
+    sw_batch_size: int | str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, options in (("precision", PRECISIONS), ("memory", MEMORY)):
+            if getattr(self, name) not in options:
+                raise UsageError(f"expected --{name} among {', '.join(options)}, got {getattr(self, name)!r}")
+        windows = self.sw_batch_size
+        if windows != "auto" and (isinstance(windows, str) or windows < 1):
+            raise UsageError(f"expected --sw-batch-size of at least 1 or auto, got {windows!r}")
+
+
+def count_or_auto(text: str) -> int | str:
+    """A number as typed, or the word ``auto``.
+
+    Example:
+        >>> count_or_auto("4"), count_or_auto("Auto")
+        (4, 'auto')
+    """
+    word = text.strip().lower()
+    return int(word) if word.isdigit() else word

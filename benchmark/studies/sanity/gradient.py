@@ -1,0 +1,78 @@
+"""Whether the input gradient says something about the network, or about rounding."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from robustvox.attacks.base import frozen
+from robustvox.attacks.losses import LOSSES
+
+from .base import FAIL, PASS, WARN, Finding, check
+from .context import Case, CaseScore, Context, mean, no_gradient
+
+NUDGE = 1e-7
+"""Share by which every voxel moves: the last bit of float32."""
+
+_UNSTABLE = 0.05  # zoo and paper networks at random weights stay below 0.01, but for one at 0.4
+_GAIN = 0.02  # mean Dice that float64 gradients may win before the number under float32 ones is no worst case
+
+
+@check(
+    "C23",
+    "gradient-stability",
+    "the input gradient is more than rounding",
+    f"relative change of the gradient when the image is multiplied by 1 + 1e-7: warn > {_UNSTABLE:.0%}, and fail if "
+    f"float64 gradients then lower the mean Dice by > {_GAIN}",
+    needs=(no_gradient,),
+    runs=0.3,
+)
+def gradient_stability(context: Context) -> Finding:
+    with frozen(context.model.predictor):
+        precise = copy.deepcopy(context.model.predictor).double()
+    loss = str(context.value("loss", "dice"))
+    narrow = max(_movement(context.model.predictor, case, loss, torch.float32) for case in context.cases)
+    wide = max(_movement(precise, case, loss, torch.float64) for case in context.cases)
+    detail = f"largest relative change of the gradient in float32; {wide:.1e} in float64"
+    if narrow <= _UNSTABLE:
+        return Finding(PASS, narrow, detail)
+    gain = mean([context.run(case).dice - _attacked(context, precise, case) for case in context.cases])
+    status = FAIL if not gain <= _GAIN else WARN
+    return Finding(status, narrow, f"{detail}; gradients in float64 lower the mean Dice by {gain:.3f}")
+
+
+def _movement(predictor: nn.Module, case: Case, loss: str, dtype: torch.dtype) -> float:
+    """How far the gradient moves, relative to its norm; infinite for one that is not finite."""
+    images = case.images.to(dtype)
+    here, there = (_gradient(predictor, each, case, loss) for each in (images, images * (1 + NUDGE)))
+    moved = (there - here).norm() / here.norm().clamp_min(torch.finfo(dtype).tiny)
+    return float(moved) if torch.isfinite(moved) else float("inf")
+
+
+def _gradient(predictor: nn.Module, images: Tensor, case: Case, loss: str) -> Tensor:
+    with torch.enable_grad(), frozen(predictor):
+        variable = images.clone().requires_grad_()
+        value = LOSSES[loss](predictor(variable), case.labels, None).sum()
+        return torch.autograd.grad(value, variable)[0]
+
+
+class _Precise(nn.Module):
+    """Takes and gives float32 as the network does, and computes everything between in float64."""
+
+    def __init__(self, predictor: nn.Module) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.predictor(images.double()).to(images.dtype)
+
+
+def _attacked(context: Context, precise: nn.Module, case: Case) -> float:
+    """Dice of the float32 network after the same attack, start included, with float64 gradients."""
+    images = context.attack(_Precise(precise), case.images, case.labels, generator=context.generator(case))
+    return CaseScore(context.score(case, images)).dice
+
+
+CHECKS = (gradient_stability,)

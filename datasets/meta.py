@@ -1,0 +1,89 @@
+"""What the JSON of a folder says about it: classes, channels, and nothing that is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .base import DatasetError
+
+IGNORE = "ignore"
+"""nnU-Net's name of the label that is neither trained on nor scored."""
+
+
+class Classes(NamedTuple):
+    """Class names by id, and the id that marks voxels nobody labelled."""
+
+    names: tuple[str, ...]
+    ignore: int | None = None
+
+
+def read_any(path: Path) -> Any:
+    """The content of a JSON file in UTF-8, 16 or 32, with or without a byte-order mark.
+
+    Raises:
+        DatasetError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(
+            f"expected {path}, found nothing; give the folder that holds {path.name}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """:func:`read_any` where an object is expected."""
+    meta = read_any(path)
+    if not isinstance(meta, dict):
+        raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
+    return meta
+
+
+def classes_of(labels: Any, path: Path) -> Classes:
+    """Classes from MSD's ``{"0": name}`` or nnU-Net's ``{name: 0}``; nnU-Net's ``ignore`` is the highest id.
+
+    Raises:
+        DatasetError: gaps, regions, or fewer than two classes.
+    """
+    pairs: list[tuple[Any, str]] = []
+    if isinstance(labels, dict) and all(isinstance(k, str) and k.isdecimal() for k in labels):
+        pairs = [(int(k), str(name)) for k, name in labels.items()]
+    elif isinstance(labels, dict):
+        pairs = [(k, str(name)) for name, k in labels.items()]
+    whole = all(isinstance(k, int) and not isinstance(k, bool) for k, _ in pairs)
+    if whole and sorted(k for k, _ in pairs) == list(range(len(pairs))):
+        names = [name for _, name in sorted(pairs)]
+        ignore = names.index(IGNORE) if IGNORE in names else None
+        known = names if ignore is None else names[:-1]
+        if len(known) >= 2 and ignore in (None, len(known)):
+            return Classes(tuple(known), ignore)
+    raise DatasetError(
+        f'expected "labels" {{name: id}} with ids 0..K without gaps or regions in {path} (ignore, if any, last), '
+        f"found {labels}; convert the labels"
+    )
+
+
+def channels_of(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Channel names from ``channel_names``, ``modality`` or ``channels``; empty when the file does not say.
+
+    Each may be ``{"0": "CT", "1": "PET"}``, ``["CT", "PET"]`` or ``"CT"``.
+
+    Raises:
+        DatasetError: numbers with gaps, or something else altogether.
+    """
+    found = next((meta[key] for key in ("channel_names", "modality", "channels") if meta.get(key)), ())
+    if isinstance(found, str):
+        return (found,)
+    if isinstance(found, dict) and set(map(str, found)) == {str(k) for k in range(len(found))}:
+        return tuple(str(found[key]) for key in sorted(found, key=int))
+    if isinstance(found, list | tuple):
+        return tuple(map(str, found))
+    raise DatasetError(
+        f'expected "channel_names" (or "modality") {{"0": ..., "1": ...}} without gaps in {path}, found {found}; '
+        "repair it"
+    )

@@ -1,0 +1,340 @@
+"""The selective scan as Triton kernels: parallel over chunks of tokens, with all gradients, bit for bit repeatable.
+
+Three passes go forward: every chunk from a zero state, the states from chunk to chunk, every chunk again from the
+state it is entered with. Going back, their mirror image. One long volume thus fills the card, where a kernel that
+is parallel over batch and channels only leaves most of it idle. Nothing is added atomically: each program writes
+its own partial sums, which are added in a fixed order.
+
+Importing this module needs Triton, which comes with PyTorch for CUDA on Linux; see :func:`.kernel.find_scan`.
+"""
+
+# Triton's decorator gives kernels a call signature that no type checker knows.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .scan import check_scan, wide_dtype
+
+_BLOCK_CHANNELS = 16
+_SCRATCH_ELEMENTS = 1 << 27  # of the states of the chunks in flight going back: 512 MiB in float32
+_UNROLLED = 8  # chunks that one turn of the loop over the carries takes
+
+
+@triton.jit
+def _tile(A, pe, E, N, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr):
+    """Channels, states, their masks, and the decay rates of one block of channels."""
+    e = pe * BE + tl.arange(0, BE)
+    n = tl.arange(0, NP)
+    em = e < E
+    nm = n < N
+    a = tl.load(A + e[:, None] * N + n[None, :], mask=em[:, None] & nm[None, :], other=0.0).to(F)
+    return e, n, em, nm, a
+
+
+@triton.jit
+def _chunk_states(
+    u, dt, A, Bm, S, T, L, K, E, N,
+    Q: tl.constexpr, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """S[k]: last state of chunk k entered with zero; T[k]: sum of its steps."""
+    chunk, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    b, k = chunk // K, chunk % K
+    e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
+    h = tl.zeros([BE, NP], F)
+    total = tl.zeros([BE], F)
+    row = b * L + k * Q
+    left = L - k * Q
+    for q in range(Q):
+        ok = q < left
+        at = (row + q) * E + e
+        d = tl.load(dt + at, mask=em & ok, other=0.0)
+        x = tl.load(u + at, mask=em & ok, other=0.0)
+        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        h = tl.exp(d[:, None] * a) * h + (d * x)[:, None] * bt[None, :]
+        total += d
+    tl.store(S + (chunk * E + e[:, None]) * N + n[None, :], h, mask=em[:, None] & nm[None, :])
+    tl.store(T + chunk * E + e, total, mask=em)
+
+
+@triton.jit
+def _carry(
+    S, T, A, K, E, N,
+    BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr, REV: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """S[k] becomes the state that enters chunk k; with REV the adjoint that arrives from chunk k + 1."""
+    b, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
+    c = tl.zeros([BE, NP], F)
+    for i in range(0, K, U):
+        for j in tl.static_range(U):  # pyright: ignore
+            k = i + j
+            ok = k < K
+            kk = K - 1 - k if REV else k
+            at = (b * K + kk) * E + e
+            here = S + at[:, None] * N + n[None, :]
+            inside = em[:, None] & nm[None, :] & ok
+            s = tl.load(here, mask=inside, other=0.0)
+            t = tl.load(T + at, mask=em & ok, other=0.0)
+            tl.store(here, c, mask=inside)
+            c = tl.exp(t[:, None] * a) * c + s
+
+
+@triton.jit
+def _chunk_outputs(
+    u, dt, A, Bm, Cm, D, S, y, L, K, E, N,
+    Q: tl.constexpr, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    chunk, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    b, k = chunk // K, chunk % K
+    e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
+    direct = tl.load(D + e, mask=em, other=0.0)
+    h = tl.load(S + (chunk * E + e[:, None]) * N + n[None, :], mask=em[:, None] & nm[None, :], other=0.0)
+    row = b * L + k * Q
+    left = L - k * Q
+    for q in range(Q):
+        ok = q < left
+        at = (row + q) * E + e
+        d = tl.load(dt + at, mask=em & ok, other=0.0)
+        x = tl.load(u + at, mask=em & ok, other=0.0)
+        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        ct = tl.load(Cm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        h = tl.exp(d[:, None] * a) * h + (d * x)[:, None] * bt[None, :]
+        tl.store(y + at, tl.sum(h * ct[None, :], 1) + direct * x, mask=em & ok)
+
+
+@triton.jit
+def _chunk_adjoints(
+    g, dt, A, Cm, R, L, K, E, N,
+    Q: tl.constexpr, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """R[k]: what chunk k hands to the one before it when nothing arrives from behind."""
+    chunk, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    b, k = chunk // K, chunk % K
+    e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
+    c = tl.zeros([BE, NP], F)
+    row = b * L + k * Q
+    left = L - k * Q
+    for r in range(Q):
+        q = Q - 1 - r
+        ok = q < left
+        at = (row + q) * E + e
+        d = tl.load(dt + at, mask=em & ok, other=0.0)
+        gt = tl.load(g + at, mask=em & ok, other=0.0)
+        ct = tl.load(Cm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        c = tl.exp(d[:, None] * a) * (c + gt[:, None] * ct[None, :])
+    tl.store(R + (chunk * E + e[:, None]) * N + n[None, :], c, mask=em[:, None] & nm[None, :])
+
+
+@triton.jit
+def _chunk_gradients(
+    u, dt, A, Bm, Cm, D, g, S, R, H, gu, gd, gB, gC, gA, first, rows, L, K, E, N, PE,
+    Q: tl.constexpr, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr, RATES: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one chunk. H is scratch for the states of the chunks in flight, gB, gC and gA are partial sums."""
+    slot, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    chunk = first + slot
+    b, k = chunk // K, chunk % K
+    e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
+    inside = em[:, None] & nm[None, :]
+    direct = tl.load(D + e, mask=em, other=0.0)
+    h = tl.load(S + (chunk * E + e[:, None]) * N + n[None, :], mask=inside, other=0.0)
+    states = H + (slot * PE + pe) * (Q * BE * NP) + tl.arange(0, BE)[:, None] * NP + n[None, :]
+    row = b * L + k * Q
+    left = L - k * Q
+    for q in range(Q):
+        ok = q < left
+        at = (row + q) * E + e
+        tl.store(states + q * (BE * NP), h)  # the state before token q
+        d = tl.load(dt + at, mask=em & ok, other=0.0)
+        x = tl.load(u + at, mask=em & ok, other=0.0)
+        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        h = tl.exp(d[:, None] * a) * h + (d * x)[:, None] * bt[None, :]
+    c = tl.load(R + (chunk * E + e[:, None]) * N + n[None, :], mask=inside, other=0.0)
+    rates = tl.zeros([BE, NP], F)
+    for r in range(Q):
+        q = Q - 1 - r
+        ok = q < left
+        at = (row + q) * E + e
+        before = tl.load(states + q * (BE * NP))
+        d = tl.load(dt + at, mask=em & ok, other=0.0)
+        x = tl.load(u + at, mask=em & ok, other=0.0)
+        gt = tl.load(g + at, mask=em & ok, other=0.0)
+        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        ct = tl.load(Cm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        decay = tl.exp(d[:, None] * a)
+        adjoint = c + gt[:, None] * ct[None, :]
+        decayed = decay * before
+        state = decayed + (d * x)[:, None] * bt[None, :]
+        along_b = tl.sum(adjoint * bt[None, :], 1)
+        tl.store(gu + at, direct * gt + d * along_b, mask=em & ok)
+        tl.store(gd + at, x * along_b + tl.sum(adjoint * decayed * a, 1), mask=em & ok)
+        partial = (pe * rows + row + q) * N + n
+        tl.store(gB + partial, tl.sum(adjoint * (d * x)[:, None], 0), mask=nm & ok)
+        tl.store(gC + partial, tl.sum(state * gt[:, None], 0), mask=nm & ok)
+        if RATES:
+            rates += adjoint * decayed * d[:, None]
+        c = decay * adjoint
+    if RATES:
+        tl.store(gA + (chunk * E + e[:, None]) * N + n[None, :], rates, mask=inside)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How one scan is cut: ``chunks`` of ``tokens`` in each of ``batch`` sequences, ``blocks`` of channels."""
+
+    batch: int
+    length: int
+    inner: int
+    state: int
+
+    @property
+    def tokens(self) -> int:
+        """Longer chunks for longer sequences: the loop over the carries is serial."""
+        longest = 64 if self.length <= 32_768 else 128 if self.length <= 262_144 else 256
+        return min(longest, triton.next_power_of_2(self.length))
+
+    @property
+    def chunks(self) -> int:
+        return triton.cdiv(self.length, self.tokens)
+
+    @property
+    def block(self) -> int:
+        return min(triton.next_power_of_2(self.inner), _BLOCK_CHANNELS)
+
+    @property
+    def padded_state(self) -> int:
+        return triton.next_power_of_2(self.state)
+
+    @property
+    def blocks(self) -> int:
+        return triton.cdiv(self.inner, self.block)
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks whose states fit the scratch of the backward pass."""
+        each = self.blocks * self.tokens * self.block * self.padded_state
+        return max(1, min(self.batch * self.chunks, _SCRATCH_ELEMENTS // each))
+
+    def constants(self, dtype: torch.dtype) -> dict[str, Any]:
+        wide = tl.float64 if dtype == torch.float64 else tl.float32
+        return {"BE": self.block, "NP": self.padded_state, "F": wide, "num_warps": 1}
+
+
+class _TritonScan(torch.autograd.Function):
+    """The scan and its adjoint. Keeps the inputs and the state entering every chunk; recomputes the rest."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        grid = _Grid(*u.shape, A.shape[1])
+        sizes = grid.length, grid.chunks, grid.inner, grid.state
+        constants = grid.constants(u.dtype)
+        states = u.new_empty(grid.batch * grid.chunks, grid.inner, grid.state)
+        steps = u.new_empty(grid.batch * grid.chunks, grid.inner)
+        y = torch.empty_like(u)
+        programs = grid.batch * grid.chunks, grid.blocks
+        with _on(u.device):
+            _chunk_states[programs](u, delta, A, B, states, steps, *sizes, Q=grid.tokens, **constants)
+            _pass_on(grid, states, steps, A, reverse=False)
+            _chunk_outputs[programs](u, delta, A, B, C, D, states, y, *sizes, Q=grid.tokens, **constants)
+        ctx.save_for_backward(u, delta, A, B, C, D, states, steps)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "expected a first-order backward pass, got create_graph=True: the Triton scan has no second "
+                "derivative. Drop create_graph, or differentiate a plain loop over the tokens instead."
+            )
+        u, delta, A, B, C, D, states, steps = ctx.saved_tensors
+        g = grads[0].contiguous()
+        grid = _Grid(*u.shape, A.shape[1])
+        adjoints = torch.empty_like(states)
+        grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
+        grad_b, grad_c = B.new_empty(grid.blocks, *B.shape), C.new_empty(grid.blocks, *C.shape)
+        need_rates = ctx.needs_input_grad[2]
+        rates = torch.empty_like(states) if need_rates else states
+        with _on(u.device):
+            _chunk_adjoints[grid.batch * grid.chunks, grid.blocks](
+                g, delta, A, C, adjoints, grid.length, grid.chunks, grid.inner, grid.state,
+                Q=grid.tokens, **grid.constants(u.dtype),
+            )  # fmt: skip
+            _pass_on(grid, adjoints, steps, A, reverse=True)
+            _gradients(
+                grid, (u, delta, A, B, C, D, g, states, adjoints),
+                (grad_u, grad_delta, grad_b, grad_c, rates), need_rates,
+            )  # fmt: skip
+        needed = ctx.needs_input_grad
+        return (
+            grad_u if needed[0] else None,
+            grad_delta if needed[1] else None,
+            rates.sum(0) if need_rates else None,
+            grad_b.sum(0) if needed[3] else None,
+            grad_c.sum(0) if needed[4] else None,
+            (g * u).sum((0, 1)) if needed[5] else None,
+        )
+
+
+def _pass_on(grid: _Grid, states: Tensor, steps: Tensor, A: Tensor, *, reverse: bool) -> None:
+    """From the end of every chunk entered with zero to what really enters it, in place."""
+    block = min(grid.block, 4)  # few programs run here: narrow blocks make more of them
+    constants = {**grid.constants(states.dtype), "BE": block}
+    _carry[grid.batch, triton.cdiv(grid.inner, block)](
+        states, steps, A, grid.chunks, grid.inner, grid.state, REV=reverse, U=_UNROLLED, **constants
+    )
+
+
+def _gradients(
+    grid: _Grid, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], need_rates: bool
+) -> None:
+    """As many chunks at a time as the scratch holds."""
+    u = inputs[0]
+    every, at_once = grid.batch * grid.chunks, grid.in_flight
+    scratch = u.new_empty(at_once * grid.blocks * grid.tokens * grid.block * grid.padded_state)
+    for first in range(0, every, at_once):
+        _chunk_gradients[min(at_once, every - first), grid.blocks](
+            *inputs, scratch, *outputs, first, grid.batch * grid.length, grid.length, grid.chunks,
+            grid.inner, grid.state, grid.blocks, Q=grid.tokens, RATES=need_rates, **grid.constants(u.dtype),
+        )  # fmt: skip
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def triton_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """:func:`.scan.selective_scan` in Triton: the same arguments, layouts, precision and errors.
+
+    Memory beyond the inputs: one state per chunk, partial sums of the size of B and C for every 16 channels, and
+    going back at most 512 MiB for the states of the chunks in flight. Equal inputs give equal bits.
+
+    Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+        arXiv:2312.00752, algorithm 2 and section 3.3; official code: state-spaces/mamba, `selective_scan_fn`.
+
+    Differs from the source: parallel over chunks of tokens, not over batch and channels alone; deterministic
+    gradients of B and C; any number of states and channels.
+
+    Shape:
+        u, delta, y: (B,L,E). A: (E,N). B, C: (B,L,N). D: (E,).
+
+    Raises:
+        ValueError: if the shapes do not go together.
+        RuntimeError: in a backward pass with `create_graph=True`.
+    """
+    check_scan(u, delta, A, B, C, D)
+    if u.is_meta or u.numel() == 0:
+        return torch.empty_like(u)
+    inputs = (u, delta, A, B, C, D)
+    wide = wide_dtype(*inputs)
+    with torch.autocast(u.device.type, enabled=False):
+        return _TritonScan.apply(*(x.to(wide).contiguous() for x in inputs)).to(u.dtype)

@@ -1,0 +1,105 @@
+"""Nothing inside an attack's loop reads a number back: on a GPU the host would wait for the card at every step.
+
+On the meta device there are no numbers at all: whatever asks for one raises, and so does every operation whose
+result has a size that depends on values. Every attack runs there from start to end.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustvox.attacks import ATTACKS, counting, ensemble
+from robustvox.attacks.counting import class_counts, class_sums, predicted
+from robustvox.attacks.losses import LOSSES
+from robustvox.attacks.task import Task
+
+SHORT = {"steps": 3, "queries": 12, "restarts": 2, "block_size": 4}
+CLASSES, SHAPE = 4, (2, 1, 9, 8, 7)
+
+
+def meta_task(masked: bool, targeted: bool) -> Task:
+    """A task whose first model output was already checked, which is done once and may read."""
+    model = nn.Conv3d(1, CLASSES, 3, padding=1).requires_grad_(False).to("meta")
+    labels = torch.zeros(SHAPE, dtype=torch.int64, device="meta")
+    mask = torch.ones(SHAPE, dtype=torch.bool, device="meta") if masked else None
+    task = Task(
+        model, torch.rand(SHAPE, device="meta"), labels, mask, [1, 2], lambda _: None, 2, labels if targeted else None
+    )  # fmt: skip
+    task._classes, task._connected = CLASSES, True
+    task._aimed = class_counts(task.aim, task.mask, CLASSES)
+    return task
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.filterwarnings("ignore:APGD")
+def test_an_attack_asks_for_no_number(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble, "_STEPS", 10)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    kind = ATTACKS[name]
+    attack = kind(**{k: v for k, v in SHORT.items() if k in kind.__dataclass_fields__})
+    for targeted in {False, kind.takes_targets}:
+        result = attack.perturb(meta_task(masked, targeted))
+        assert (result.shape, result.device.type) == (SHAPE, "meta")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_asks_for_no_number(loss: str) -> None:
+    logits = torch.rand(2, CLASSES, 9, 8, 7, device="meta", requires_grad=True)
+    labels, mask = torch.zeros(SHAPE, dtype=torch.int64, device="meta"), torch.ones(SHAPE, device="meta") > 0
+    for counted in (None, mask):
+        value = LOSSES[loss](logits, labels, counted)
+        assert torch.autograd.grad(value.sum(), logits)[0].shape == logits.shape
+
+
+def test_the_check_would_see_a_read() -> None:
+    for reads in (Tensor.item, lambda x: torch.bincount(x.long(), minlength=3), lambda x: x[x > 0]):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            reads(torch.ones(1, device="meta"))
+
+
+@pytest.mark.parametrize("at_once", [1 << 28, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_ways_to_count_and_sum_agree(
+    at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 5, (3, 400), generator=g)
+    mask = torch.rand(3, 400, generator=g) > 0.4
+    values = torch.rand(3, 400, generator=g, dtype=dtype)
+    onehot = torch.nn.functional.one_hot(classes, 5)
+    wanted = onehot.sum(1), (onehot * mask[..., None]).sum(1), (onehot * values.double()[..., None]).sum(1)
+    for host in (True, False):
+        monkeypatch.setattr(counting, "_on_host", lambda _, host=host: host)
+        monkeypatch.setattr(counting, "_AT_ONCE", at_once)
+        assert torch.equal(class_counts(classes, None, 5), wanted[0])
+        assert torch.equal(class_counts(classes, mask, 5), wanted[1])
+        sums = class_sums(values, classes, 5)
+        assert sums.dtype == dtype
+        torch.testing.assert_close(sums.double(), wanted[2], rtol=1e-6, atol=0)
+
+
+def test_a_prediction_is_that_of_the_logits_also_after_they_change() -> None:
+    logits = torch.randn(2, 3, 4, 4)
+    first = predicted(logits)
+    assert torch.equal(first, logits.argmax(1))
+    assert predicted(logits) is first
+    logits.mul_(-1)
+    assert torch.equal(predicted(logits), logits.argmax(1))
+    with torch.inference_mode():
+        fixed = torch.randn(2, 3, 4, 4)
+        assert torch.equal(predicted(fixed), fixed.argmax(1))
+        assert torch.equal(predicted(fixed.neg_()), fixed.argmax(1))
+
+
+@pytest.mark.parametrize("loss", ["dice", "mask_ce"])
+def test_the_loss_and_the_metric_share_one_prediction(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = torch.randn(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 1, 4, 4, dtype=torch.int64)
+    LOSSES[loss](logits, labels, None)
+    known = predicted(logits)
+    assert predicted(logits) is known
+    assert logits._robustvox_predicted[1] is known  # pyright: ignore[reportAttributeAccessIssue]

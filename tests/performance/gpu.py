@@ -1,0 +1,354 @@
+"""Every table of docs/performance.md on one card, in under eight minutes, as text and as JSON.
+
+    python tests/performance/gpu.py --json gpu.json
+    python tests/performance/gpu.py --tiny --device cpu        # the same code on toy sizes: does it run?
+
+Bare networks by batch, the sliding window beside MONAI under autograd, attack steps over bare, the selective scan
+beside mambapy and mamba_ssm (where installed), the share of time the card works in the README's job, and cases a
+minute for paper-size networks on a synthetic volume of BTCV's size. What takes turns is timed in one run. A part
+that reaches its share of the time stops and says which rows it left out. TF32 is off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor, nn
+
+from robustvox.attacks import PGD, SA2, VAFA, Attack, CosPGD
+from robustvox.datasets import open_dataset
+from robustvox.models import SlidingWindow, build_model, load_checkpoint
+from robustvox.models.mamba import selective_scan
+from robustvox.models.mamba.kernel import auto_scan, find_scan
+from robustvox.models.precision import forbid_tf32
+
+CLASSES = 14
+ZOO = Path(__file__).resolve().parents[2] / "models" / "zoo"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured; the tiny ones only show that it runs."""
+
+    roi: tuple[int, int, int] = (96, 96, 96)
+    volume: tuple[int, int, int] = (192, 160, 128)
+    networks: tuple[tuple[str, str], ...] = (
+        ("unet", "paper"), ("unetr", "paper"), ("swin_unetr", "paper"), ("segresnet", "paper"),
+        ("umamba_bot", "paper"), ("segmamba", "small"), ("mamba_unet", "small"),
+    )  # fmt: skip
+    windowed: tuple[str, ...] = ("unet", "unetr", "swin_unetr", "segresnet", "umamba_bot")
+    stepped: tuple[str, ...] = ("unet", "unetr", "swin_unetr", "segresnet", "umamba_bot")
+    cases: tuple[str, ...] = ("unet", "unetr", "swin_unetr", "segmamba")
+    batches: tuple[int, ...] = (1, 4, 16)
+    scans: tuple[tuple[int, int], ...] = ((13_824, 64), (110_592, 32), (110_592, 96), (884_736, 32))
+    steps: int = 5
+    repeats: int = 5
+    minutes: float = 7.5
+
+
+TINY = Sizes(
+    roi=(32, 32, 32), volume=(40, 32, 32), networks=(("unet", "small"), ("mamba_unet", "small")),
+    windowed=("unet",), stepped=("unet",), cases=("unet",), batches=(1, 2), scans=((64, 4),),
+    steps=2, repeats=1,
+)  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """The card, the sizes, the rows so far, and what is left of the time."""
+
+    device: torch.device
+    sizes: Sizes
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    deadline: float = float("inf")
+
+    def part(self, name: str, share: float) -> str:
+        """Start a part that may take this share of the time."""
+        self.tables[name] = []
+        self.deadline = time.perf_counter() + share * 60 * self.sizes.minutes
+        print(f"\n== {name}", flush=True)
+        return name
+
+    def add(self, part: str, **row: Any) -> None:
+        self.tables[part].append(row)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+    def late(self, part: str, what: str) -> bool:
+        """Whether the time of this part is over; then the row that is left out is written down."""
+        if time.perf_counter() < self.deadline:
+            return False
+        self.add(part, left_out=what)
+        return True
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def milliseconds(self, *works: Callable[[], object]) -> list[float]:
+        """Medians; the works take turns."""
+        for work in works:
+            work()
+        times: list[list[float]] = [[] for _ in works]
+        for _ in range(self.sizes.repeats):
+            for work, taken in zip(works, times, strict=True):
+                self.wait()
+                start = time.perf_counter()
+                work()
+                self.wait()
+                taken.append(1e3 * (time.perf_counter() - start))
+        return [round(statistics.median(taken), 2) for taken in times]
+
+    def peak_gib(self, work: Callable[[], object]) -> float | None:
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        work()
+        return round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1)
+
+    def network(self, name: str) -> nn.Module:
+        size = dict(self.sizes.networks).get(name, "paper")
+        torch.manual_seed(0)
+        built = build_model(name, in_channels=1, num_classes=CLASSES, roi_size=self.sizes.roi, size=size)
+        return built.eval().requires_grad_(False).to(self.device)
+
+    def images(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
+
+    def labels(self, images: Tensor) -> Tensor:
+        shape = (images.shape[0], 1, *images.shape[2:])
+        return torch.randint(CLASSES, shape, generator=torch.Generator().manual_seed(2)).to(self.device)
+
+
+def gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor | None = None) -> Tensor:
+    with torch.enable_grad():
+        variable = images.clone().requires_grad_()
+        logits = model(variable)
+        value = logits.square().mean() if labels is None else F.cross_entropy(logits, labels[:, 0])
+        return torch.autograd.grad(value, variable)[0]
+
+
+def fits(work: Callable[[], object]) -> bool:
+    try:
+        work()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def bare(bench: Bench) -> None:
+    part = bench.part("bare network, forward and input gradient, ms", 0.2)
+    for name, size in bench.sizes.networks:
+        if bench.late(part, name):
+            continue
+        model, row = bench.network(name), {}
+        for batch in bench.sizes.batches:
+            images = bench.images(batch, 1, *bench.sizes.roi)
+            if not fits(lambda: gradient(model, images)):  # noqa: B023
+                break
+            (row[f"batch {batch}"],) = bench.milliseconds(lambda: gradient(model, images))  # noqa: B023
+        bench.add(part, network=f"{name} {size}", **row)
+
+
+def windows(bench: Bench) -> None:
+    part = bench.part("whole volume, forward and input gradient, ms", 0.25)
+    images, roi = bench.images(1, 1, *bench.sizes.volume), bench.sizes.roi
+    for name in bench.sizes.windowed:
+        if bench.late(part, name):
+            continue
+        model = bench.network(name)
+        auto = SlidingWindow(model, roi, 0.5)
+        ways: dict[str, Callable[[Tensor], Tensor]] = {
+            "auto": auto,
+            "recompute, auto": SlidingWindow(model, roi, 0.5, memory="recompute"),
+            "recompute, 1": SlidingWindow(model, roi, 0.5, 1, memory="recompute"),
+            "MONAI, 4": lambda x, model=model: sliding_window_inference(
+                x, roi, 4, model, overlap=0.5, mode="gaussian"
+            ),
+        }
+        works = [lambda way=way: gradient(way, images) for way in ways.values()]
+        row: dict[str, Any] = dict(zip(ways, bench.milliseconds(*works), strict=True))
+        row |= {f"GiB {way}": bench.peak_gib(work) for way, work in zip(ways, works, strict=True)}
+        reference = gradient(ways["MONAI, 4"], images)
+        off = float((gradient(auto, images) - reference).norm() / reference.norm())
+        over = round(row["auto"] / row["MONAI, 4"], 2)
+        bench.add(
+            part, network=name, **row, over_monai=over, how=str(auto.execution), gradient_off=f"{off:.0e}"
+        )
+
+
+def steps(bench: Bench) -> None:
+    part = bench.part("attack step over bare, batch 1", 0.15)
+    count, images = bench.sizes.steps, bench.images(1, 1, *bench.sizes.roi)
+    labels = bench.labels(images)
+    attacks: dict[str, Attack] = {
+        "pgd": PGD(steps=count), "cospgd": CosPGD(steps=count), "vafa(32)": VAFA(steps=count),
+        "vafa(8)": VAFA(steps=count, block_size=8), "sa2": SA2(steps=count),
+    }  # fmt: skip
+    for name in bench.sizes.stepped:
+        if bench.late(part, name):
+            continue
+        model = bench.network(name)
+        works = [lambda attack=attack: attack(model, images, labels) for attack in attacks.values()]  # noqa: B023
+        base, *taken = bench.milliseconds(lambda: gradient(model, images, labels), *works)  # noqa: B023
+        ratios = {key: round(t / count / base, 2) for key, t in zip(attacks, taken, strict=True)}
+        bench.add(part, network=name, bare_ms=base, **ratios)
+
+
+def scans(bench: Bench) -> None:
+    part = bench.part("selective scan, forward and gradients of u, delta, B, C, ms", 0.1)
+    ways: dict[str, Callable[..., Tensor]] = {
+        "auto": auto_scan,
+        "torch": selective_scan,
+        **_others(bench.device),
+    }
+    for length, inner in bench.sizes.scans:
+        if bench.late(part, f"{length} x {inner}"):
+            continue
+        values, weights = _scan_inputs(bench.device, length, inner)
+        row: dict[str, Any] = {}
+        exact = _scanned(selective_scan, [v.double() for v in values], weights.double())
+        for name, way in ways.items():
+            if not fits(lambda: _scanned(way, values, weights)):  # noqa: B023
+                row[name] = "memory"
+                continue
+            (row[name],) = bench.milliseconds(lambda: _scanned(way, values, weights))  # noqa: B023
+            found = _scanned(way, values, weights)
+            errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+            row[f"error {name}"] = f"{max(errors):.0e}"
+        bench.add(part, size=f"{length} x {inner}", **row)
+
+
+def _others(device: torch.device) -> dict[str, Callable[..., Tensor]]:
+    """Other people's scans, where they are installed."""
+    found: dict[str, Callable[..., Tensor]] = {}
+    try:
+        from mambapy.pscan import pscan
+    except ImportError:
+        print("mambapy is not installed")
+    else:
+
+        def mambapy(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+            states = pscan(torch.exp(delta[..., None] * A), (delta * u)[..., None] * B[:, :, None])
+            return (states @ C[..., None]).squeeze(-1) + D * u
+
+        found["mambapy"] = mambapy
+    try:
+        kernel = find_scan("mamba_ssm")
+    except ValueError:
+        print("mamba_ssm is not installed")
+        return found
+    return {**found, "mamba_ssm": kernel} if device.type == "cuda" else found
+
+
+def _scan_inputs(
+    device: torch.device, length: int, inner: int, state: int = 16
+) -> tuple[list[Tensor], Tensor]:
+    g = torch.Generator().manual_seed(0)
+    u, delta, weights = torch.randn(3, 1, length, inner, generator=g)
+    B, C = torch.randn(2, 1, length, state, generator=g)
+    A = -torch.arange(1.0, state + 1).repeat(inner, 1)
+    values = [u, F.softplus(delta - 3), A, B, C, torch.ones(inner)]
+    return [v.to(device) for v in values], weights.to(device)
+
+
+def _scanned(way: Callable[..., Tensor], values: list[Tensor], weights: Tensor) -> list[Tensor]:
+    u, delta, A, B, C, D = values
+    u, delta, B, C = (v.detach().requires_grad_() for v in (u, delta, B, C))
+    y = way(u, delta, A, B, C, D)
+    return [y.detach(), *torch.autograd.grad(y, (u, delta, B, C), weights)]
+
+
+def busy(bench: Bench) -> None:
+    """README's job: the zoo's small UNETR on the phantom."""
+    part = bench.part("share of the attack's time in which the card works, README's job", 0.1)
+    dataset = open_dataset("phantom")
+    loaded = load_checkpoint(ZOO / "phantom" / "unetr.safetensors")
+    predictor = SlidingWindow(loaded.network.to(bench.device).eval(), loaded.card.roi_size)
+    volume = dataset.load(dataset.splits["validation"][0])
+    images = torch.from_numpy(volume.image)[None].to(bench.device)
+    labels = torch.from_numpy(volume.label).long()[None, None].to(bench.device)
+    if bench.sizes is TINY:  # one window
+        corner = (..., *(slice(0, side) for side in loaded.card.roi_size))
+        images, labels = images[corner], labels[corner]
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if bench.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    for name, attack in (
+        ("pgd", PGD(steps=bench.sizes.steps)),
+        ("vafa", VAFA(steps=bench.sizes.steps)),
+    ):
+        if bench.late(part, name):
+            continue
+        (taken,) = bench.milliseconds(lambda attack=attack: attack(predictor, images, labels))
+        with torch.profiler.profile(activities=activities) as profile:
+            attack(predictor, images, labels)
+            bench.wait()
+        averages = profile.key_averages()
+        if bench.device.type != "cuda":
+            bench.add(part, attack=name, ms=taken, share="no card", operations=sum(e.count for e in averages))
+            continue
+        worked = sum(event.self_device_time_total for event in averages) / 1e3
+        launches = sum(event.count for event in averages if "LaunchKernel" in event.key)
+        share = round(worked / taken, 2)
+        bench.add(part, attack=name, ms=taken, card_ms=round(worked, 1), share=share, launches=launches)
+
+
+def cases(bench: Bench) -> None:
+    part = bench.part("cases a minute, one volume, PGD with 20 steps, from the time of a few", 0.15)
+    images = bench.images(1, 1, *bench.sizes.volume)
+    labels, few = bench.labels(images), 2
+    for name in bench.sizes.cases:
+        if bench.late(part, name):
+            continue
+        predictor = SlidingWindow(bench.network(name), bench.sizes.roi)
+        attack = PGD(steps=few)
+        attack(predictor, images, labels)
+        bench.wait()
+        start = time.perf_counter()
+        attack(predictor, images, labels)
+        bench.wait()
+        seconds = (time.perf_counter() - start) * 20 / few
+        bench.add(part, network=name, seconds_a_case=round(seconds, 2), cases_a_minute=round(60 / seconds, 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cpu" and not options.tiny:
+        parser.error("expected a GPU, found none; --tiny runs the same code on toy sizes")
+    forbid_tf32()
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    bench = Bench(device, TINY if options.tiny else Sizes())
+    about = {
+        "card": card,
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "tiny": options.tiny,
+    }
+    print("  ".join(f"{key} {value}" for key, value in about.items()))
+    for part in (bare, windows, steps, scans, busy, cases):
+        part(bench)
+    if options.json is not None:
+        options.json.write_text(json.dumps({**about, "tables": bench.tables}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What must hold on a card: the numbers of a CPU, the same ones twice, and no case lost to its memory."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustvox.attacks import ATTACKS, ensemble
+from robustvox.models import MODELS, SlidingWindow, build_model
+from robustvox.models.precision import forbid_tf32
+from robustvox.models.window_memory import available_bytes
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cuda"
+SHORT = {"steps": 4, "queries": 8, "block_size": 8}
+ROI = (32, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32() -> None:
+    forbid_tf32()
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv3d(1, 8, 3, padding=1), nn.InstanceNorm3d(8), nn.GELU(), nn.Conv3d(8, 3, 3, padding=1)
+    return nn.Sequential(*layers).eval()
+
+
+def case(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 1, 17, 16, 15, generator=g, dtype=dtype)
+    return images, (images > 0.5).long() + (images > 0.8).long()
+
+
+def attacked(name: str, device: str, dtype: torch.dtype) -> Tensor:
+    kind = ATTACKS[name]
+    attack = kind(**{k: v for k, v in SHORT.items() if k in kind.__dataclass_fields__})
+    images, labels = (t.to(device) for t in case(dtype))
+    return attack(convolutions().to(device, dtype), images, labels).cpu()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.filterwarnings("ignore:APGD")
+def test_every_attack_gives_the_volumes_of_a_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble, "_STEPS", 10)
+    found, again = (attacked(name, DEVICE, torch.float64) for _ in range(2))
+    assert torch.equal(found, again)
+    # Signs of gradients of nearly zero may differ; where they do not, volumes agree to rounding.
+    off = (found - attacked(name, "cpu", torch.float64)).abs() > 1e-8
+    assert off.double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_computes_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(name, in_channels=1, num_classes=3, roi_size=ROI, size="small").eval()
+    images = torch.rand(1, 1, *ROI)
+
+    def both(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        net = copy.deepcopy(network).to(device, dtype)
+        variable = images.to(device, dtype).requires_grad_()
+        logits = net(variable)
+        return logits.detach().cpu(), torch.autograd.grad(logits.square().mean(), variable)[0].cpu()
+
+    exact, double = both("cpu", torch.float64), both(DEVICE, torch.float64)
+    for found, wanted in zip(double, exact, strict=True):
+        assert (found - wanted).norm() / wanted.norm() < 1e-8
+    single = both(DEVICE, torch.float32)[0]
+    assert (single.argmax(1) != exact[0].argmax(1)).double().mean() < 2e-3
+
+
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
+def test_windows_give_the_gradient_of_a_cpu(memory: str) -> None:
+    images, results = torch.rand(1, 1, 40, 33, 32, dtype=torch.float64), []
+    for device in ("cpu", DEVICE):
+        variable = images.to(device).requires_grad_()
+        predictor = SlidingWindow(convolutions().to(device).double(), (16, 16, 16), memory=memory)
+        logits = predictor(variable)
+        results.append(torch.autograd.grad(logits.square().mean(), variable)[0].cpu())
+    assert (results[1] - results[0]).norm() / results[0].norm() < 1e-10
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_case_goes_on() -> None:
+    device = torch.device(DEVICE)
+    network = nn.Sequential(nn.Conv3d(1, 64, 3, padding=1), nn.GELU(), nn.Conv3d(64, 2, 1)).to(device).eval()
+    images = torch.rand(1, 1, 96, 96, 96, device=device)
+
+    def gradient(size: int | str) -> Tensor:
+        variable = images.clone().requires_grad_()
+        logits = SlidingWindow(network, (48, 48, 48), sw_batch_size=size)(variable)
+        return torch.autograd.grad(logits.square().mean(), variable)[0]
+
+    wanted = gradient(1)
+    # All but one GiB is taken by somebody else: 27 windows at once need several.
+    taken = torch.empty(max(available_bytes(device) - 2**30, 0), dtype=torch.uint8, device=device)
+    found = gradient(27)
+    del taken
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-9)
+
+
+def test_a_run_goes_on_on_the_other_device(tmp_path: Path) -> None:
+    from robustvox.attacks import PGD
+    from robustvox.benchmark import evaluate
+    from robustvox.datasets import open_dataset
+    from robustvox.models import ZOO, load_checkpoint
+
+    dataset, every = open_dataset("phantom"), {"pgd": PGD(steps=2, alpha=8 / 255)}
+    network = load_checkpoint(ZOO / "phantom" / "unet.safetensors").network
+    ids = list(dataset.splits["validation"][:2])
+    first = evaluate({"unet": network}, every, dataset, cases=ids[:1], store=tmp_path / "a", device=DEVICE)
+    mixed = evaluate({"unet": network}, every, dataset, cases=ids, store=tmp_path / "a", device="cpu")
+    alone = evaluate({"unet": network}, every, dataset, cases=ids, store=tmp_path / "b", device="cpu")
+    assert len(first) == len(mixed) == 1
+    for column, bound in (("dice_clean", 1e-4), ("dice_adv", 0.01)):
+        np.testing.assert_allclose(mixed[column], alone[column], atol=bound)
