@@ -33,6 +33,7 @@ class CaseFolder:
         notes: source, licence, split rule and how to obtain the files.
         faults: ids that cannot be used whatever their files hold.
         ignore: id in the label files of voxels that are neither trained on nor scored.
+        relabel: ids of the label files to class ids; every other id is background. None keeps ids as they are.
         path: of the folder or list that was opened by its path, which is its identity; ``None`` for a dataset of
             the registry.
 
@@ -53,6 +54,7 @@ class CaseFolder:
     notes: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, CaseError] = field(default_factory=dict)
     ignore: int | None = None
+    relabel: Mapping[int, int] | None = None
     path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class CaseFolder:
             num_classes=len(self.class_names),
             case_id=case_id,
             ignore=self.ignore,
+            relabel=self.relabel,
         )
 
     def load(self, case_id: str) -> Volume:

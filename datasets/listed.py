@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,8 @@ def open_csv(path: Path) -> CaseFolder:
     Paths are relative to the CSV and stay inside its folder; several files of one case (a channel each) are
     separated by ``;``. A JSON of the same name beside it may give ``labels`` (``{"0": "background", ...}``) and
     ``channels`` (``["CT"]``, which is then windowed in HU); without it every label is read once to count the classes.
+    In place of ``labels`` it may give ``keep`` (``{"5": "liver", "1": "spleen"}``): these ids of the files become classes
+    1, 2, ... in this order, and all others background.
 
     Raises:
         DatasetError: an unreadable CSV, one without the columns, or without rows.
@@ -193,12 +196,33 @@ def open_csv(path: Path) -> CaseFolder:
         entries, path.name, noun="row", first_channel=True, declared=f"column split of {path.name}"
     )
     channels = channels_of(meta, side) or ("image",) * count_channels(root, found.files)
-    classes = (
-        classes_of(meta["labels"], side) if "labels" in meta else Classes(count_classes(root, found.files))
-    )
-    return _folder(
+    relabel = _kept(meta["keep"], side) if "keep" in meta else None
+    if relabel is not None:
+        classes = Classes(("background", *map(str, meta["keep"].values())))
+    elif "labels" in meta:
+        classes = classes_of(meta["labels"], side)
+    else:
+        classes = Classes(count_classes(root, found.files))
+    folder = _folder(
         root, path.stem.lower(), classes, found.files, found.splits, channels, found.rule, meta, found.faults
     )
+    if relabel is None:
+        return folder
+    kept = ", ".join(f"{key} {name}" for key, name in meta["keep"].items())
+    return replace(folder, relabel=relabel, notes={**folder.notes, "labels": f"of the files: {kept}"})
+
+
+def _kept(keep: Any, path: Path) -> dict[int, int]:
+    """Ids of the label files to class ids, in the order they are listed."""
+    if not isinstance(keep, dict) or not keep or not all(str(key).isdigit() and int(key) > 0 for key in keep):
+        raise DatasetError(
+            f'expected "keep" {{"5": "liver", ...}} with ids from 1 in {path}, found {keep}; correct it'
+        )
+    if len(set(map(str, keep.values()))) != len(keep):
+        raise DatasetError(
+            f"expected a name of its own for each kept class in {path}, found {keep}; correct it"
+        )
+    return {int(key): number for number, key in enumerate(keep, start=1)}
 
 
 def _split(row: Mapping[str, str], path: Path) -> str:

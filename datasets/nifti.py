@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ __all__ = [
 
 MAX_VOXELS = 2**31
 """Headers that claim more than this are refused before a byte of the data is read."""
+
+
+MAX_LABELS = 2**15
+"""Ids a label file may use where only some of them are kept."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def read_case(
     num_classes: int,
     case_id: str,
     ignore: int | None = None,
+    relabel: Mapping[int, int] | None = None,
 ) -> RawCase:
     """Read and check one case.
 
@@ -90,6 +95,7 @@ def read_case(
         num_classes: of the label, background included, without the ignore label.
         case_id: for messages.
         ignore: id of voxels that are neither trained on nor scored.
+        relabel: ids of the file to class ids; every other id is background. None keeps ids as they are.
 
     Raises:
         CaseError: missing or unreadable files, or image and label that do not fit each other or the dataset.
@@ -101,7 +107,12 @@ def read_case(
     else:
         image = _stack(first, paths[1:-1], channels, case_id)
     last = read_file(paths[-1], case_id)
-    label = check_label(last.array, image.shape[1:], num_classes, case_id, ignore=ignore)
+    known = num_classes if relabel is None else MAX_LABELS
+    label = check_label(last.array, image.shape[1:], known, case_id, ignore=ignore)
+    if relabel is not None:
+        table = np.zeros(max(int(label.max(initial=0)), *relabel) + 1, np.int16)
+        table[list(relabel)] = list(relabel.values())
+        label = table[label]
     check_affine(first.grid.affine, last.grid.affine, case_id)
     check_right_angles(first.grid, paths[0].name, case_id)
     if ignore is None:

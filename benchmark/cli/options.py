@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import typer
 
-from ..specs.requests import Option
+from ..specs.options import Option
 
 Request = TypeVar("Request")
 

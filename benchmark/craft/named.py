@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from nibabel.orientations import aff2axcodes
 from torch import Tensor
 
-from robustvox.datasets import ChannelWindows, Volume
+from robustvox.datasets import ChannelWindows, IntensityWindow, Volume
 from robustvox.models.case import CasePredictor, CaseSource
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustvox.attacks import Attack
+    from robustvox.models.prompted import PromptedModel
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class NamedModel:
         window: its window in voxels and who chose it; None where it has none.
         held_out: cases of the data it was validated on; None where nobody knows.
         trained_on: cases of the data it was trained on; their rows say so.
+        prompted: what makes the predictor of a case, for published targets with their own grid and prompts.
+        licence: of the weights, stored with the records.
+        prompts: of the case, after :meth:`for_case`; empty where there are none.
+        blind: share of the case's voxels no change of which reaches the network, likewise.
     """
 
     name: str
@@ -74,6 +80,10 @@ class NamedModel:
     window: ModelWindow | None = None
     held_out: tuple[str, ...] | None = None
     trained_on: frozenset[str] = frozenset()
+    prompted: PromptedModel | None = None
+    licence: str = ""
+    prompts: str = ""
+    blind: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -101,9 +111,30 @@ class NamedModel:
         """
         self.check(volume)
         flags = (*self.flags, TRAINING_CASE) if volume.id in self.trained_on else self.flags
+        if self.prompted is not None and self.blind is None:
+            return self._prompted_for(self.prompted, volume)
         if not isinstance(self.predictor, CasePredictor):
             return self if flags == self.flags else replace(self, flags=flags)
         return replace(self, predictor=self.predictor.for_case(case_source(volume)), flags=flags)
+
+    def _prompted_for(self, model: PromptedModel, volume: Volume) -> NamedModel:
+        """With a predictor whose grid and prompts the clean image of the case has fixed."""
+        from robustvox.models.prompted import Case
+
+        window = volume.window
+        device = next(model.segmenter.parameters()).device
+        case = Case(
+            id=volume.id,
+            image=torch.from_numpy(volume.image)[None].to(device),
+            spacing_mm=tuple(float(side) for side in volume.spacing_mm),
+            axes="".join(aff2axcodes(volume.affine)),
+            window=(window.low, window.high) if isinstance(window, IntensityWindow) else (0.0, 1.0),
+            unit=window.unit,
+            label=volume.label,
+        )
+        target = model.for_case(case).to(device).eval()
+        prompts = "" if target.prompts.kind == "none" else target.prompts.text()
+        return replace(self, predictor=target, prompts=prompts, blind=target.blind_share(case.image))
 
     def filled(self, volume: Volume) -> float | None:
         """Share of the model's window that a volume fills; None for a model without a window."""

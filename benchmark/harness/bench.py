@@ -81,6 +81,7 @@ class Bench:
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._clean: dict[tuple[str, str], np.ndarray] = {}
+        self._bound: dict[tuple[str, str], NamedModel] = {}
         self._clean_of: Volume | None = None
         #: share of each model's window that each case fills, as far as cases were read
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
@@ -106,12 +107,23 @@ class Bench:
 
     def clean(self, target: NamedModel, volume: Volume) -> np.ndarray:
         """What a model predicts on the clean image of the last case; every success rate needs it."""
-        if volume is not self._clean_of:
-            self._clean_of, self._clean = volume, {}
+        bound = self.for_case(target, volume)
         if target.key not in self._clean:
             image = torch.from_numpy(volume.image)[None].to(self.plan.device)
-            self._clean[target.key] = predict(target.for_case(volume), image).astype(np.int16)
+            self._clean[target.key] = predict(bound, image).astype(np.int16)
         return self._clean[target.key]
+
+    def for_case(self, model: NamedModel, volume: Volume) -> NamedModel:
+        """The model for the last case, made once: an attack and its scoring meet the same grid and prompts.
+
+        Raises:
+            ValueError: the case is not for this model.
+        """
+        if volume is not self._clean_of:
+            self._clean_of, self._clean, self._bound = volume, {}, {}
+        if model.key not in self._bound:
+            self._bound[model.key] = model.for_case(volume)
+        return self._bound[model.key]
 
     def craft(self, job: Job) -> Crafted:
         """What a job scores: an adversarial volume, new or saved, or the clean image."""
@@ -124,7 +136,7 @@ class Bench:
             return Crafted(torch.from_numpy(case.volume.image)[None].to(plan.device), Cost())
         crafted = craft(
             job.attack,
-            job.surrogate,
+            self.for_case(job.surrogate, case.volume),
             case.volume,
             dataset=plan.dataset.name,
             protocol=plan.protocol,
@@ -186,7 +198,7 @@ class Bench:
     ) -> Scored:
         case = self.case(job.case)
         volume = case.volume
-        target = target.for_case(volume)
+        target = self.for_case(target, volume)
         truncated = self.truncates(job, target)
         images = truncate(crafted.images) if truncated else crafted.images
         if truncated not in distances:
@@ -200,6 +212,8 @@ class Bench:
             success=None if job.clean else self._success(prediction, unharmed, volume),
             channels=channel_changes(images[0].cpu().numpy(), volume),
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
+            prompts=target.prompts,
+            blind=target.blind,
         )
         return Scored(job, target, volume, images, prediction, outcome)
 

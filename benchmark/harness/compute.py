@@ -39,6 +39,8 @@ class Outcome:
         distortion: between the volume that was scored and the clean one.
         success: of the attack, voxel by voxel; None for the clean image.
         flags: what may look wrong, sorted.
+        prompts: what a prompted target was asked, with every click.
+        blind: share of the volume no change of which reaches the target; None where it was not asked.
         channels: largest change per channel in that channel's unit, where channels have a window each.
     """
 
@@ -48,6 +50,8 @@ class Outcome:
     success: VoxelSuccess | None
     flags: tuple[str, ...]
     channels: str | None = None
+    prompts: str = ""
+    blind: float | None = None
 
     def score_rows(self) -> list[dict[str, Any]]:
         """Fields of the score rows of a record."""
@@ -60,6 +64,7 @@ class Outcome:
             **self.distortion._asdict(),
             **asdict(self.cost),
             **{f"asr_{where}": share for where, share in rates.items()},
+            **({} if self.blind is None else {"blind": self.blind, "prompts": self.prompts}),
             **({} if self.channels is None else {"linf_channels": self.channels}),
             "flags": list(self.flags),
             "provenance": provenance,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from robustvox.models import CATALOG
+from robustvox.models.prompted import TARGETS
 
 from ..specs.spec import Spec, match, normalize
 from .computing import split_precision
@@ -66,7 +67,10 @@ def parse_model(text: str) -> ModelText:
         ('swinunetr:size=small', False)
     """
     written, precision = split_precision(text, "")
-    located = locate(written, CATALOG)
+    target = find_target(written)
+    if target is not None:
+        return Registered(target, str(target), precision)
+    located = locate(written, (*CATALOG, *TARGETS))
     if located is not None:
         return ByPath(*located, identity=text, precision=precision)
     spec = Spec.parse(written)
@@ -78,6 +82,18 @@ def parse_model(text: str) -> ModelText:
             return ByFactory(spec, plugin, normalize(text), precision)
     known = Spec(match(spec.name, CATALOG, "model"), spec.parameters)
     return Registered(known, normalize(text), precision)
+
+
+def find_target(text: str) -> Spec | None:
+    """The spec of a published target, None where the text names something else.
+
+    Example:
+        >>> find_target("Vista-3D:prompts=click").name, find_target("unet")
+        ('vista3d', None)
+    """
+    known = {normalize(name): name for name in TARGETS}
+    head = normalize(text.partition(":")[0])
+    return Spec(known[head], Spec.parse(text).parameters) if head in known else None
 
 
 def is_architecture(name: str) -> bool:

@@ -14,6 +14,7 @@ import torch
 from robustvox.datasets import Dataset
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
+from robustvox.models.prompted import TARGETS
 
 from ..craft.named import ModelWindow, NamedModel
 from ..specs.compute import Compute
@@ -23,6 +24,7 @@ from .bring import last_part, load_factory, load_path, take_data_parameters
 from .computing import computed, split_precision
 from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
 from .registries import UnregisteredError, find_plugin
+from .targets import load_target
 from .windows import WindowChoice, choose_window, with_window
 
 if TYPE_CHECKING:
@@ -79,6 +81,15 @@ def load_model(
     given = parse_model(text) if isinstance(text, str) else text
     compute = compute or Compute()
     compute = replace(compute, precision=given.precision or compute.precision)
+    if isinstance(given, Registered) and given.spec.name in TARGETS:
+        return load_target(
+            given.spec,
+            dataset,
+            protocol,
+            checkpoint=checkpoint,
+            device=device,
+            sw_batch_size=compute.sw_batch_size,
+        )
     if isinstance(given, ByPath):
         brought = _from_path(given, dataset, protocol, checkpoint, choice, compute)
     elif isinstance(given, ByFactory):

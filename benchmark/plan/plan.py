@@ -114,7 +114,9 @@ def describe_plan(plan: Plan) -> Mapping[str, Any]:
     def label(model: NamedModel) -> str:
         return labelled(*model.key) if names[model.name] > 1 else model.name
 
+    licences = {label(m): m.licence for m in plan.models if m.licence}
     return {
+        **({"licences": licences} if licences else {}),
         "dataset": dict(plan.dataset.provenance),
         "models": {label(m): m.sha256 for m in plan.models},
         "attacks": [a.spec for a in plan.attacks],

@@ -16,7 +16,13 @@ SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
 COST = ("linf", "l2", "psnr", "ssim", "forwards", "backwards", "seconds", "flags", "provenance")
 
 
-OPTIONAL = ("asr_voxel", "asr_foreground", "linf_channels")  # of cost rows; older ones lack them
+OPTIONAL = (
+    "asr_voxel",
+    "asr_foreground",
+    "linf_channels",
+    "blind",
+    "prompts",
+)  # of cost rows; older ones lack them
 
 
 SHOWN = ("dataset", "case", "attack", "surrogate", "target", "protocol", "seed")
@@ -32,7 +38,7 @@ COLUMNS = {
 }
 
 
-NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL[:2])
+NUMBERS = ("dice", "hd95_mm", "nsd", *COST[:-2], *OPTIONAL[:2], "blind")
 
 
 INTEGERS = ("seed", "class_id")

@@ -1,7 +1,7 @@
 """Bring your own model: what a path holds is recognized by its content, then read without running any of it.
 
-Four formats: a MONAI bundle folder, a trained-model folder of nnU-Net v2, a checkpoint (`.pt`) of the BMVC'24 or VAFA
-repositories, and our own `.safetensors`. A file is never unpickled beyond tensors, a configuration never
+Five formats: a MONAI bundle folder, a trained-model folder of nnU-Net v2, a checkpoint (`.pt`) of the BMVC'24 or VAFA
+repositories, a TorchScript archive, and our own `.safetensors`. A file is never unpickled beyond tensors, a configuration never
 evaluated, and weights load strictly or not at all.
 """
 
@@ -42,7 +42,8 @@ def open_model(
         roi_size: window in voxels, used where the format does not say one.
         architecture: key of ``MODELS``, needed for a published checkpoint, which does not name its own.
         arguments: of the format: ``fold``, ``checkpoint`` and ``window`` of an nnU-Net folder, ``size`` and overrides of a
-            published checkpoint's architecture, ``legacy_merging`` of a Swin-UNETR there or in a bundle.
+            published checkpoint's architecture, ``legacy_merging`` of a Swin-UNETR there or in a bundle,
+            ``output`` and ``roi_size`` of a TorchScript archive.
         overlap: of the windows, for formats that predict whole volumes themselves.
         mode: of the windows' weights, likewise.
         sw_batch_size: windows per forward, likewise.
@@ -63,6 +64,9 @@ def open_model(
     if kind == "bundle":
         _refuse_parameters(path, given, ("legacy_merging",))
         return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)
+    if kind == "torchscript":
+        _refuse_parameters(path, given, ("output", "roi_size"))
+        return _reader("torchscript")(path, **classes, **{"roi_size": tuple(roi_size), **given})
     if kind == "published":
         return _reader("published")(path, **classes, architecture=architecture, arguments=given)
     _refuse_parameters(path, given, ())

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..cpu import with_contiguous_gradients
+
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
 """What a forward may raise by itself; control flow (an interrupt, a recomputation's end) passes through."""
 
@@ -37,7 +39,7 @@ class Foreign(nn.Module):
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
-        self.network, self.name = network, name
+        self.network, self.name = with_contiguous_gradients(network), name
 
     def forward(self, images: Tensor) -> Tensor:
         try:

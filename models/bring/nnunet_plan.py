@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoint import load_strictly
-from ..cpu import with_fast_convolutions
+from ..cpu import with_contiguous_gradients, with_fast_convolutions
 from ..header import CheckpointError
 from ..resampling import NnUNetResampling
 from .nnunet_predictor import Normalization
@@ -241,7 +241,7 @@ def build_network(
         if all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     load_strictly(network, weights, name)
-    return with_fast_convolutions(network).eval()
+    return with_contiguous_gradients(with_fast_convolutions(network)).eval()
 
 
 def _operation(name: Any, folder: Path) -> Any:

@@ -37,6 +37,18 @@ SIGNATURES = {
 }
 """A weight that no other architecture has."""
 
+TARGETS = {
+    "offset2": "obelisk_hybrid",
+    "conv6dU.weight": "obelisk_unet",
+    "class_head.class_embeddings.weight": "vista3d",
+    "text_to_vision.weight": "suprem_swin_unetr",
+    "prompt_encoder.not_a_point_embed.weight": "sam_med3d",
+}
+"""A weight that only one published target has, see :mod:`robustvox.models.prompted`."""
+
+ENCODERS = ("encoder.mask_token", "patch_embed.", "encoder.patch_embed.")
+"""How the names of self-supervised encoders of Swin UNETR begin."""
+
 EMBEDDINGS = {
     "conv": "vit.patch_embedding.patch_embeddings.weight",
     "perceptron": "vit.patch_embedding.patch_embeddings.1.weight",
@@ -108,6 +120,7 @@ def load(
 def _architecture(state: Mapping[str, Tensor], wanted: str | None, path: Path) -> str:
     found = architecture_of(state)
     if found is None:
+        _hint(state, path)
         some = ", ".join(list(state)[:3])
         raise CheckpointError(
             f"expected the weights of one of {', '.join(SIGNATURES)} in {path.name}, found {some}, ...; bring "
@@ -119,6 +132,21 @@ def _architecture(state: Mapping[str, Tensor], wanted: str | None, path: Path) -
             "the right file"
         )
     return found
+
+
+def _hint(state: Mapping[str, Tensor], path: Path) -> None:
+    """Say what is known of files that are no checkpoint of the two repositories."""
+    if any(key.startswith(ENCODERS) for key in state):
+        raise CheckpointError(
+            f"expected a segmentation network in {path.name}, found a self-supervised encoder, which is no target until "
+            "it is fine-tuned; robustvox.models.prompted.ssl_encoder.load_ssl_encoder puts it into a Swin UNETR"
+        )
+    target = next((name for key, name in TARGETS.items() if key in state), None)
+    if target is not None:
+        raise CheckpointError(
+            f"expected the weights of one of {', '.join(SIGNATURES)} in {path.name}, found those of {target}; run with "
+            f"--model {target} --checkpoint FILE"
+        )
 
 
 def _adapt(

@@ -12,6 +12,7 @@ FORMATS = {
     "nnunet": "a trained-model folder of nnU-Net v2 (dataset.json, plans.json, fold_*)",
     "published": "a PyTorch checkpoint (.pt, .pth, .ckpt) of the BMVC'24 or VAFA repositories",
     "safetensors": "a .safetensors checkpoint of robustvox",
+    "torchscript": "a TorchScript archive (.pt of torch.jit.save)",
 }
 
 TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
@@ -79,7 +80,7 @@ def _archive(path: Path) -> str:
     except zipfile.BadZipFile:
         raise _unknown(path, "a damaged or incomplete archive; copy the file again") from None
     if any(name.endswith("/constants.pkl") for name in names):
-        raise _unknown(path, "a TorchScript archive, which is code; save its state_dict instead")
+        return "torchscript"
     if any(name.endswith("data.pkl") for name in names):
         return "published"
     raise _unknown(path, "a zip archive; unpack it and give the folder")

@@ -262,3 +262,23 @@ def test_labels_stored_as_floats_with_rounding_noise_are_whole(table):
     label = open_dataset(table).load("p1").label
     assert np.issubdtype(label.dtype, np.integer)
     np.testing.assert_array_equal(label, pair(1)[1][::-1, ::-1])
+
+
+def test_kept_ids_become_classes_in_their_order(table):
+    table.with_suffix(".json").write_text(
+        json.dumps({"channels": ["CT"], "keep": {"2": "liver", "7": "spleen"}})
+    )
+    data = open_dataset(str(table))
+    assert data.class_names == ("background", "liver", "spleen")
+    case = data.splits["all"][0]
+    _, label = pair(0)
+    # The files run to the left and to the back; volumes are turned to RAS.
+    np.testing.assert_array_equal(data.load(case).label, (label == 2)[::-1, ::-1].astype(np.int16))
+    assert data.provenance["labels"] == "of the files: 2 liver, 7 spleen"
+
+
+@pytest.mark.parametrize("keep", [{}, {"0": "a"}, {"x": "a"}, ["a"], {"1": "a", "2": "a"}])
+def test_a_wrong_list_of_kept_ids_is_refused(table, keep):
+    table.with_suffix(".json").write_text(json.dumps({"keep": keep}))
+    with pytest.raises(DatasetError, match='expected ("keep"|a name of its own)'):
+        open_dataset(str(table))

@@ -13,6 +13,7 @@ from robustvox.datasets import CATALOG as DATASETS
 from robustvox.models import CATALOG as MODELS
 from robustvox.models import ZOO, CheckpointError, read_card
 from robustvox.models.complexity import facts
+from robustvox.models.prompted import TARGETS
 
 from ...specs.protocols import PROTOCOLS, SWITCHES, Protocol
 from .console import make_console
@@ -29,6 +30,7 @@ def show(console: Console | None = None) -> None:
     """Print every name the command line knows."""
     console = console or make_console()
     console.print(_models())
+    console.print(_targets())
     attacks = {name: entry.summary for name, entry in ATTACKS.items()}
     attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
     console.print(_table("attacks (--attack)", attacks))
@@ -75,6 +77,33 @@ def _models() -> Table:
         scan = "PyTorch" if costs and costs["small"]["scan_flops"] else "none"
         checkpoints = "\n".join(zoo.get(name, ["none"]))
         table.add_row(f"[bold]{name}[/bold]", *cells, scan, checkpoints, escape(entry.summary))
+    return table
+
+
+def _targets() -> Table:
+    """Networks that others trained, with what one window of them costs."""
+    title = "published targets (--model NAME --checkpoint FILE, with weights of your own)"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+    for heading in (
+        "name",
+        "weights",
+        "window",
+        "GB with gradient",
+        "seconds a window",
+        "prompts",
+        "what it is",
+    ):
+        table.add_column(heading)
+    for name, entry in TARGETS.items():
+        table.add_row(
+            f"[bold]{name}[/bold]",
+            "by folder" if entry.parameters is None else f"{entry.parameters / 1e6:.2f} M",
+            "by folder" if entry.window is None else "x".join(map(str, entry.window)),
+            "not measured" if entry.gradient_gb is None else f"{entry.gradient_gb:.1f}",
+            "not measured" if entry.seconds is None else f"{entry.seconds:.0f}",
+            ", ".join(entry.prompts),
+            escape(entry.what),
+        )
     return table
 
 

@@ -101,7 +101,7 @@ class _Filtered:
             "energy": energy_share(part, whole),
             "linf": float(np.abs(change).max()),
             "l2": float(np.linalg.norm(change)),
-            "dice": self._dice(predict(self.target.for_case(self._case.volume), images)),
+            "dice": self._dice(predict(self.bench.for_case(self.target, self._case.volume), images)),
         }
 
     def _dice(self, prediction: np.ndarray) -> float:

@@ -113,7 +113,8 @@ def _in_order(cases: Frame, *names: str):
     """Groups, the victim first, then the thefts, then what a vendor may do, noise last."""
 
     def place(key: Any) -> tuple[int, str]:
-        name = str(key) if isinstance(key, str) else str(key[0])
+        first = [*key][:1] if isinstance(key, tuple) else [key]
+        name = str(*first)
         found = [i for i, start in enumerate(_FIRST) if start and name.startswith(start)]
         return (found[0] if found else _FIRST.index(""), "")
 

@@ -49,8 +49,9 @@ def test_formats_are_recognized_under_any_name(tmp_path):
     card = ModelCard(architecture="unet", arguments={}, in_channels=1, class_names=("a", "b"),
                      roi_size=(16, 16, 16), dataset="toy", window="[0, 1]")  # fmt: skip
     save_checkpoint(tmp_path / "ours.bin", torch.nn.Conv3d(1, 2, 1), card)
+    (tmp_path / "script.bin").write_bytes(archive("model/constants.pkl", "model/data.pkl"))
     names = {"bundle": "bundle", "trained": "nnunet", "new.bin": "published", "old.bin": "published",
-             "ours.bin": "safetensors"}  # fmt: skip
+             "ours.bin": "safetensors", "script.bin": "torchscript"}  # fmt: skip
     assert {name: recognize(tmp_path / name) for name in names} == names
 
 
@@ -60,7 +61,6 @@ UNKNOWN = [
     (pickle.dumps({"a": 1}), "a pickle, which is code"),
     (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
     (b"version https://git-lfs.example/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
-    (archive("model/code/net.py", "model/constants.pkl", "model/data.pkl"), "TorchScript"),
     (archive("spleen/configs/metadata.json"), "unpack it"),
     (torch_file()[:300], "a damaged or incomplete archive"),
 ]

@@ -1,0 +1,230 @@
+"""What OBELISK's two published networks do under attack: the numbers and the figure of docs/foundation_models.md.
+
+OMP_NUM_THREADS=1 python docs/build_obelisk.py DATA [--cache DIR] [--networks obelisk_hybrid obelisk_unet]
+
+DATA holds `obelisk/*.pth` and `totalsegmentator_ct/{ct,seg}.nii.gz`. Rows are written to docs/obelisk.csv as they are
+made; those that are there are not made again. The predictions of a row are kept below --cache for the figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from robustvox.attacks import PGD
+from robustvox.benchmark.show.figures.canvas import new_figure, save, settings
+from robustvox.benchmark.show.figures.labels import legend_style, paint_labels
+from robustvox.benchmark.show.figures.planes import planes
+from robustvox.datasets.msd import CT_WINDOW
+from robustvox.datasets.nifti import RawCase, read_array
+from robustvox.datasets.prepare import Preparation
+from robustvox.models.obelisk import CLASS_NAMES
+from robustvox.models.prompted import Case, PromptedTarget, open_target
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "obelisk.csv"
+FILES = {"obelisk_hybrid": "obeliskhybrid_tcia_fold1.pth", "obelisk_unet": "allconvunet_tcia_fold1.pth"}
+TOTALSEGMENTATOR = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
+"""TotalSegmentator's class ids of the organs of CLASS_NAMES."""
+
+BUDGETS_HU = (13.3, 1.0, 2.0, 4.0, 8.0)
+STEPS = 5
+START, END = "<!-- obelisk:start -->", "<!-- obelisk:end -->"
+SLICE = 15
+NOISE_SEEDS = (0, 1, 2)
+COLUMNS = ("network", "change", "budget_hu", "seed", *(f"dice {n}" for n in CLASS_NAMES[1:]),
+           "agreement_liver", "agreement_organs", "linf_hu")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The CT in [0, 1] with its labels."""
+
+    image: Tensor
+    label: np.ndarray
+    case: Case
+
+
+def read_scan(data: Path) -> Scan:
+    folder = data / "totalsegmentator_ct"
+    image, affine, spacing = read_array(folder / "ct.nii.gz", "ct")
+    labels, _, _ = read_array(folder / "seg.nii.gz", "ct")
+    mapped = np.zeros(labels.shape, np.int16)
+    for source, target in TOTALSEGMENTATOR.items():
+        mapped[labels == source] = target
+    raw = RawCase("ct", image.astype(np.float32)[None], mapped, affine, spacing)
+    volume = Preparation(window=CT_WINDOW)(raw)
+    tensor = torch.from_numpy(volume.image)[None]
+    case = Case(
+        id="ct",
+        image=tensor,
+        spacing_mm=tuple(volume.spacing_mm),
+        axes="RAS",
+        window=(CT_WINDOW.low, CT_WINDOW.high),
+        unit="HU",
+    )
+    return Scan(tensor, volume.label, case)
+
+
+def epsilon(budget_hu: float) -> float:
+    """Budget on [0, 1]; 13.3 HU stands for 8/255 exactly."""
+    return 8 / 255 if budget_hu == 13.3 else budget_hu / (CT_WINDOW.high - CT_WINDOW.low)
+
+
+def changes() -> Iterator[tuple[str, float, int]]:
+    """Every row that is wanted: clean, noise of the full budget with three seeds, then PGD."""
+    yield "clean", 0.0, 0
+    for seed in NOISE_SEEDS:
+        yield "sign noise", 13.3, seed
+    for budget in BUDGETS_HU:
+        yield "pgd", budget, 0
+
+
+def change(target: PromptedTarget, scan: Scan, kind: str, budget: float, seed: int) -> Tensor:
+    eps = epsilon(budget)
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "clean":
+        return scan.image
+    if kind == "sign noise":
+        signs = torch.randint(0, 2, scan.image.shape, generator=generator) * 2.0 - 1
+        return (scan.image + eps * signs).clamp(0, 1)
+    labels = torch.from_numpy(scan.label.astype(np.int64))[None, None]
+    attack = PGD(eps=eps, alpha=eps / 2, steps=STEPS)
+    return attack(target, scan.image, labels, generator=generator)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two masks; NaN where both are empty."""
+    size = int(a.sum() + b.sum())
+    return 2 * int((a & b).sum()) / size if size else float("nan")
+
+
+def row(scan: Scan, image: Tensor, prediction: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """Scores against the labels, and agreement with the clean prediction: of the liver, and of all organs at once."""
+    scores = {f"dice {n}": dice(prediction == k, scan.label == k) for k, n in enumerate(CLASS_NAMES) if k}
+    same = int(((prediction == clean) & (clean > 0)).sum())
+    organs = int((prediction > 0).sum() + (clean > 0).sum())
+    liver = CLASS_NAMES.index("liver")
+    return {
+        **scores,
+        "agreement_liver": dice(prediction == liver, clean == liver),
+        "agreement_organs": 2 * same / max(organs, 1),
+        "linf_hu": float((image - scan.image).abs().max()) * (CT_WINDOW.high - CT_WINDOW.low),
+    }
+
+
+def done() -> set[tuple[str, str, str, str]]:
+    if not TABLE.is_file():
+        return set()
+    with TABLE.open(newline="") as file:
+        return {(r["network"], r["change"], r["budget_hu"], r["seed"]) for r in csv.DictReader(file)}
+
+
+def write(cells: dict[str, object]) -> None:
+    new = not TABLE.is_file()
+    with TABLE.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(
+            {k: f"{v:.4f}" if isinstance(v, float) and k != "budget_hu" else v for k, v in cells.items()}
+        )
+
+
+def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
+    opened = open_target(name, data / "obelisk" / FILES[name], CLASS_NAMES)
+    target = opened.model.for_case(scan.case)
+    clean = np.zeros(0)
+    for kind, budget, seed in changes():
+        key, started = (name, kind, str(budget), str(seed)), time.perf_counter()
+        kept = cache / f"{name}-{kind.replace(' ', '_')}-{budget}-{seed}.npz"
+        if key in done() and kept.is_file():
+            clean = np.load(kept)["prediction"] if kind == "clean" else clean
+            continue
+        image = change(target, scan, kind, budget, seed)
+        with torch.no_grad():
+            prediction = target(image).argmax(1)[0].numpy().astype(np.int8)
+        clean = prediction if kind == "clean" else clean
+        np.savez_compressed(kept, image=image[0, 0].numpy(), prediction=prediction)
+        if key not in done():
+            write(dict(zip(COLUMNS, key, strict=False)) | row(scan, image, prediction, clean))
+        print(*key, f"{time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
+
+
+def table() -> str:
+    """The rows of docs/obelisk.csv as the docs show them."""
+    with TABLE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    organs = [n for n in CLASS_NAMES[1:] if n != "esophagus"]  # the scan holds none
+    heads = ["network", "change", "HU", *organs, "agreement: liver", "all organs"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    order = {"clean": 0, "sign noise": 1, "pgd": 2}
+    for r in sorted(rows, key=lambda r: (r["network"], order[r["change"]], float(r["budget_hu"]), r["seed"])):
+        named = r["change"] + (f", seed {r['seed']}" if r["change"] == "sign noise" else "")
+        scores = [r[f"dice {n}"] for n in organs] + [r["agreement_liver"], r["agreement_organs"]]
+        cells = [r["network"], named, f"{float(r['budget_hu']):g}", *(f"{float(x):.2f}" for x in scores)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Put the table between its markers in the page."""
+    page = HERE / "foundation_models.md"
+    before, start, rest = page.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    page.write_text(f"{before}{start}\n{table()}\n{end}{after}")
+
+
+def draw(scan: Scan, cache: Path, name: str = "obelisk_hybrid") -> None:
+    """One slice with what the hybrid sees in it, clean, under noise and under every budget of PGD that is kept."""
+    plane = planes(np.diag([3.0, 3.0, 3.0, 1.0]))[0]
+    width, height = plane.size_mm(scan.label.shape, (3.0, 3.0, 3.0))
+    extent = (0, width, height, 0)
+    shown = [("clean", 0.0), ("sign noise", 13.3), *(("pgd", b) for b in sorted(BUDGETS_HU))]
+    files = [(kind, b, cache / f"{name}-{kind.replace(' ', '_')}-{b}-0.npz") for kind, b in shown]
+    kept = [(kind, budget, np.load(file)) for kind, budget, file in files if file.is_file()]
+    columns = [(f"{k} {b:g} HU" if b else k, f["image"], f["prediction"]) for k, b, f in kept]
+    columns.append(("labels", scan.image[0, 0].numpy(), scan.label))
+    with settings():
+        figure = new_figure(2.1 * len(columns), 4.6)
+        axes = figure.subplots(2, len(columns), subplot_kw={"xticks": [], "yticks": []})
+        for column, (title, image, labels) in enumerate(columns):
+            for row_number, axis in enumerate(axes[:, column]):
+                axis.imshow(plane.cut(image, SLICE), extent=extent, cmap="gray", vmin=0, vmax=1)
+                axis.spines[:].set_visible(False)
+                if row_number:
+                    paint_labels(axis, plane.cut(labels, SLICE), extent, alpha=0.5)
+            axes[0, column].set_title(title)
+        handles = [Patch(**legend_style(k), label=n) for k, n in enumerate(CLASS_NAMES) if k]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        save(figure, HERE / "figures" / "obelisk", ("png",), dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path("obelisk-cache"))
+    parser.add_argument("--figure", action="store_true", help="draw from --cache, measure nothing")
+    parser.add_argument("--networks", nargs="+", choices=list(FILES), default=list(FILES))
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    scan = read_scan(options.data)
+    if not options.figure:
+        for name in options.networks:
+            measure(name, scan, options.data, options.cache)
+    write_page()
+    draw(scan, options.cache)
+
+
+if __name__ == "__main__":
+    main()
