@@ -25,7 +25,7 @@ from robustvox.benchmark.show.figures.canvas import new_figure, save, settings
 from robustvox.benchmark.show.figures.labels import legend_style, paint_labels
 from robustvox.benchmark.show.figures.planes import planes
 from robustvox.datasets.msd import CT_WINDOW
-from robustvox.datasets.nifti import RawCase, read_array
+from robustvox.datasets.nifti import RawCase, read_array, read_file
 from robustvox.datasets.prepare import Preparation
 from robustvox.models.obelisk import CLASS_NAMES
 from robustvox.models.prompted import Case, PromptedTarget, open_target
@@ -56,12 +56,12 @@ class Scan:
 
 def read_scan(data: Path) -> Scan:
     folder = data / "totalsegmentator_ct"
-    image, affine, spacing = read_array(folder / "ct.nii.gz", "ct")
+    scan = read_file(folder / "ct.nii.gz", "ct")
     labels, _, _ = read_array(folder / "seg.nii.gz", "ct")
     mapped = np.zeros(labels.shape, np.int16)
     for source, target in TOTALSEGMENTATOR.items():
         mapped[labels == source] = target
-    raw = RawCase("ct", image.astype(np.float32)[None], mapped, affine, spacing)
+    raw = RawCase("ct", scan.array.astype(np.float32)[None], mapped, scan.grid)
     volume = Preparation(window=CT_WINDOW)(raw)
     tensor = torch.from_numpy(volume.image)[None]
     case = Case(

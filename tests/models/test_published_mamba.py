@@ -226,8 +226,8 @@ def test_mamba_keeps_full_precision_under_autocast(name, monkeypatch):
     from robustvox.models.mamba import scan
 
     seen = set()
-    check = scan._check
-    monkeypatch.setattr(scan, "_check", lambda *a: seen.update(x.dtype for x in a) or check(*a))
+    check = scan.check_scan
+    monkeypatch.setattr(scan, "check_scan", lambda *a: seen.update(x.dtype for x in a) or check(*a))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert bool(torch.isfinite(tiny(name)(torch.rand(1, 1, *ROIS[name][0]))).all())
     assert seen == {torch.float32}
