@@ -18,6 +18,13 @@ if not torch.cuda.is_available():
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers that share the cores take one thread each: more of them only wait for one another."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder with ``Task04_Hippocampus``: ``ROBUSTVOX_DATA``, or ``shared/data`` beside the clone."""

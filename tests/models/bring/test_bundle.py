@@ -47,7 +47,8 @@ def unet(write_bundle):
 def same_logits(brought, network, shape=(1, 1, 16, 16, 16)) -> bool:
     image = torch.rand(shape)
     with torch.no_grad():
-        return torch.allclose(brought.network(image), network(image), atol=1e-6)
+        # Sums over one thread and over two differ by 2.2e-6 on logits up to 3.4.
+        return torch.allclose(brought.network(image), network(image), atol=1e-5)
 
 
 def test_a_bundle_gives_its_network_window_and_notes(unet):
