@@ -203,7 +203,7 @@ def test_every_attack_of_the_excerpt_is_one_of_the_registry() -> None:
 
 def test_only_a_readme_with_markers_beside_the_results_changes(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    fill(results, {"unet": [0.5] * 8, "mine": [0.625] * 8})
+    fill(results, {"unet": [0.5] * 8, "mine": [0.625] * 8}, excerpts.ATTACKS["pgd"])
     readme = tmp_path / "README.md"
     readme.write_text("# Mine\n")
     write(results)
