@@ -162,7 +162,7 @@ def evil(tmp_path):
         for i in range(2)
     ]  # fmt: skip
     dataset = dataclasses.replace(
-        _bare(volumes, 2, (8, 8, 8)), name=EVIL, volumes=MappingProxyType({v.id: v for v in volumes})
+        _bare(volumes[:1], 2, (8, 8, 8)), name=EVIL, volumes=MappingProxyType({v.id: v for v in volumes})
     )
     predictor = SlidingWindow(torch.nn.Conv3d(1, 2, 1), (8, 8, 8), 0.5, 1, "gaussian").eval()
     model = NamedModel(EVIL, "ab", predictor, (EVIL,))
