@@ -37,8 +37,8 @@ class CaseSource:
         ...     id="a", affine=np.eye(4), image=np.zeros((1, 2, 2, 2), np.float32),
         ...     original=np.full((1, 2, 2, 2), -900.0, np.float32), low=(-175.0,), high=(250.0,),
         ... )
-        >>> float(source.intensities(torch.full((1, 1, 2, 2, 2), 8 / 255)).mean())  # air, 13 HU brighter
-        -886.6...
+        >>> round(float(source.intensities(torch.full((1, 1, 2, 2, 2), 8 / 255)).mean()), 2)  # air, 13 HU brighter
+        -886.67
     """
 
     id: str

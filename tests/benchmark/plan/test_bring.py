@@ -93,6 +93,7 @@ def table(toy):
 # --- end to end -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bundle_is_attacked_on_the_phantom(write_bundle, tmp_path, capsys):
     folder = spleen(write_bundle, 8, window=(48, 48, 48))
     out = tmp_path / "results"

@@ -110,6 +110,7 @@ def run(toy, *more: str, models=("unet", "segresnet")) -> int:
     return main(["marking", *arguments, "--pairs", "1", "--remover-steps", "2", *more])
 
 
+@pytest.mark.slow
 def test_the_study_measures_all_of_it_once(toy, capsys):
     assert run(toy, "--seeds", "2") == 0
     printed = capsys.readouterr().out
@@ -160,6 +161,7 @@ def test_means_intervals_and_net_protection_are_what_they_say():
     assert (row["dice_low"], row["dice_high"]) == (low[0], high[0])
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_study_are_one_line(toy, capsys):
     def error(*more) -> str:
         assert run(toy, *more) == 2
