@@ -109,16 +109,15 @@ _FIRST = (
 )
 
 
-def _in_order(cases: Frame, *names: str):
+def _in_order(cases: Frame, first: str, *more: str):
     """Groups, the victim first, then the thefts, then what a vendor may do, noise last."""
 
     def place(key: Any) -> tuple[int, str]:
-        first = [*key][:1] if isinstance(key, tuple) else [key]
-        name = str(*first)
+        name = key if isinstance(key, str) else str(next(iter(key)))
         found = [i for i, start in enumerate(_FIRST) if start and name.startswith(start)]
         return (found[0] if found else _FIRST.index(""), "")
 
-    groups = list(cases.groupby(list(names) if len(names) > 1 else names[0], sort=False))
+    groups = list(cases.groupby([first, *more] if more else first, sort=False))
     return sorted(groups, key=lambda item: place(item[0]))
 
 

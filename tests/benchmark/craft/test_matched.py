@@ -78,8 +78,15 @@ def job() -> Job:
     return Job()
 
 
-@pytest.mark.parametrize("on", ["l2", "ssim"])
-@pytest.mark.parametrize("key", with_a_knob())
+@pytest.mark.parametrize(
+    ("key", "on"),
+    [
+        # Square asks a thousand times per value of its knob.
+        pytest.param(key, on, marks=[pytest.mark.slow] if (key, on) == ("square", "ssim") else [])
+        for key in with_a_knob()
+        for on in ("l2", "ssim")
+    ],
+)
 def test_every_attack_with_a_knob_gets_the_distortion_of_the_reference(job, key, on):
     attack = small(key)
     with matches() as found:
