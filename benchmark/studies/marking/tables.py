@@ -128,21 +128,34 @@ def _grid(lines: Sequence[Sequence[str]]) -> str:
 def _models(table: Frame) -> str:
     targets = list(dict.fromkeys(table["target"]))
     first = table[table["view"] == "marked"]
-    clean = {row["target"]: row["dice_clean"] for row in first.to_dict("records")}
-    lines = [["", *targets], ["clean", *(f"{clean[target]:.3f}" for target in targets)]]
+    unlocked = table[table["view"] == "authorised"]
+    # Of the first mark, whose cases the heading counts; another mark may not have all of them yet.
+    clean = _of_first(first, "dice_clean")
+    same = _of_first(unlocked, "dice")
+    cases = int(first.iloc[0]["n_cases"]) if len(first) else 0
+    lines = [["", *targets], ["clean", *(f"{clean[t]:.3f}" if t in clean else "" for t in targets)]]
     for (mark, made_on), rows in first.groupby(["mark", "made_on"], sort=False):
         dice = {row["target"]: row for row in rows.to_dict("records")}
-        cells = [
-            f"{dice[t]['dice']:.3f} ({dice[t]['seed_low']:.3f} to {dice[t]['seed_high']:.3f})"
-            if t in dice
-            else ""
-            for t in targets
-        ]
-        lines.append([f"{mark} on {made_on}", *cells])
-    unlocked = table[table["view"] == "authorised"]
-    same = {row["target"]: row for row in unlocked.to_dict("records")}
-    lines.append(["unlocked with the key", *(f"{same[t]['dice']:.3f}" if t in same else "" for t in targets)])
+        count = int(rows["n_cases"].max())
+        fewer = "" if count == cases else f", {count} case{'s' if count > 1 else ''}"
+        cells = [_marked(dice[t], own_clean=bool(fewer)) if t in dice else "" for t in targets]
+        lines.append([f"{mark} on {made_on}{fewer}", *cells])
+    lines.append(["unlocked with the key", *(f"{same[t]:.3f}" if t in same else "" for t in targets)])
     return _grid(lines)
+
+
+def _of_first(rows: Frame, column: str) -> dict[str, float]:
+    """A column by target, from the first mark that has it."""
+    found: dict[str, float] = {}
+    for row in rows.to_dict("records"):
+        found.setdefault(row["target"], row[column])
+    return found
+
+
+def _marked(row: Mapping[str, Any], *, own_clean: bool) -> str:
+    """Dice under a mark with the range over keys, and the clean Dice of its own cases where they are others."""
+    of = f" of {row['dice_clean']:.3f}" if own_clean else ""
+    return f"{row['dice']:.3f}{of} ({row['seed_low']:.3f} to {row['seed_high']:.3f})"
 
 
 def _removers(rows: Frame) -> str:

@@ -13,6 +13,7 @@ from scipy import fft
 
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.metrics.statistics import bootstrap_intervals
+from robustvox.benchmark.studies.marking import tables
 from robustvox.benchmark.studies.marking.removers import (
     REMOVERS,
     dct_quantize,
@@ -174,3 +175,22 @@ def test_mistakes_of_the_study_are_one_line(toy, capsys):
     arguments = toy.arguments()
     assert main(["marking", *arguments, "--pairs", "9"]) == 2
     assert "expected cases the removers were not trained on" in capsys.readouterr().err
+
+
+def test_a_mark_with_fewer_cases_says_so_and_leaves_the_clean_row_alone():
+    """Two cases of one mark, one of another: the clean row is that of the cases in the heading."""
+    row = {
+        **dict.fromkeys(tables.COLUMNS, 0.0),
+        **{"dataset": "toy", "study": "s", "made_on": "unet", "target": "unet", "seed": 0, "view": "marked"},
+    }
+    cases = pd.DataFrame(
+        [
+            {**row, "mark": "field", "case": "a", "dice_clean": 0.9, "dice": 0.5},
+            {**row, "mark": "field", "case": "b", "dice_clean": 0.7, "dice": 0.5},
+            {**row, "mark": "logo", "case": "b", "dice_clean": 0.7, "dice": 0.6},
+        ]
+    )
+    text = tables.markdown(tables.summarize(cases))
+    assert "toy, 2 cases" in text
+    assert "| clean | 0.800 |" in text
+    assert "| logo on unet, 1 case | 0.600 of 0.700 (0.600 to 0.600) |" in text
