@@ -39,7 +39,7 @@ class PerCase(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         raise ValueError(
             f"expected {self.name} to be made for a case first (NamedModel.for_case), got an image of shape "
-            f"{tuple(images.shape)}; `run`, `verify`, `figures` and `frequency` do it, this command does not"
+            f"{tuple(images.shape)}; `run`, `check`, `verify`, `figures`, `frequency`, `mark` and `marking` do it, this command does not"
         )
 
 

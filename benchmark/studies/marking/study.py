@@ -213,6 +213,7 @@ class CleanScores:
         )
         self._views: Mapping[str, np.ndarray] = removed(volume.image) | learned(bench, volume.image)
         self._on_clean: dict[tuple[str, str], float] = {}
+        self._bound: dict[tuple[str, str], NamedModel] = {}
 
     def clean(self, view: str, target: NamedModel) -> float:
         """Dice of the same remover on the clean image, or of the clean image itself."""
@@ -224,7 +225,9 @@ class CleanScores:
 
     def dice(self, image: np.ndarray, target: NamedModel) -> float:
         """Mean Dice over the scored classes of what a model predicts on an image ``(C, *spatial)``."""
-        prediction = predict(target, torch.from_numpy(image)[None].to(self._device))
+        if target.key not in self._bound:
+            self._bound[target.key] = target.for_case(self.volume)
+        prediction = predict(self._bound[target.key], torch.from_numpy(image)[None].to(self._device))
         dice: Any = self._score(prediction)["dice"]
         return float(dice.mean())
 
