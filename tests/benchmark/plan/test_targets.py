@@ -12,7 +12,9 @@ import torch
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.plan import targets
 from robustvox.benchmark.plan.targets import free_memory_gb
+from robustvox.benchmark.records.outcomes import load_outcomes
 from robustvox.benchmark.records.reading import load_records
+from robustvox.models.prompted import PromptedModel
 from robustvox.models.prompted.catalog import TARGETS
 from robustvox.models.prompted.suprem import build as build_suprem
 from robustvox.models.prompted.vista3d import build as build_vista
@@ -38,11 +40,11 @@ def job(tmp_path):
         json.dumps({"channels": ["CT"], "keep": {"5": "liver", "1": "spleen"}})
     )
 
-    def run(model: str, checkpoint, *more: str, data: str = "abdomen.csv") -> int:
+    def run(model: str, checkpoint, *more: str, data: str = "abdomen.csv", command: str = "run") -> int:
         return main(
             [
+                *(("run", "--no-report") if command == "run" else (command, "--queries", "20")),
                 *(
-                    "--no-report",
                     "--model",
                     model,
                     "--checkpoint",
@@ -127,6 +129,22 @@ def test_another_modality_is_refused_unless_asked_for(job, segresnet, tmp_path, 
     assert job(f"suprem_segresnet:{SIZES}", segresnet) == 2
     assert "expected CT for suprem_segresnet, found MRI" in " ".join(capsys.readouterr().err.split())
     assert job(f"suprem_segresnet:{SIZES},allow_modality_mismatch=true", segresnet) == 0
+
+
+def test_checks_take_a_prompted_target(job, segresnet, tmp_path, monkeypatch, capsys):
+    """Checks look at the target of the case, made once, and none fails for want of a case."""
+    made = []
+    original = PromptedModel.for_case
+    monkeypatch.setattr(
+        PromptedModel, "for_case", lambda self, case: made.append(case.id) or original(self, case)
+    )
+    model = f"suprem_segresnet:{SIZES}"
+    assert job(model, segresnet, "--only", "C1,C9,C16,C17,C18,C23", command="check") == 0
+    capsys.readouterr()
+    found = load_outcomes(next((tmp_path / "results").rglob("checks")))
+    assert set(found["check"]) == {"C1", "C9", "C16", "C17", "C18", "C23"}
+    assert set(found["status"]) <= {"pass", "warn"}, found["detail"].tolist()
+    assert made == ["ct"]
 
 
 def test_a_target_that_does_not_fit_says_so_before_the_run(job, segresnet, monkeypatch, capsys):
