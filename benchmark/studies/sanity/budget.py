@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from robustvox.attacks.base import frozen
+from robustvox.attacks import frozen
 
 from ...metrics.distortion import measure
 from ...records.volumes import Note, save_adversarial
