@@ -12,15 +12,12 @@ from torch import Tensor, nn
 
 from robustvox.datasets import Dataset
 from robustvox.models import CheckpointError
-from robustvox.models.prompted import TARGETS, Inference, OpenedTarget, open_target
+from robustvox.models.prompted import COMMON, TARGETS, Inference, OpenedTarget, open_target
 
 from ..craft.named import NamedModel
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical
 from .bring import last_part
-
-COMMON = ("prompts", "clicks", "click_seed", "map", "allow_modality_mismatch")
-"""Parameters of every target; others go to its adapter."""
 
 MEMINFO = Path("/proc/meminfo")
 

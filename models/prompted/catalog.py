@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COMMON = ("prompts", "clicks", "click_seed", "map", "allow_modality_mismatch")
+"""Parameters of every target; others go to its adapter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetEntry:

@@ -102,6 +102,10 @@ def test_clicks_are_written_into_the_rows(job, tmp_path):
     [
         ("suprem_segresnet:prompts=click", "expected prompts of suprem_segresnet among none, got click"),
         ("vista3d", "expected exactly the"),
+        (
+            "obelisk_hybrid:width=3",
+            "obelisk_hybrid: expected parameters among prompts, clicks, click_seed, map, allow",
+        ),
         (f"suprem_segresnet:{SIZES},map=nowhere.json", "expected a JSON map of classes"),
         (f"suprem_segresnet:{SIZES},fold=1", "suprem_segresnet: "),
     ],
