@@ -59,7 +59,7 @@ def load_target(
     anyway = bool(given.pop("anyway", False))
     common = {key: given.pop(key) for key in COMMON if key in given}
     _check_data(spec.name, dataset, protocol, allowed=bool(common.get("allow_modality_mismatch")))
-    if not anyway:
+    if not anyway and not {*TARGETS[spec.name].resized_by} & given.keys():
         _check_memory(spec.name, device)
     try:
         opened = open_target(
@@ -118,8 +118,9 @@ def _check_memory(name: str, device: str) -> None:
     """Refuse a target whose measured need is more than what is free, before the run."""
     needed, free = TARGETS[name].gradient_gb, free_memory_gb(device)
     if needed is not None and free is not None and needed > free:
+        about = "about " if TARGETS[name].scaled else ""
         raise UsageError(
-            f"expected {needed:.1f} GB for one window of {name} with its gradient on {device}, found {free:.1f} GB "
+            f"expected {about}{needed:.1f} GB for one window of {name} with its gradient on {device}, found {free:.1f} GB "
             f"free; it does not fit: free memory, or say --model {name}:anyway=true"
         )
 

@@ -23,8 +23,9 @@ SIZES = "init_filters=8,blocks_down=(1,1,1,1)"
 
 
 @pytest.fixture
-def job(tmp_path):
-    """A CT of one case in a list, with the liver and the spleen of a file that numbers more."""
+def job(tmp_path, monkeypatch):
+    """A CT of one case in a list, with the liver and the spleen of a file that numbers more; memory for all of it."""
+    monkeypatch.setattr(targets, "free_memory_gb", lambda _: 1000.0)
     folder = tmp_path / "data"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -70,6 +71,22 @@ def segresnet(tmp_path):
 def rows(tmp_path):
     # The folder's name tells lists of one name apart.
     return load_records(next((tmp_path / "results").glob("abdomen*/records")))
+
+
+def test_a_full_vista3d_that_does_not_fit_is_refused_and_a_narrow_one_is_not(
+    job, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(targets, "free_memory_gb", lambda _: 12.5)
+    torch.manual_seed(0)
+    torch.save(build_vista(8).state_dict(), tmp_path / "model.pt")
+    assert job("vista3d", tmp_path / "model.pt") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert (
+        "expected about 13.0 GB for one window of vista3d with its gradient on cpu, found 12.5 GB free"
+        in error
+    )
+    assert job("vista3d:anyway=true", tmp_path / "model.pt") == 2
+    assert "expected exactly the" in capsys.readouterr().err
 
 
 def test_a_published_file_becomes_rows(job, segresnet, tmp_path, capsys):
