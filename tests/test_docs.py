@@ -292,6 +292,20 @@ def test_the_example_runs_by_the_name_of_an_entry_point(bias_field, tmp_path, mo
     assert named.spec == "bias_field:eps=0.05,order=4,steps=20"
 
 
+def test_the_tables_of_marks_follow_from_the_committed_rows(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    builder = importlib.import_module("build_marking")
+    rows = builder.read_cases(builder.ROWS)
+    tables = builder.markdown(builder.summarize(rows))
+    assert (builder.ROWS.parent / "marking.md").read_text() == tables
+    text = builder.PAGE.read_text()
+    assert builder.page(text, tables) == text
+    marked = rows[rows["view"] == "marked"]
+    assert (marked[marked["mark"] == "field outside"]["label_changed"] == 0).all()
+    unlocked = rows[rows["view"] == "authorised"]
+    assert (unlocked["dice"] == unlocked["dice_clean"]).all()
+
+
 # --- the example of a network from somebody's package -------------------------------------------
 
 
