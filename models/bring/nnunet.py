@@ -14,7 +14,7 @@ from ..checkpoint import file_sha256
 from ..header import CheckpointError
 from .brought import BroughtModel
 from .configuration import read_json
-from .folds import Folds, find_folds
+from .folds import Folds
 from .nnunet_plan import (
     build_network,
     check_data,
@@ -45,8 +45,7 @@ def load(
     mode: str = "gaussian",
     sw_batch_size: int | str = 1,
     window: tuple[float, float] | None = None,
-    cases: Sequence[str] = (),
-    data: Path | None = None,
+    folds: Folds | None = None,
 ) -> BroughtModel:
     """The model of ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
 
@@ -61,15 +60,13 @@ def load(
         mode: ``"gaussian"`` or ``"constant"`` weights of the windows.
         sw_batch_size: windows per forward.
         window: original intensities that are 0 and 1 in the data, for images of which no case is known.
-        cases: every id of the data, and
-        data: their folder, to know which of them the fold was trained on.
+        folds: which of the data's cases each fold was trained on, where that is known.
 
     Raises:
         CheckpointError: a plan that cannot be followed (2d, cascade, regions, own preprocessing, another network),
             other channels or classes, a checkpoint of more than tensors and numbers, other weights.
     """
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    folds = find_folds(folder, dataset, cases, data)
     names = _fold_names(folder, fold, folds)
     files = [folder / f"fold_{name}" / Path(checkpoint).name for name in names]
     contents = [_read(file, folder) for file in files]

@@ -106,18 +106,21 @@ def test_an_nnunet_scores_the_same_array_the_same_under_every_header(tmp_path, c
     }
     model, found = write(tmp_path / "model", spacing=(3.0, 1.0, 1.0)), {}
     for name, affine in headers.items():
-        command = [
-            "--no-report",
-            "--model",
-            str(model),
-            "--attack",
-            "gn:std=0",
-            "--dataset",
-            str(raw(tmp_path / name, affine)),
-        ]
+        report = "--report" if name == "sagittal" else "--no-report"
+        data = str(raw(tmp_path / name, affine))
+        command = [report, "--model", str(model), "--attack", "gn:std=0", "--dataset", data]
         assert main([*command, "--out", str(tmp_path / "out")]) == 0
         found[name], _ = clean_dice(tmp_path / "out" / name)
         assert "volumes fill" in capsys.readouterr().out
+    (page,) = (tmp_path / "out" / "sagittal" / "reports").glob("*.html")
+    text = page.read_text()
+    for said in (
+        "What each model was fed",
+        "axes as stored in the file",
+        "resampled to 1 x 1 x 3 mm",
+        "volumes fill",
+    ):
+        assert said in text
     assert found["ras"] == pytest.approx(found["las"])
     assert found["ras"] == pytest.approx(found["sagittal"])
 
