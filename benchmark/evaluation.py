@@ -80,7 +80,7 @@ def evaluate(
         ``attrs["failures"]`` of the table.
 
     Raises:
-        ValueError: no model, attack or case, a missing ``roi_size`` or ``num_classes``, an attack that cannot be
+        ValueError: no model, attack or case, a missing ``num_classes``, an attack that cannot be
             matched, a volume that cannot be used, ids that are not unique, or that every case failed.
     """
     dataset = _dataset(data, num_classes, roi_size)
@@ -215,11 +215,13 @@ class _BareVolumes:
 def _bare(volumes: Sequence[Volume], num_classes: int | None, roi_size: Sequence[int] | None) -> _BareVolumes:
     if not volumes:
         raise ValueError("expected at least one volume, got none")
-    if num_classes is None or roi_size is None:
-        raise ValueError("expected num_classes and roi_size with bare volumes; a Dataset knows both")
+    if num_classes is None:
+        raise ValueError(
+            "expected num_classes with bare volumes, whose labels may lack the last classes, got none"
+        )
     names = ("background", *(f"class_{k}" for k in range(1, num_classes)))
     checked = check_volumes(volumes, num_classes)
     channels = sorted({len(volume.image) for volume in checked})
     if len(channels) > 1:
         raise ValueError(f"expected volumes of one number of channels, got {channels}; evaluate them apart")
-    return _BareVolumes(MappingProxyType({v.id: v for v in checked}), names, tuple(roi_size))
+    return _BareVolumes(MappingProxyType({v.id: v for v in checked}), names, tuple(roi_size or ()))

@@ -37,8 +37,10 @@ def is_ct(channel: str) -> bool:
         >>> [is_ct(name) for name in ("CT", "ct", "CT_contrast", "PET/CT", "MRI", "octant")]
         [True, True, True, False, False, False]
     """
-    words = set(re.split(r"[^A-Z0-9]+", channel.upper()))
-    return bool(words & _CT) and not words & _OTHER
+    text = channel.upper()
+    words = set(re.split(r"[^A-Z0-9]+", text))
+    said = bool(words & _CT) or "COMPUTED TOMOGRAPHY" in text
+    return said and not words & _OTHER and "EMISSION" not in text
 
 
 def windows_of(channels: Sequence[str]) -> Windows:

@@ -122,6 +122,21 @@ def test_interrupted_evaluations_continue(tmp_path):
     assert (first.loc[0, "n_cases"], both.loc[0, "n_cases"]) == (1, 2)
 
 
+def test_without_a_window_the_volumes_decide():
+    volumes = [bright_cube("a"), bright_cube("b")]
+    shapes = []
+
+    class Watching(Threshold):
+        def forward(self, images):
+            shapes.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    table = evaluate({"t": Watching()}, {"gn": GN(std=0.0)}, volumes, num_classes=2)
+    assert table.loc[0, "dice_clean"] == 1.0
+    assert (12, 11, 9) in shapes
+    assert max(shapes) <= (12, 12, 12)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="num_classes"):
         evaluate({"t": Threshold()}, {"gn": GN()}, [bright_cube()])

@@ -231,3 +231,25 @@ def test_voxels_nobody_labelled(tmp_path, layout):
     volume = data.load("a")
     np.testing.assert_array_equal(volume.ignore, label == 3)
     np.testing.assert_array_equal(volume.label, case.label)
+
+
+# ---- kind 4 and 5: lists of files, a channel each
+
+
+@pytest.mark.parametrize("modality", ["MRI", None])
+def test_one_name_for_lists_of_files_means_each_of_them(tmp_path, modality):
+    case = example()
+    path = write("datalist", tmp_path, {"a": Stored((case.channels[0],) * 3, case.label, case.affine)})
+    meta = {**json.loads(path.read_text()), "modality": modality}
+    path.write_text(json.dumps(meta if modality else {k: v for k, v in meta.items() if k != "modality"}))
+    assert open_dataset(path).load("a").image.shape == (3, *case.label.shape)
+
+
+def test_one_ct_for_several_channels_is_not_applied_to_all(tmp_path):
+    case = example()
+    path = write("datalist", tmp_path, {"a": Stored((case.channels[0],) * 2, case.label, case.affine)})
+    edit(path, modality="CT")
+    with pytest.raises(DatasetError, match="a name for each of 2 channels as \"modality\" .* found 'CT'"):
+        open_dataset(path)
+    edit(path, modality={"0": "CT", "1": "PET"})
+    assert open_dataset(path).load("a").window.unit == "HU, a.u."
