@@ -12,6 +12,10 @@ MOSTLY = 0.5
 """Below this share a window is mostly padding, and a run says what to do."""
 
 
+REMEDIES = {"the model": "see --protocol", "--roi-size": "leave --roi-size out, or give a smaller one"}
+"""By who chose the window."""
+
+
 def reading_of(bench: Bench, model: NamedModel) -> tuple[str, ...]:
     """What was applied to a case before the network saw it, and the window it saw it through; a sentence each."""
     return (*model.notes, *_window(bench, model))
@@ -36,7 +40,7 @@ def _window(bench: Bench, model: NamedModel) -> Iterator[str]:
     if middle < MOSTLY:
         line += (
             "; the rest is padding, which costs time and may be nothing the network knows: "
-            + ("give --roi-size" if model.window.source != "the model" else "see --protocol")
+            + REMEDIES.get(model.window.source, "give --roi-size")
             + f", or pad by --protocol {bench.plan.protocol.name.partition(':')[0]}:padding=edge"
         )
     yield line

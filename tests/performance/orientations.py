@@ -1,6 +1,6 @@
 """Real volumes stored in all 48 axis orders and flips and in every layout: the same Dice and HD95 for every zoo model.
 
-    python tests/performance/orientations.py --data-root DIR [--predict 4] [--layouts msd nnunet_v2 csv]
+    python tests/performance/orientations.py --data-root DIR [--predict 4] [--layouts msd nnunet_v2 csv] [--only CT]
 
 Three steps. All 48 files of a volume are written in every layout and read, and the arrays that come in must be one, bit by
 bit: image, label, spacing. Every model is run on ``--predict`` of the 48 (48 for all) and the scores compared. The
@@ -210,8 +210,11 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--predict", type=int, default=4)
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS))
+    parser.add_argument("--only", nargs="+", default=["MR", "CT", "cine MR"], help="volumes")
     given = parser.parse_args()
     for source in sources(given.data_root):
+        if source.name not in given.only:
+            continue
         prints = set()
         for layout in given.layouts:
             with tempfile.TemporaryDirectory() as folder:
