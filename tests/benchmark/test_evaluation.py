@@ -146,6 +146,33 @@ def test_bad_arguments():
         evaluate({"t": Threshold()}, {"gn": GN()}, [], num_classes=2, roi_size=(8, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": [Threshold()]}, "models by name, {'mine': ...}, got list"),
+        ({"models": {"m": "unet"}}, "models to be objects of torch.nn.modules.module.Module, got 'unet' as m"),
+        ({"models": {"m": Threshold}}, "got the class Threshold as m; build it first"),
+        ({"attacks": {"a": FGSM}}, "attacks to be objects of .*Attack, got the class FGSM as a"),
+        ({"roi_size": (0, 8, 8)}, "roi_size as one or 3 positive whole numbers"),
+        ({"roi_size": 7.5}, "roi_size as one or 3 positive whole numbers"),
+        ({"num_classes": 1}, "num_classes of at least 2 .* got 1"),
+        ({"num_classes": "2"}, "num_classes of at least 2 .* got '2'"),
+    ],
+)  # fmt: skip
+def test_python_gets_the_reason(changes, message):
+    given = {
+        "models": {"m": Threshold()},
+        "attacks": {"a": GN()},
+        "data": [bright_cube()],
+        "num_classes": 2,
+        "roi_size": 8,
+    }
+    with pytest.raises(ValueError, match=message):
+        evaluate(**{**given, **changes})
+    # One number is a cube.
+    assert evaluate(**given).loc[0, "n_cases"] == 1
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ZOO / "phantom").glob("*.safetensors")))
 def test_every_zoo_model_segments_the_phantom(name):
     data = open_dataset("phantom")
