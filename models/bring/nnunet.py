@@ -86,6 +86,7 @@ def load(
         raise refusal(folder, "window as (low, high)", repr(window), "write window=(-175,250)")
     reorient = plans["image_reader_writer"].endswith("WithReorient")
     held_out, trained_on, note = _cases(folds, fold, names)
+    by_case = _by_case(folds, names) if fold == EACH else None
     predictor = NnUNetPredictor(
         networks,
         normalizations(plans, plan, in_channels, window, folder),
@@ -98,13 +99,13 @@ def load(
         spacing_mm=plan["spacing"],
         resampling=resampling(plan, folder),
         reorient=reorient,
-        held_out=_by_case(folds, names) if fold == EACH else None,
+        held_out=by_case,
     ).eval()
     spacing_mm = tuple(float(plan["spacing"][predictor.order.index(axis)]) for axis in range(3))
     identity = [file_sha256(file) for file in (folder / "plans.json", folder / "dataset.json", *files)]
     return BroughtModel(
         name=folder.resolve().name,
-        sha256=hashlib.sha256(repr((READING, fold, identity, window)).encode()).hexdigest(),
+        sha256=_sha256(fold, identity, window, by_case, trained_on),
         roi_size=predictor.roi_size,
         predictor=predictor,
         notes=(
@@ -118,6 +119,19 @@ def load(
         held_out=held_out,
         trained_on=trained_on,
     )
+
+
+def _sha256(
+    fold: str,
+    files: Sequence[str],
+    window: tuple[float, float] | None,
+    by_case: Mapping[str, int] | None,
+    trained_on: frozenset[str],
+) -> str:
+    """Of all that decides what is predicted, and of what rows are flagged for: other folds ask for rows of their own."""
+    told = sorted(by_case.items()) if by_case is not None else sorted(trained_on)
+    identity = (READING, fold, list(files), window, *([told] if told else []))
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
 
 
 def _fold_names(folder: Path, fold: str, folds: Folds | None) -> list[str]:
