@@ -92,7 +92,8 @@ class EMUNet(VolumeNetwork):
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 8.
 
     Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+        ValueError: for filters that the groups do not divide, levels without blocks, and images as for
+            :class:`VolumeNetwork`.
 
     Example:
         >>> import torch

@@ -132,7 +132,7 @@ class NNMamba(VolumeNetwork):
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 16, not all 16.
 
     Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+        ValueError: for no blocks or a reduction beyond the channels, and images as for :class:`VolumeNetwork`.
 
     Example:
         >>> import torch

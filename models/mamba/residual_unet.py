@@ -69,6 +69,9 @@ class Plan:
         return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(3))
 
 
+PUBLISHED = Plan()
+
+
 def triple(sides: Sequence[int]) -> tuple[int, int, int]:
     """Three sides of a kernel or stride as the tuple torch wants; a checkpoint's header has lists."""
     x, y, z = sides
@@ -226,11 +229,10 @@ class ResidualUNet(VolumeNetwork):
         self,
         in_channels: int,
         num_classes: int,
-        plan: Plan | None = None,
+        plan: Plan = PUBLISHED,
         axes: Sequence[int] = (0, 1, 2),
         **layers: Any,
     ) -> None:
-        plan = plan or Plan()
         # Instance norm at the coarsest stage needs more than one voxel.
         super().__init__(in_channels, plan.divisors, axes, single_voxel=False)
         self.encoder = self.encoder_class(in_channels, plan, **layers)

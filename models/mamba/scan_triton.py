@@ -41,13 +41,13 @@ def _tile(A, pe, E, N, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr):
 
 
 @triton.jit
-def _token(u, dt, Bm, token, ok, e, n, em, nm, E, N):
-    """Place in u, step, input and input weights of one token; zeros where it is not ok."""
+def _token(values, dt, weights, token, ok, e, n, em, nm, E, N):
+    """Place, step, values of the channels and weights of the states of one token; zeros where it is not ok."""
     at = token * E + e
     d = tl.load(dt + at, mask=em & ok, other=0.0)
-    x = tl.load(u + at, mask=em & ok, other=0.0)
-    bt = tl.load(Bm + token * N + n, mask=nm & ok, other=0.0)
-    return at, d, x, bt
+    value = tl.load(values + at, mask=em & ok, other=0.0)
+    weight = tl.load(weights + token * N + n, mask=nm & ok, other=0.0)
+    return at, d, value, weight
 
 
 @triton.jit
@@ -130,10 +130,7 @@ def _chunk_adjoints(
     for r in range(Q):
         q = Q - 1 - r
         ok = q < left
-        at = (row + q) * E + e
-        d = tl.load(dt + at, mask=em & ok, other=0.0)
-        gt = tl.load(g + at, mask=em & ok, other=0.0)
-        ct = tl.load(Cm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        _, d, gt, ct = _token(g, dt, Cm, row + q, ok, e, n, em, nm, E, N)
         c = tl.exp(d[:, None] * a) * (c + gt[:, None] * ct[None, :])
     tl.store(R + (chunk * E + e[:, None]) * N + n[None, :], c, mask=em[:, None] & nm[None, :])
 

@@ -120,7 +120,8 @@ class SegMamba(VolumeNetwork):
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 16, not all 16.
 
     Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+        ValueError: for another variant, lists without an entry per stage, slices that do not divide the tokens, and
+            images as for :class:`VolumeNetwork`.
 
     Example:
         >>> import torch

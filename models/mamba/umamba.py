@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .block import Mamba
-from .residual_unet import Encoder, Plan, ResidualUNet
+from .residual_unet import PUBLISHED, Encoder, Plan, ResidualUNet
 from .volume import MambaLayer, in_two_sizes, mix_tokens, to_tokens, to_volume
 
 
@@ -53,11 +53,10 @@ class UMambaBot(ResidualUNet):
         self,
         in_channels: int,
         num_classes: int,
-        plan: Plan | None = None,
+        plan: Plan = PUBLISHED,
         axes: Sequence[int] = (0, 1, 2),
         **mamba: Any,
     ) -> None:
-        plan = plan or Plan()
         super().__init__(in_channels, num_classes, plan, axes)
         self.ln = nn.LayerNorm(plan.features[-1])
         self.mamba = Mamba(plan.features[-1], **mamba)
@@ -80,11 +79,7 @@ class UMambaEnc(ResidualUNet):
 
     Differs from the source: as :class:`UMambaBot`; float32 inside the Mamba layers also under bfloat16 autocast.
 
-    Args:
-        in_channels, num_classes, plan, axes: as for :class:`ResidualUNet`.
-        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
-
-    Shape and errors: as :class:`ResidualUNet`.
+    Arguments, shapes and errors: as :class:`UMambaBot`.
 
     Example:
         >>> import torch
