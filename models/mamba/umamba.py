@@ -79,7 +79,8 @@ class UMambaEnc(ResidualUNet):
 
     Differs from the source: as :class:`UMambaBot`; float32 inside the Mamba layers also under bfloat16 autocast.
 
-    Arguments, shapes and errors: as :class:`UMambaBot`.
+    Args:
+        as for :class:`UMambaBot`, and so are shapes and errors.
 
     Example:
         >>> import torch
