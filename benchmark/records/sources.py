@@ -48,6 +48,15 @@ def name_in(out: Path | None, name: str, path: Path) -> str:
     return name if owner in (None, identity) else apart
 
 
+def zoo_name(dataset: Dataset) -> str:
+    """The folder of the zoo for models of a dataset, whatever its results are called.
+
+    Two paths of one name are two datasets: a model of one is not taken for the other's.
+    """
+    path = path_of(dataset)
+    return dataset.name if path is None else f"{base_name(dataset.name)}-{_identity(path)[:8]}"
+
+
 def claim(out: Path, dataset: Dataset) -> None:
     """Note in its folder of results which path a dataset is from; nothing for one of the registry.
 
@@ -55,9 +64,22 @@ def claim(out: Path, dataset: Dataset) -> None:
         UsageError: the folder belongs to another path, or cannot be written.
     """
     path = path_of(dataset)
+    if path is not None:
+        _claim(out, dataset.name, path)
+
+
+def claim_in(out: Path, dataset: Dataset) -> str:
+    """:func:`claim` in a folder that is not that of the results the dataset is named by; its name there."""
+    path = path_of(dataset)
     if path is None:
-        return
-    folder, identity = out / dataset.name, _identity(path)
+        return dataset.name
+    name = name_in(out, base_name(dataset.name), path)
+    _claim(out, name, path)
+    return name
+
+
+def _claim(out: Path, name: str, path: Path) -> None:
+    folder, identity = out / name, _identity(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / SOURCE).open("x", encoding="utf-8") as file:
