@@ -17,7 +17,7 @@ from ...plan.attacks import short_name
 from ...plan.build import build_plan
 from ...plan.plan import Job, Plan
 from ...records.reading import Records, load_records
-from ...records.sources import claim_in, recorded_name
+from ...records.sources import claim_figures, recorded_name
 from ...records.volumes import case_slug, slug
 from ...report.examples import make_example
 from ...show.figures.canvas import FORMATS, require_matplotlib, save
@@ -84,7 +84,7 @@ def draw_figures(request: FiguresRequest) -> int:
         return DONE
     plan = build_plan(crossing, request.computing, results)
     records = load_records(results / plan.dataset.name / "records")
-    name = claim_in(request.folder, plan.dataset)
+    name = claim_figures(request.folder, plan.dataset)
     failed = _draw_cases(request, console, plan, records, name)
     if len(records.costs):
         _draw_records(request, console, name, records)
