@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,9 +62,14 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
+    return reported(lambda: app(args=arguments, prog_name="python -m benchmark", standalone_mode=False))
+
+
+def reported(call: Callable[[], Any]) -> int:
+    """The exit code of what a command does; what it refuses becomes one line."""
     try:
         with _warnings_told_once():
-            code = app(args=arguments, prog_name="python -m benchmark", standalone_mode=False)
+            code = call()
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
