@@ -11,6 +11,10 @@ from typing import Any
 
 import typer
 
+from robustvox.datasets import DatasetError
+from robustvox.models import CheckpointError
+
+from ..records.unit import RecordsError
 from ..specs.spec import UsageError
 from .check import check
 from .cite import cite
@@ -29,6 +33,10 @@ from .verify import verify
 
 # Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
 ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
+"""What says by itself what was expected, found and to be done: one line, exit code 2."""
 
 
 app = typer.Typer(
@@ -73,7 +81,7 @@ def reported(call: Callable[[], Any]) -> int:
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
-    except UsageError as error:
+    except REFUSALS as error:
         return _usage(str(error))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; finished cases are recorded, the same command continues", err=True)

@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = judge(chosen[number % len(chosen)], options.seed + number // len(chosen))
             outcomes.append(outcome)
             if outcome.kind in BAD:
-                print(f"{outcome.kind}: {outcome.format}, seed {outcome.seed}, {outcome.how}: {outcome.detail}", flush=True)
+                print(
+                    f"{outcome.kind}: {outcome.format}, seed {outcome.seed}, {outcome.how}: {outcome.detail}",
+                    flush=True,
+                )
     print(table(outcomes))
     print(f"{len(outcomes)} inputs in {time.perf_counter() - started:.0f} s, seed {options.seed}")
     if options.json:

@@ -82,7 +82,10 @@ def _table(rng: random.Random, content: bytes, path: Path) -> tuple[bytes, str]:
     if rng.random() < 0.3:
         return mutate_bytes(rng, content)
     rows = [line.split(",") for line in content.decode().splitlines()]
-    row, how = rng.choice(rows), rng.choice(("cell", "cell", "cell", "more", "fewer", "quote", "long", "many"))
+    row, how = (
+        rng.choice(rows),
+        rng.choice(("cell", "cell", "cell", "more", "fewer", "quote", "long", "many")),
+    )
     cell = rng.randrange(len(row))
     if how == "cell":
         row[cell] = str(rng.choice((*NAMES, *PAYLOADS, *VALUES)))
@@ -153,7 +156,9 @@ def _nifti(rng: random.Random, content: bytes, path: Path) -> tuple[bytes, str]:
 def _foreign(rng: random.Random, path: Path) -> tuple[bytes, str]:
     """A file of another format under the name of a NIfTI file."""
     array = np.ones((4, 5, 6), np.int16)
-    how = rng.choice(("analyze", "spm", "mgh", "nifti2", "gifti", "minc", "par", "afni", "dicom", "nrrd", "html", "lfs"))
+    how = rng.choice(
+        ("analyze", "spm", "mgh", "nifti2", "gifti", "minc", "par", "afni", "dicom", "nrrd", "html", "lfs")
+    )
     makers: dict[str, Callable[[], bytes]] = {
         "mgh": lambda: nib.MGHImage(array, np.eye(4)).to_bytes(),
         "nifti2": lambda: nib.Nifti2Image(array, np.eye(4)).to_bytes(),
@@ -257,7 +262,9 @@ TENSORS: dict[str, Callable[[dict[Any, Any], str, torch.Tensor], None]] = {
     "pair": _rename(("a", "b")),
     "ansi": _rename("\x1b[31mred"),
     "surrogate": _rename("\ud800"),
-    "prefix": lambda weights, name, tensor: weights.update({f"module.{k}": weights.pop(k) for k in list(weights)}),
+    "prefix": lambda weights, name, tensor: weights.update(
+        {f"module.{k}": weights.pop(k) for k in list(weights)}
+    ),
     "itself": _itself,
     "deep": _deep,
     "many": lambda weights, name, tensor: weights.update({f"k{n}": torch.zeros(1) for n in range(20_000)}),

@@ -32,7 +32,10 @@ MEMORY = 4 << 30
 GOOD = ("accepted", "failed row", "refused")
 BAD = ("traceback", "hang", "memory", "executed", "silently wrong", "terminal", "outside")
 
-CONTROL = "".join(chr(c) for c in (*range(9), *range(11, 32), *range(127, 160))) + "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f"
+CONTROL = (
+    "".join(chr(c) for c in (*range(9), *range(11, 32), *range(127, 160)))
+    + "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f"
+)
 """What no line on a terminal may hold: codes that move the cursor, and marks that turn the writing around."""
 
 
@@ -67,7 +70,9 @@ def judge(sample: Sample, seed: int) -> Outcome:
         before = set(work.rglob("*")) - set(folder.rglob("*"))
         status, said, usage = _run(sample, folder, work)
         kind, detail = _classify(status, said)
-        outside = {p for p in work.rglob("*") if folder not in p.parents} - before - {work / "out", work / "err"}
+        outside = (
+            {p for p in work.rglob("*") if folder not in p.parents} - before - {work / "out", work / "err"}
+        )
         if any(work.rglob(CANARY)) or Path(CANARY).exists():
             kind, detail = "executed", "the payload ran"
         elif kind in GOOD and outside:
@@ -124,7 +129,10 @@ def _child(sample: Sample, folder: Path, work: Path) -> dict:
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     os.chdir(folder.parent)
     report: dict = {}
-    with (work / "out").open("w", errors="backslashreplace") as out, (work / "err").open("w", errors="backslashreplace") as err:
+    with (
+        (work / "out").open("w", errors="backslashreplace") as out,
+        (work / "err").open("w", errors="backslashreplace") as err,
+    ):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 report["code"] = sample.call(folder)
@@ -142,7 +150,11 @@ def _child(sample: Sample, folder: Path, work: Path) -> dict:
 
 def _where(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    own = [f for f in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in f.filename and "tests/fuzz" not in f.filename]
+    own = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/site-packages/" not in f.filename and "tests/fuzz" not in f.filename
+    ]
     last = own[-1] if own else frame
     try:
         text = " ".join(str(error).split())[:160]
@@ -171,7 +183,11 @@ def _classify(status: int | str, said: dict) -> tuple[str, str]:
     lines = [line for line in said["err"].splitlines() if line.strip()]
     if said["code"] == 2:
         errors = [line for line in lines if line.startswith("error: ")]
-        return ("refused", errors[-1]) if len(errors) == 1 else ("traceback", f"{len(errors)} lines of error: {lines[:2]}")
+        return (
+            ("refused", errors[-1])
+            if len(errors) == 1
+            else ("traceback", f"{len(errors)} lines of error: {lines[:2]}")
+        )
     return ("accepted" if said["code"] == 0 else "failed row"), (lines or [""])[-1]
 
 
@@ -184,11 +200,16 @@ def warm(sample: Sample, root: Path) -> None:
     folder = root / "warm" / "here"
     shutil.copytree(sample.folder, folder)
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
             code = sample.call(folder)
             wrong = sample.check(folder)
         if code == 2 or wrong:
-            raise RuntimeError(f"{sample.name}: the good example ends with {code}, {wrong}: {out.getvalue()}{err.getvalue()}")
+            raise RuntimeError(
+                f"{sample.name}: the good example ends with {code}, {wrong}: {out.getvalue()}{err.getvalue()}"
+            )
     finally:
         shutil.rmtree(root / "warm")
 

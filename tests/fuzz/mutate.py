@@ -153,7 +153,9 @@ def mutate_document(rng: random.Random, document: Any) -> tuple[bytes, str]:
 
 def mutate_bytes(rng: random.Random, content: bytes) -> tuple[bytes, str]:
     """Flipped bits, lost or repeated or foreign pieces."""
-    how = rng.choice(("flip", "flip", "flip", "cut", "drop", "repeat", "noise", "append", "empty", "encoding"))
+    how = rng.choice(
+        ("flip", "flip", "flip", "cut", "drop", "repeat", "noise", "append", "empty", "encoding")
+    )
     content, at = bytearray(content), rng.randrange(max(len(content), 1))
     if how == "flip":
         for _ in range(rng.choice((1, 1, 1, 8))):
@@ -169,7 +171,9 @@ def mutate_bytes(rng: random.Random, content: bytes) -> tuple[bytes, str]:
     elif how == "append":
         content += rng.choice((b"\0", b"}", b"\n{}\n", rng.randbytes(100)))
     elif how == "empty":
-        content = bytearray(rng.choice((b"", b"\n", b"\0" * 1000, b"PK\x03\x04", b"\x80\x02", b"{", b"null", b"[]")))
+        content = bytearray(
+            rng.choice((b"", b"\n", b"\0" * 1000, b"PK\x03\x04", b"\x80\x02", b"{", b"null", b"[]"))
+        )
     else:
         content = bytearray(b"\xff\xfe" + bytes(content) if rng.random() < 0.5 else bytes(content)[::-1])
     return bytes(content), how

@@ -125,7 +125,18 @@ def _document(path: Path) -> Any:
 
 # --- volumes ---------------------------------------------------------------------------------------
 
-KINDS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+KINDS = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
 
 
 def nifti(content: bytes) -> tuple[np.ndarray, tuple[float, ...]] | None:
@@ -141,7 +152,9 @@ def nifti(content: bytes) -> tuple[np.ndarray, tuple[float, ...]] | None:
     if kind not in KINDS or np.dtype(KINDS[kind]).itemsize * 8 != bits or not 352 <= offset < len(content):
         return None
     shape = tuple(dims[:rank])
-    voxels = np.frombuffer(content, order + KINDS[kind], math.prod(shape), int(offset)).reshape(shape, order="F")
+    voxels = np.frombuffer(content, order + KINDS[kind], math.prod(shape), int(offset)).reshape(
+        shape, order="F"
+    )
     # A slope of 0 means that nothing is scaled.
     scaled = voxels.astype(np.float64) if slope == 0 else voxels.astype(np.float64) * slope + inter
     sform = struct.unpack_from(f"{order}h", content, 254)[0]
@@ -248,7 +261,11 @@ def safetensors_state(file: str) -> Callable[[Path], str]:
             values = np.frombuffer(content[8 + size + start : 8 + size + end], kind).reshape(entry["shape"])
             wanted[name] = torch.from_numpy(values.copy())
         found = {k: v for k, v in _loaded().items() if k in wanted}
-        return _same(found, {k: wanted[k] for k in found}) if len(found) == len(wanted) else "weights by other names"
+        return (
+            _same(found, {k: wanted[k] for k in found})
+            if len(found) == len(wanted)
+            else "weights by other names"
+        )
 
     return check
 
@@ -264,7 +281,9 @@ def card(file: str) -> Callable[[Path], str]:
         if told["class_names"] != names:
             return f"classes {told['class_names']} for {names}"
         dice = told.get("validation_dice")
-        good = dice is None or (isinstance(dice, int | float) and not isinstance(dice, bool) and 0 <= dice <= 1)
+        good = dice is None or (
+            isinstance(dice, int | float) and not isinstance(dice, bool) and 0 <= dice <= 1
+        )
         return "" if good else f"validation Dice {dice}"
 
     return check

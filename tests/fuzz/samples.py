@@ -114,18 +114,35 @@ def _datasets(root: Path) -> list[Sample]:
     (raw / "splits_final.json").write_text(json.dumps([{"train": [IDS[0]], "val": [IDS[1]]}] * 5))
     table = root / "csv"
     write_cases(table)
-    rows = "".join(f"imagesTr/{i}.nii.gz,labelsTr/{i}.nii.gz,{i},{s}\n" for i, s in zip(IDS, ("train", "val"), strict=True))
+    rows = "".join(
+        f"imagesTr/{i}.nii.gz,labelsTr/{i}.nii.gz,{i},{s}\n"
+        for i, s in zip(IDS, ("train", "val"), strict=True)
+    )
     (table / "cohort.csv").write_text("image,label,id,split\n" + rows)
     (table / "cohort.json").write_text(json.dumps({"channels": ["MRI"], "labels": LABELS}))
     return [
-        Sample(name=name, folder=folder, file=file, kind=kind, call=command("data", "--dataset", where), check=check)
+        Sample(
+            name=name,
+            folder=folder,
+            file=file,
+            kind=kind,
+            call=command("data", "--dataset", where),
+            check=check,
+        )
         for name, folder, file, kind, where, check in (
             ("dataset.json", msd, "dataset.json", "document", "{}", oracles.listed("dataset.json")),
             ("datalist", msd, "list.json", "document", "{}/list.json", oracles.listed("list.json")),
             ("nnU-Net dataset.json", raw, "dataset.json", "document", "{}", oracles.nothing),
             ("splits_final.json", raw, "splits_final.json", "document", "{}", oracles.folds),
             ("CSV", table, "cohort.csv", "table", "{}/cohort.csv", oracles.nothing),
-            ("CSV side file", table, "cohort.json", "document", "{}/cohort.csv", oracles.listed("cohort.json")),
+            (
+                "CSV side file",
+                table,
+                "cohort.json",
+                "document",
+                "{}/cohort.csv",
+                oracles.listed("cohort.json"),
+            ),
         )
     ]
 
@@ -288,7 +305,9 @@ def _nnunet(root: Path) -> list[Sample]:
     (model / "fold_0").mkdir(parents=True)
     kinds = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
     torch.manual_seed(0)
-    trained = PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=True, **{**ARCHITECTURE, **kinds})
+    trained = PlainConvUNet(
+        input_channels=1, num_classes=3, deep_supervision=True, **{**ARCHITECTURE, **kinds}
+    )
     torch.save(
         {"network_weights": trained.state_dict(), "init_args": {"configuration": "3d_fullres"}},
         model / "fold_0" / "checkpoint_final.pth",
@@ -321,7 +340,11 @@ def _records(root: Path) -> list[Sample]:
     board = command("leaderboard", "--out", "{}/results")
     calls = {
         "leaderboard": (rows, board, oracles.records),
-        "leaderboard --check": (rows, command("leaderboard", "--check", "--out", "{}/results"), oracles.records),
+        "leaderboard --check": (
+            rows,
+            command("leaderboard", "--check", "--out", "{}/results"),
+            oracles.records,
+        ),
         "verify": (clean, command("verify", "{}/results", "--sample", "0"), oracles.records),
         "cite": (rows, command("cite", "--out", "{}/results"), oracles.records),
         "resume": (clean, again(job), oracles.records),
@@ -364,7 +387,9 @@ def _marked(root: Path) -> list[Sample]:
     marked = original.with_voxels(original.voxels + np.float32(1))
     key = b"the owner's key, of more than sixteen bytes"
     (folder / "key").write_bytes(key)
-    seal = seal_file(original, marked, key=Key(key), case="case_000", terms=Terms(salt=bytes(16), nonce=bytes(16)))
+    seal = seal_file(
+        original, marked, key=Key(key), case="case_000", terms=Terms(salt=bytes(16), nonce=bytes(16))
+    )
     inside = folder / "in"
     inside.mkdir()
     marked.write(inside / path.name)
@@ -386,7 +411,11 @@ def _tables(root: Path) -> list[Sample]:
     job = ["frequency", "--dataset", str(folder), "--model", "unet", "--checkpoint", str(folder / "own.safetensors"),
            "--split", "all", "--cases", IDS[0], "--attack", "gn", "--bands", "low_high", "--cuts", "1/4", "--out",
            str(folder / "results")]  # fmt: skip
-    if main(job) != 0 or main(["check", *job[1:-8], "--cases", IDS[0], "--attack", "fgsm", "--only", "C1,C2", *job[-2:]]) == 2:
+    if (
+        main(job) != 0
+        or main(["check", *job[1:-8], "--cases", IDS[0], "--attack", "fgsm", "--only", "C1,C2", *job[-2:]])
+        == 2
+    ):
         raise RuntimeError("the studies whose tables are fuzzed failed")
     return [
         Sample(name="frequency rows", folder=folder, file="results/recorded/frequency/cases.csv", kind="table",
