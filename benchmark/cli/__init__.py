@@ -26,6 +26,7 @@ from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .mark import mark, marking, unlock
+from .migrate import migrate
 from .run import run
 from .steal import steal
 from .train import train
@@ -49,7 +50,7 @@ app = typer.Typer(
 
 # In the order of `--help`.
 for command in (
-    run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking,
+    run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(list_registries)

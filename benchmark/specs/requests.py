@@ -307,6 +307,13 @@ class LeaderboardRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MigrateRequest:
+    """The command line of ``migrate`` as written."""
+
+    out: Out = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MarkRequest:
     """The command line of ``mark`` as written; ``run`` says on which models, of which dataset and where."""
 
