@@ -23,8 +23,7 @@ from robustvox.datasets.geometry import axes_of, turn
 from robustvox.datasets.nifti import check_affine, check_image, read_array
 from robustvox.datasets.nifti_file import read_header, read_image
 
-UNITS = ("unit", "original")
-
+from ..specs.crossing import UNITS
 
 _PREFIX = b"robustvox "
 
