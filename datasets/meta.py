@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,30 +17,6 @@ class Classes(NamedTuple):
 
     names: tuple[str, ...]
     ignore: int | None = None
-
-
-def read_any(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, 16 or 32, with or without a byte-order mark.
-
-    Raises:
-        DatasetError: it is no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DatasetError(
-            f"expected {path}, found nothing; give the folder that holds {path.name}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """:func:`read_any` where an object is expected."""
-    meta = read_any(path)
-    if not isinstance(meta, dict):
-        raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
-    return meta
 
 
 def classes_of(labels: Any, path: Path) -> Classes:
@@ -64,7 +39,7 @@ def classes_of(labels: Any, path: Path) -> Classes:
             return Classes(tuple(known), ignore)
     raise DatasetError(
         f'expected "labels" {{name: id}} with ids 0..K without gaps or regions in {path} (ignore, if any, last), '
-        f"found {labels}; convert the labels"
+        f"found {str(labels)[:200]}; convert the labels"
     )
 
 
@@ -84,6 +59,6 @@ def channels_of(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     if isinstance(found, list | tuple):
         return tuple(map(str, found))
     raise DatasetError(
-        f'expected "channel_names" (or "modality") {{"0": ..., "1": ...}} without gaps in {path}, found {found}; '
+        f'expected "channel_names" (or "modality") {{"0": ..., "1": ...}} without gaps in {path}, found {str(found)[:200]}; '
         "repair it"
     )

@@ -13,11 +13,14 @@ from torch import nn
 
 from ..checkpoint import file_sha256
 from ..cpu import with_fast_convolutions
+from ..documents import checked, read_document
 from ..header import CheckpointError
+from ..limits import require_window
 from .brought import BroughtModel
-from .configuration import Configuration, read_json
-from .foreign import Foreign, check_window
+from .configuration import Configuration
+from .foreign import FAILURES, Foreign, check_window
 from .preprocessing import Preprocessing, flat_transforms, read_preprocessing
+from .schemas import Metadata
 from .weights import load_network, read_state
 
 NETWORKS = (
@@ -71,7 +74,8 @@ def load(
         CheckpointError: a network that is not one of ``NETWORKS`` or whose arguments would run code, images that are
             not in [0, 1], overlapping classes, other channels or classes, missing or extra weights.
     """
-    metadata = read_json(path / "configs" / "metadata.json")
+    metadata = read_document(path / "configs" / "metadata.json")
+    checked(Metadata, metadata, "metadata.json")
     config = _configuration(path)
     notes = _check_metadata(metadata, in_channels, num_classes)
     preprocessing = read_preprocessing(config)
@@ -90,6 +94,7 @@ def load(
             f"spatial_dims {arguments['spatial_dims']}; {REMEDY}"
         )
     weights = _weights(path)
+    require_window(window, in_channels + num_classes, path.resolve().name)
     _check_counts(arguments, config, in_channels, num_classes)
 
     def build(channels: int, classes: int) -> nn.Module:
@@ -122,7 +127,7 @@ def _configuration(path: Path) -> Configuration:
     for name in CONFIGURATIONS:
         file = path / "configs" / name
         if file.is_file():
-            content = read_json(file)
+            content = read_document(file)
             if any(key in content for key in DEFINITIONS):
                 return Configuration(content, name)
     present = sorted(p.name for p in (path / "configs").iterdir())
@@ -172,7 +177,9 @@ def _build(target: str, arguments: Mapping[str, Any], config: Configuration) -> 
 
     try:
         return getattr(monai.networks.nets, target)(**arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+    except CheckpointError:
+        raise
+    except FAILURES as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"expected arguments of {target} in {config.source}, found: {first}; correct the bundle"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..documents import JSON_BYTES, checked, parse_json, read_bytes, read_document
 from ..header import CheckpointError
-from .configuration import read_json
+from .schemas import Splits, TrainedOn
 
 FOLDS = 5
 SEED = 12345
@@ -114,16 +114,10 @@ def find_folds(
 
 
 def _read(file: Path) -> list[dict[str, list[str]]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-        return [
-            {"train": [str(case) for case in fold["train"]], "val": [str(case) for case in fold["val"]]}
-            for fold in content
-        ]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(
-            f'expected a list of {{"train", "val"}} in {file.name} of {file.parent.name}, found {error!r}; repair it'
-        ) from error
+    where = f"{file.name} of {file.parent.name}"
+    content = parse_json(read_bytes(file, JSON_BYTES), where)
+    folds = checked(Splits, content, where).root
+    return [{"train": [*map(str, fold.train)], "val": [*map(str, fold.val)]} for fold in folds]
 
 
 def _validated(folder: Path) -> frozenset[str]:
@@ -141,7 +135,8 @@ def _same_data(dataset: Mapping[str, Any], data: Path | None, number: int) -> bo
     if data is None or not (data / "dataset.json").is_file():
         return False
     try:
-        other = read_json(data / "dataset.json")
+        other = read_document(data / "dataset.json")
+        checked(TrainedOn, other, "dataset.json")
     except CheckpointError:
         return False
     mine, theirs = (_summary(meta) for meta in (dataset, other))
