@@ -15,6 +15,7 @@ from robustvox.datasets import DatasetError
 from robustvox.models import CheckpointError
 
 from ..records.unit import RecordsError
+from ..specs.names import printable
 from ..specs.spec import UsageError
 from .check import check
 from .cite import cite
@@ -99,7 +100,7 @@ def _warnings_told_once() -> Iterator[None]:
             usual(message, category, *rest)
         elif str(message) not in told:
             told.add(str(message))
-            typer.echo("warning: " + " ".join(str(message).split()), err=True)
+            typer.echo("warning: " + printable(" ".join(str(message).split())), err=True)
 
     with warnings.catch_warnings():
         usual = warnings.showwarning
@@ -108,7 +109,7 @@ def _warnings_told_once() -> Iterator[None]:
 
 
 def _usage(message: str) -> int:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    typer.echo("error: " + printable(" ".join(message.split())), err=True)
     return USAGE
 
 

@@ -73,6 +73,7 @@ def load_path(
             sw_batch_size=sw_batch_size,
             cases=tuple(dict.fromkeys(case for cases in dataset.splits.values() for case in cases)),
             data=getattr(dataset, "root", None),
+            class_names=dataset.class_names,
         )
 
     try:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..specs.names import component
 from ..specs.spec import CLEAN, UsageError
-from .paths import component, records_file
+from .paths import records_file
 from .provenance import read_entries
 from .reading import Records
 from .schema import Crossed

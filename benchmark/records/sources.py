@@ -15,6 +15,7 @@ from typing import Any
 
 from robustvox.datasets import ALIASES, CATALOG, Dataset
 
+from ..specs.names import folder_name
 from ..specs.spec import UsageError, match
 
 SOURCE = "source.json"
@@ -38,7 +39,7 @@ def name_in(out: Path | None, name: str, path: Path) -> str:
         >>> name_in(None, "hippocampus", Path("/scans/hippocampus")) == "hippocampus"
         False
     """
-    identity = _identity(path)
+    identity, name = _identity(path), folder_name(name)
     apart = f"{name}-{identity[:8]}"
     if name in CATALOG or name in ALIASES:
         return apart

@@ -24,8 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..specs.names import component
 from .compact import Definitions, write_lines
-from .paths import component, records_file
+from .paths import records_file
 from .reading import read_blocks, read_bytes, scan
 from .rows import COST, SCORE, encode, make_row, parse_line, plain, slot_of
 from .unit import RecordsError, Unit, digest

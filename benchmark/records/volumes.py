@@ -256,4 +256,8 @@ def case_slug(case: str) -> str:
 def slug(text: str) -> str:
     """A file name no file system minds and nobody can climb out of a folder with."""
     plain = re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("._") or "unnamed"
-    return plain if len(plain) <= 120 else f"{plain[:110]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return (
+        plain
+        if len(plain) <= 120
+        else f"{plain[:110]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    )

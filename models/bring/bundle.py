@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint import file_sha256
+from ..class_order import require_order
 from ..cpu import with_fast_convolutions
 from ..documents import checked, read_document
 from ..header import CheckpointError
@@ -59,6 +60,7 @@ def load(
     num_classes: int,
     roi_size: Sequence[int],
     legacy_merging: bool | None = None,
+    class_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The network of a bundle folder, with its weights and its window.
 
@@ -69,6 +71,7 @@ def load(
         roi_size: window where the bundle names none.
         legacy_merging: for a SwinUNETR, the patch merging of MONAI before 1.5; default as the bundle's
             `monai_version` says.
+        class_names: of the data; a bundle that has the same ones in another order is refused.
 
     Raises:
         CheckpointError: a network that is not one of ``NETWORKS`` or whose arguments would run code, images that are
@@ -77,7 +80,7 @@ def load(
     metadata = read_document(path / "configs" / "metadata.json")
     checked(Metadata, metadata, "metadata.json")
     config = _configuration(path)
-    notes = _check_metadata(metadata, in_channels, num_classes)
+    notes = _check_metadata(metadata, in_channels, num_classes, class_names)
     preprocessing = read_preprocessing(config)
     _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
@@ -222,7 +225,9 @@ def _format(metadata: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
-def _check_metadata(metadata: Mapping[str, Any], in_channels: int, num_classes: int) -> list[str]:
+def _check_metadata(
+    metadata: Mapping[str, Any], in_channels: int, num_classes: int, class_names: Sequence[str]
+) -> list[str]:
     image, prediction = _format(metadata, "inputs"), _format(metadata, "outputs")
     found = image.get("num_channels", in_channels), prediction.get("num_channels", num_classes)
     if found != (in_channels, num_classes):
@@ -232,6 +237,7 @@ def _check_metadata(metadata: Mapping[str, Any], in_channels: int, num_classes: 
         )
     classes = prediction.get("channel_def")
     if isinstance(classes, Mapping) and classes:
+        require_order([*map(str, classes.values())], class_names, "metadata.json")
         return [
             f"its classes, in order: {', '.join(map(str, classes.values()))}; the data's must be the same"
         ]

@@ -151,7 +151,8 @@ def check_plan(plans: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) 
         )
 
 
-def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, folder: Path) -> None:
+def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, folder: Path) -> list[str]:
+    """The names of the classes in their order, once channels and classes are those of the data."""
     channels = dataset.get("channel_names") or dataset.get("modality") or {}
     if len(channels) != in_channels:
         raise refusal(
@@ -174,6 +175,7 @@ def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, f
     if sorted(int(value) for value in labels.values()) != list(range(num_classes)):
         found = ", ".join(f"{key}={value}" for key, value in labels.items())
         raise refusal(folder, f"labels 0 to {num_classes - 1}", found, "give the dataset it was trained on")
+    return sorted(labels, key=lambda name: int(labels[name]))
 
 
 def normalizations(

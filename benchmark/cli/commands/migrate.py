@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from ...records.coverage import record_folders
 from ...records.migrate import migrate_folder
 from ...specs.requests import MigrateRequest
 from ..codes import DONE
+from .console import say
 
 
 def migrate_records(request: MigrateRequest) -> int:
@@ -19,7 +18,7 @@ def migrate_records(request: MigrateRequest) -> int:
     """
     for folder in record_folders(request.out):
         done = migrate_folder(folder)
-        typer.echo(
+        say(
             f"{folder}: {done.files} files rewritten, {done.units} units, {done.before} bytes before and {done.after} after"
         )
     return DONE

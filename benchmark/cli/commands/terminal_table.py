@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from ...plan.attacks import brief
 from ...specs.protocols import find_protocol
+from .console import escape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ def results_table(table: pd.DataFrame, title: str) -> Table:
     transfer = bool((table["surrogate"] != table["target"]).any())
     protocols = {name: find_protocol(str(name)) for name in table["protocol"].unique()}
     unit = "/".join(sorted({"voxels" if protocol.voxel_hd95 else "mm" for protocol in protocols.values()}))
-    view = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
     view.add_column("model" if not transfer else "surrogate", no_wrap=True)
     if transfer:
         view.add_column("target", no_wrap=True)
