@@ -1,6 +1,6 @@
 """The fuzzer: files that lie, in every format that the suite reads, and what became of them.
 
-    python -m tests.fuzz [--inputs 2000] [--seed 0] [--only NAME] [--json FILE] [--show KIND]
+    python -m tests.fuzz [--inputs 2000] [--seed 0] [--only NAME] [--quick] [--json FILE]
 
 Every input is made from a seed, read in a process of its own through the door that the command line uses, and counted
 by what became of it: accepted (and right, as far as an independent reader tells), failed row, refused in one line; or
@@ -29,12 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--quick", action="store_true", help="only formats that are read in moments")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     silence()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-samples-") as root:
-        chosen = [s for s in samples(Path(root)) if options.only in s.name]
+        chosen = [s for s in samples(Path(root), thorough=not options.quick) if options.only in s.name]
         for sample in chosen:
             warm(sample, Path(root))
         outcomes = []

@@ -304,7 +304,16 @@ def plans(folder: Path) -> str:
 
 def records(folder: Path) -> str:
     """Scores that are believed lie where scores can lie."""
-    loaded = load_records(folder / "results" / "recorded" / "records")
+    return _in_range(folder / "results" / "toy" / "records")
+
+
+def recorded(folder: Path) -> str:
+    """The same of records that a run wrote."""
+    return _in_range(folder / "results" / "recorded" / "records")
+
+
+def _in_range(root: Path) -> str:
+    loaded = load_records(root)
     for name, low, high in (("dice", 0, 1), ("nsd", 0, 1), ("hd95_mm", 0, math.inf)):
         values = loaded.scores[name].dropna()
         if not ((values >= low) & (values <= high)).all():

@@ -18,6 +18,10 @@ from robustvox.attacks import Key
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.records.marked_files import read_stored, seal_file
 from robustvox.benchmark.records.seal import Terms
+from robustvox.benchmark.records.store import RecordStore
+from robustvox.benchmark.records.unit import Unit, data_fingerprint
+from robustvox.benchmark.records.volumes import Note, save_adversarial
+from robustvox.datasets import open_dataset
 from robustvox.models import ModelCard, build_model, save_checkpoint
 
 from . import oracles
@@ -67,12 +71,14 @@ def planning(*arguments: str) -> Call:
     return call
 
 
-def samples(root: Path) -> list[Sample]:
-    """All of them, made below ``root``."""
+def samples(root: Path, *, thorough: bool = True) -> list[Sample]:
+    """All of them, made below ``root``; without ``thorough`` those whose reading takes no more than moments."""
     made: list[Sample] = []
-    for make in (_datasets, _volumes, _checkpoints, _bundles, _nnunet, _records, _saved, _marked, _tables):
+    for make in (_datasets, _volumes, _checkpoints, _bundles, _nnunet, _records, _saved, _marked):
+        made += make(root)
+    if thorough:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            made += make(root)
+            made += _run_before(root)
     return made
 
 
@@ -328,55 +334,154 @@ def _nnunet(root: Path) -> list[Sample]:
     ]
 
 
+COST = {
+    "linf": 0.03,
+    "l2": 1.5,
+    "psnr": 30.0,
+    "ssim": 0.9,
+    "forwards": 2,
+    "backwards": 1,
+    "seconds": 0.1,
+    "flags": [],
+}
+
+
 def _records(root: Path) -> list[Sample]:
-    folder = write_msd(root / "recorded")
-    save_checkpoint(folder / "own.safetensors", network(), card(), torch.float32)
-    job = ["--no-report", "--dataset", str(folder), "--model", "unet", "--checkpoint", str(folder / "own.safetensors"),
-           "--split", "all", "--cases", "all", "--attack", "fgsm", "--out", str(folder / "results")]  # fmt: skip
-    if main(job) != 0:
-        raise RuntimeError("the job whose records are fuzzed failed")
-    base = "results/recorded/records/robustvox-1"
-    rows, clean = f"{base}/unet/fgsm.jsonl", f"{base}/unet/clean.jsonl"
-    board = command("leaderboard", "--out", "{}/results")
+    folder = root / "written"
+    with RecordStore(folder / "results" / "toy" / "records") as store:
+        entry = {
+            "protocol": "robustvox-1", "models": {"unet": "a" * 64}, "attacks": ["fgsm:eps=8/255,loss=dice"],
+            "surrogates": ["unet"], "targets": ["unet"], "white_box": True, "cases": list(IDS), "seed": 0,
+            "dataset": {"source": "nobody", "licence": "none"},
+        }  # fmt: skip
+        provenance = store.provenance(entry)
+        for case in IDS:
+            for attack in ("none", "fgsm:eps=8/255,loss=dice"):
+                unit = Unit(
+                    dataset="toy", case=case, attack=attack, surrogate="unet", surrogate_sha256="a" * 64, target="unet",
+                    target_sha256="a" * 64, protocol="robustvox-1", seed=0, data_sha256="b" * 64,
+                )  # fmt: skip
+                scores = [
+                    {"class_id": k, "class_name": n, "dice": 0.5, "hd95_mm": 2.0, "nsd": 0.5, "status": "ok"}
+                    for k, n in enumerate(("one", "two"), start=1)
+                ]
+                store.append(unit, scores, {**COST, "provenance": provenance})
+    base = "results/toy/records/robustvox-1"
     calls = {
-        "leaderboard": (rows, board, oracles.records),
-        "leaderboard --check": (
-            rows,
-            command("leaderboard", "--check", "--out", "{}/results"),
-            oracles.records,
-        ),
-        "verify": (clean, command("verify", "{}/results", "--sample", "0"), oracles.records),
-        "cite": (rows, command("cite", "--out", "{}/results"), oracles.records),
-        "resume": (clean, again(job), oracles.records),
+        "verify": command("verify", "{}/results", "--sample", "0"),
+        "cite": command("cite", "--out", "{}/results"),
+        "migrate": command("migrate", "--out", "{}/results"),
     }
-    made = [
-        Sample(name=f"records, {name}", folder=folder, file=file, kind="lines", call=call, check=check)
-        for name, (file, call, check) in calls.items()
+    return [
+        Sample(name=f"{what}, {name}", folder=folder, file=file, kind="lines", call=call, check=check)
+        for name, call in calls.items()
+        for what, file, check in (
+            ("records", f"{base}/unet/fgsm.jsonl", oracles.records),
+            ("provenance", f"{base}/provenance.jsonl", oracles.nothing),
+        )
+        if name != "migrate" or what == "records"
     ]
-    provenance = f"{base}/provenance.jsonl"
-    for name in ("leaderboard", "leaderboard --check", "verify"):
-        made.append(
-            Sample(name=f"provenance, {name}", folder=folder, file=provenance, kind="lines", call=calls[name][1],
-                   check=oracles.records)
-        )  # fmt: skip
-    return made
 
 
 def _saved(root: Path) -> list[Sample]:
     folder = write_msd(root / "msd_saved")
     save_checkpoint(folder / "own.safetensors", network(), card(), torch.float32)
-    out = folder / "results"
-    job = ["--no-report", "--dataset", str(folder), "--model", "unet", "--checkpoint", str(folder / "own.safetensors"),
-           "--split", "all", "--cases", IDS[1], "--attack", "gn", "--save-adversarial", "--out", str(out)]  # fmt: skip
-    if main(job) != 0:
-        raise RuntimeError("the job whose volumes are fuzzed failed")
-    file = next(out.rglob("adversarial/**/*.nii.gz")).relative_to(folder).as_posix()
+    volume = open_dataset(folder).load(IDS[1])
+    note = Note(
+        key="0f" * 8, units="unit", dataset="msd_saved", case=IDS[1], attack="gn:std=8/255", surrogate="unet",
+        surrogate_sha256="ab", protocol="robustvox-1", seed=0, data_sha256=data_fingerprint(volume), forwards=0,
+        backwards=0, seconds=0.0, flags=(),
+    )  # fmt: skip
+    path = save_adversarial(folder / "adversarial", volume, volume.image, note)
+    file = path.relative_to(folder).as_posix()
     call = oracles.rescoring(file)
+    check = oracles.unchanged_saved(path)
     return [
-        Sample(name="saved volume", folder=folder, file=file, kind="bytes", call=call,
-               check=oracles.unchanged_saved(folder / file)),
-        Sample(name="saved volume's header", folder=folder, file=file, kind="nifti", call=call, check=oracles.nothing),
-    ]  # fmt: skip
+        Sample(name="saved volume", folder=folder, file=file, kind="bytes", call=call, check=check),
+        Sample(
+            name="saved volume's header",
+            folder=folder,
+            file=file,
+            kind="nifti",
+            call=call,
+            check=oracles.nothing,
+        ),
+    ]
+
+
+def _run_before(root: Path) -> list[Sample]:
+    """Formats that commands write and read again; their good examples take runs, and reading them takes seconds."""
+    folder = write_msd(root / "recorded")
+    save_checkpoint(folder / "own.safetensors", network(), card(), torch.float32)
+    model = [
+        "--dataset",
+        str(folder),
+        "--model",
+        "unet",
+        "--checkpoint",
+        str(folder / "own.safetensors"),
+        "--split",
+        "all",
+    ]
+    out = ["--out", str(folder / "results")]
+    run = ["--no-report", *model, "--cases", "all", "--attack", "fgsm", *out]
+    bands = [
+        "frequency",
+        *model,
+        "--cases",
+        IDS[0],
+        "--attack",
+        "gn",
+        "--bands",
+        "low_high",
+        "--cuts",
+        "1/4",
+        *out,
+    ]
+    checks = ["check", *model, "--cases", IDS[0], "--attack", "fgsm", "--only", "C1,C2", *out]
+    if main(run) != 0 or main(bands) != 0 or main(checks) == 2:
+        raise RuntimeError("the jobs whose files are fuzzed failed")
+    base = "results/recorded"
+    board, whole = (
+        command("leaderboard", "--out", "{}/results"),
+        command("leaderboard", "--check", "--out", "{}/results"),
+    )
+    return [
+        Sample(name=name, folder=folder, file=f"{base}/{file}", kind=kind, call=call, check=check)
+        for name, file, kind, call, check in (
+            ("records, leaderboard", "records/robustvox-1/unet/fgsm.jsonl", "lines", board, oracles.recorded),
+            (
+                "records, leaderboard --check",
+                "records/robustvox-1/unet/fgsm.jsonl",
+                "lines",
+                whole,
+                oracles.recorded,
+            ),
+            (
+                "records, resume",
+                "records/robustvox-1/unet/clean.jsonl",
+                "lines",
+                again(run),
+                oracles.recorded,
+            ),
+            (
+                "provenance, leaderboard --check",
+                "records/robustvox-1/provenance.jsonl",
+                "lines",
+                whole,
+                oracles.nothing,
+            ),
+            ("outcomes of checks", "checks/robustvox-1.jsonl", "lines", board, oracles.nothing),
+            ("frequency rows", "frequency/cases.csv", "table", again(bands), oracles.nothing),
+            ("source.json", "source.json", "document", again(run), oracles.nothing),
+        )
+    ]
+
+
+def again(job: list[str]) -> Call:
+    """A job whose folder is the copy's."""
+    folder = str(Path(job[job.index("--dataset") + 1]))
+    return lambda copy: main([argument.replace(folder, str(copy)) for argument in job])
 
 
 def _marked(root: Path) -> list[Sample]:
@@ -404,31 +509,3 @@ def _marked(root: Path) -> list[Sample]:
             ("key file", "key"),
         )
     ]
-
-
-def _tables(root: Path) -> list[Sample]:
-    folder = root / "recorded"
-    job = ["frequency", "--dataset", str(folder), "--model", "unet", "--checkpoint", str(folder / "own.safetensors"),
-           "--split", "all", "--cases", IDS[0], "--attack", "gn", "--bands", "low_high", "--cuts", "1/4", "--out",
-           str(folder / "results")]  # fmt: skip
-    if (
-        main(job) != 0
-        or main(["check", *job[1:-8], "--cases", IDS[0], "--attack", "fgsm", "--only", "C1,C2", *job[-2:]])
-        == 2
-    ):
-        raise RuntimeError("the studies whose tables are fuzzed failed")
-    return [
-        Sample(name="frequency rows", folder=folder, file="results/recorded/frequency/cases.csv", kind="table",
-               call=again(job), check=oracles.nothing),
-        Sample(name="outcomes of checks", folder=folder, file="results/recorded/checks/robustvox-1.jsonl", kind="lines",
-               call=command("leaderboard", "--out", "{}/results"), check=oracles.nothing),
-        Sample(name="source.json", folder=folder, file="results/recorded/source.json", kind="document",
-               call=again(["--no-report", *job[1:7], "--split", "all", "--cases", IDS[0], "--attack", "fgsm", *job[-2:]]),
-               check=oracles.nothing),
-    ]  # fmt: skip
-
-
-def again(job: list[str]) -> Call:
-    """A job whose folder is the copy's."""
-    folder = str(Path(job[job.index("--dataset") + 1]))
-    return lambda copy: main([argument.replace(folder, str(copy)) for argument in job])
