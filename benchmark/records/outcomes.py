@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .reading import read_bytes, restoring
 from .unit import RecordsError
 from .writing import replace_file
 
@@ -140,7 +141,7 @@ def load_outcomes(folder: Path) -> DataFrame:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     entries = []
-    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
+    for number, text in enumerate(read_bytes(path).splitlines(), start=1):
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError):
@@ -148,8 +149,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         problem = _problem(entry)
         if problem:
             raise RecordsError(
-                f"{path}, line {number}: expected the outcome of a check, got {problem}; restore the file from "
-                "version control or remove the line"
+                f"{path}, line {number}: expected the outcome of a check, got {problem}; {restoring(path)} or remove the line"
             )
         entries.append(entry)
     return entries

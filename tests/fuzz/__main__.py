@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from .judge import BAD, GOOD, Outcome, judge, silence, warm
+from .judge import BAD, GOOD, Outcome, Reader, silence, warm
 from .samples import samples
 
 
@@ -34,13 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     silence()
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz-samples-") as root:
+    with ExitStack() as stack:
+        root = stack.enter_context(tempfile.TemporaryDirectory(prefix="fuzz-samples-"))
         chosen = [s for s in samples(Path(root), thorough=not options.quick) if options.only in s.name]
         for sample in chosen:
             warm(sample, Path(root))
         outcomes = []
+        reader = stack.enter_context(Reader(chosen))
         for number in range(options.inputs):
-            outcome = judge(chosen[number % len(chosen)], options.seed + number // len(chosen))
+            outcome = reader.judge(chosen[number % len(chosen)], options.seed + number // len(chosen))
             outcomes.append(outcome)
             if outcome.kind in BAD:
                 print(

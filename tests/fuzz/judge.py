@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .inputs import make_input
 from .mutate import CANARY
+from .oracles import LAST
 from .samples import Sample
 
 CPU_SECONDS = 10
@@ -60,74 +62,121 @@ class Outcome:
     megabytes: float
 
 
-def judge(sample: Sample, seed: int) -> Outcome:
-    """Make the input of a seed and read it."""
-    work = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    folder = work / "input" / "here"
-    folder.parent.mkdir()
-    try:
-        how = make_input(sample, seed, folder)
-        before = set(work.rglob("*")) - set(folder.rglob("*"))
-        status, said, usage = _run(sample, folder, work)
-        kind, detail = _classify(status, said)
-        outside = (
-            {p for p in work.rglob("*") if folder not in p.parents} - before - {work / "out", work / "err"}
-        )
-        if any(work.rglob(CANARY)) or Path(CANARY).exists():
-            kind, detail = "executed", "the payload ran"
-        elif kind in GOOD and outside:
-            kind, detail = "outside", f"wrote {sorted(outside)[0].name!r}"
-        elif kind in GOOD and usage.ru_maxrss * 1024 > MEMORY:
-            kind, detail = "memory", f"{usage.ru_maxrss >> 10} MB"
-        seconds = usage.ru_utime + usage.ru_stime
-        return Outcome(sample.name, seed, how, kind, detail[:300], round(seconds, 2), usage.ru_maxrss / 1024)
-    finally:
-        for path in work.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                path.chmod(0o600)
-        shutil.rmtree(work, ignore_errors=True)
+class Reader:
+    """A process that reads inputs one after the other; after one that kills it, the next gets a new process.
+
+    Args:
+        chosen: the samples it may be asked for.
+    """
+
+    def __init__(self, chosen: Sequence[Sample]) -> None:
+        self._chosen = {sample.name: sample for sample in chosen}
+        self._pid = 0
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def judge(self, sample: Sample, seed: int) -> Outcome:
+        """Make the input of a seed, have it read, and say what became of it."""
+        work = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        folder = work / "input" / "here"
+        folder.parent.mkdir()
+        try:
+            how = make_input(sample, seed, folder)
+            said = self._ask({"sample": sample.name, "folder": str(folder), "work": str(work)})
+            kind, detail = _classify(said)
+            allowed = {folder.parent, folder, work / "out", work / "err"}
+            outside = {p for p in work.rglob("*") if folder not in p.parents} - allowed
+            if any(work.rglob(CANARY)) or Path(CANARY).exists():
+                kind, detail = "executed", "the payload ran"
+            elif kind in GOOD and outside:
+                kind, detail = "outside", f"wrote {sorted(outside)[0].name!r}"
+            elif kind in GOOD and said["megabytes"] > MEMORY >> 20:
+                kind, detail = "memory", f"{said['megabytes']:.0f} MB"
+            used = said.get("seconds", CPU_SECONDS), said.get("megabytes", 0.0)
+            return Outcome(sample.name, seed, how, kind, detail[:300], *used)
+        finally:
+            for path in work.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    path.chmod(0o600)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _ask(self, request: dict) -> dict:
+        """What the process reports; ``hang`` or ``signal`` where it did not live to."""
+        if not self._pid:
+            self._start()
+        os.write(self._to, json.dumps(request).encode() + b"\n")
+        said, deadline = b"", time.monotonic() + WALL_SECONDS
+        while not said.endswith(b"\n"):
+            ready, _, _ = select.select([self._from], [], [], max(deadline - time.monotonic(), 0))
+            piece = os.read(self._from, 1 << 16) if ready else b""
+            if not ready:
+                os.kill(self._pid, signal.SIGKILL)
+            if not piece:
+                status = self._stop()
+                number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+                hung = not ready or number == signal.SIGXCPU
+                return {"hang": True} if hung else {"signal": number}
+            said += piece
+        return json.loads(said)
+
+    def _start(self) -> None:
+        (here, self._to), (self._from, there) = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._to)
+            os.close(self._from)
+            _serve(self._chosen, here, there)
+            os._exit(0)
+        os.close(here)
+        os.close(there)
+
+    def _stop(self) -> int:
+        if not self._pid:
+            return 0
+        os.close(self._to)
+        os.close(self._from)
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        return status
 
 
-def _run(sample: Sample, folder: Path, work: Path) -> tuple[int | str, dict, resource.struct_rusage]:
-    """Fork, call, check; the exit code of the process or ``"hang"``, what it reported, and what it used."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read)
-        report = _child(sample, folder, work)
-        with os.fdopen(write, "w") as stream:
-            json.dump(report, stream)
-        os._exit(0)
-    os.close(write)
-    said, deadline = b"", time.monotonic() + WALL_SECONDS
-    hung = False
-    while True:
-        ready, _, _ = select.select([read], [], [], max(deadline - time.monotonic(), 0))
-        if not ready:
-            hung = True
-            os.kill(pid, signal.SIGKILL)
-            break
-        piece = os.read(read, 1 << 16)
-        if not piece:
-            break
-        said += piece
-    os.close(read)
-    _, status, usage = os.wait4(pid, 0)
-    if hung or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)):
-        return "hang", {}, usage
-    return (-os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0), json.loads(said or b"{}"), usage
-
-
-def _child(sample: Sample, folder: Path, work: Path) -> dict:
-    """In the fork: the call as the command line makes it, then the oracle."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+def _serve(chosen: Mapping[str, Sample], requests: int, reports: int) -> None:
+    """In the fork: read what is asked for, until nobody asks."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     # Room for what is wrongly asked for, so that it is counted and not killed.
     room = pages * os.sysconf("SC_PAGE_SIZE") + 2 * MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    home = Path.cwd()
+    with os.fdopen(requests) as lines:
+        for line in lines:
+            request = json.loads(line)
+            before = _processor()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(before) + CPU_SECONDS + 1, resource.RLIM_INFINITY))
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the highest use of memory so far
+            report = _read(chosen[request["sample"]], Path(request["folder"]), Path(request["work"]))
+            high = next(
+                text
+                for text in Path("/proc/self/status").read_text().splitlines()
+                if text.startswith("VmHWM")
+            )
+            report |= {"seconds": round(_processor() - before, 2), "megabytes": int(high.split()[1]) / 1024}
+            os.chdir(home)
+            os.write(reports, json.dumps(report).encode() + b"\n")
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _read(sample: Sample, folder: Path, work: Path) -> dict:
+    """The call as the command line makes it, then the oracle."""
     os.chdir(folder.parent)
+    LAST.clear()
     report: dict = {}
     with (
         (work / "out").open("w", errors="backslashreplace") as out,
@@ -139,8 +188,8 @@ def _child(sample: Sample, folder: Path, work: Path) -> dict:
             except BaseException as error:  # noqa: BLE001 - whatever comes out is what a user would see
                 report["error"] = _where(error)
         try:
-            if report.get("code") in (0, 1) and "error" not in report:
-                report["wrong"] = sample.check(folder) if report["code"] == 0 else ""
+            if report.get("code") == 0 and "error" not in report:
+                report["wrong"] = sample.check(folder)
         except BaseException as error:  # noqa: BLE001 - the oracle could not read what was accepted
             report["wrong"] = f"accepted, but the independent reader fails: {_where(error)}"
     report["out"] = (work / "out").read_text(errors="replace")[-4000:]
@@ -163,11 +212,11 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} at {Path(last.filename).name}:{last.lineno}"
 
 
-def _classify(status: int | str, said: dict) -> tuple[str, str]:
-    if status == "hang":
+def _classify(said: dict) -> tuple[str, str]:
+    if said.get("hang"):
         return "hang", f"more than {CPU_SECONDS} s of the processor or {WALL_SECONDS} s of the clock"
-    if status != 0 or not said:
-        return "traceback", f"killed by signal {status}"
+    if "signal" in said:
+        return "traceback", f"killed by signal {said['signal']}"
     if "error" in said:
         return "traceback", said["error"]
     shown = said["out"] + said["err"]

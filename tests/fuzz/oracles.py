@@ -268,14 +268,15 @@ def safetensors_state(file: str) -> Callable[[Path], str]:
 
 
 def card(file: str) -> Callable[[Path], str]:
-    """A card that is accepted has the data's classes in the data's order and a Dice that is one."""
+    """A card that is accepted has none of the data's classes at another place, and a Dice that is one."""
 
     def check(folder: Path) -> str:
         content = (folder / file).read_bytes()
         size = int.from_bytes(content[:8], "little")
         told = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["card"])
         names = list(open_dataset(folder).class_names)
-        if told["class_names"] != names:
+        theirs = told["class_names"]
+        if any(name in names and names.index(name) != index for index, name in enumerate(theirs)):
             return f"classes {told['class_names']} for {names}"
         dice = told.get("validation_dice")
         good = dice is None or (
