@@ -37,6 +37,9 @@ from .verify import verify
 ClickException: Any = typer.BadParameter.__mro__[2]
 
 
+LONGEST = 2000
+"""Characters of a line about a mistake: what a file holds may be quoted in it."""
+
 REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
 """What says by itself what was expected, found and to be done: one line, exit code 2."""
 
@@ -109,7 +112,8 @@ def _warnings_told_once() -> Iterator[None]:
 
 
 def _usage(message: str) -> int:
-    typer.echo("error: " + printable(" ".join(message.split())), err=True)
+    line = printable(" ".join(message.split()))
+    typer.echo("error: " + (line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."), err=True)
     return USAGE
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .reading import read_bytes, restoring
+from .schema import shown
 from .unit import RecordsError
 from .writing import replace_file
 
@@ -161,13 +162,13 @@ def _problem(entry: Any) -> str:
         return "something that is not a JSON object"
     for name in (*_IDENTITY, *_TEXT):
         if not isinstance(entry.get(name), str):
-            return f"{name}={entry.get(name)!r}"
+            return f"{name}={shown(entry.get(name))}"
     if not re.fullmatch(r"C\d{1,2}", entry["check"]):
-        return f"check={entry['check']!r}"
+        return f"check={shown(entry['check'])}"
     if entry["flag"] not in ("", f"{entry['check']}:{entry['status']}"):
-        return f"flag={entry['flag']!r}"
+        return f"flag={shown(entry['flag'])}"
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", entry["protocol"]):
-        return f"protocol={entry['protocol']!r}"
+        return f"protocol={shown(entry['protocol'])}"
     return ""
 
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from .judge import BAD, GOOD, Outcome, Reader, silence, warm
+from .judge import BAD, GOOD, Outcome, Reader, warm
 from .samples import samples
 
 
@@ -33,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="only formats that are read in moments")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    silence()
     started = time.perf_counter()
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="fuzz-samples-"))

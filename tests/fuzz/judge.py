@@ -151,6 +151,7 @@ def _serve(chosen: Mapping[str, Sample], requests: int, reports: int) -> None:
     room = pages * os.sysconf("SC_PAGE_SIZE") + 2 * MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     home = Path.cwd()
+    _silence()
     with os.fdopen(requests) as lines:
         for line in lines:
             request = json.loads(line)
@@ -263,7 +264,7 @@ def warm(sample: Sample, root: Path) -> None:
         shutil.rmtree(root / "warm")
 
 
-def silence() -> None:
+def _silence() -> None:
     """Libraries that log to the terminal would be taken for ours."""
     import logging
     import warnings

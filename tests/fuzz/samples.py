@@ -57,18 +57,48 @@ class Sample:
     check: Check
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command in this process; ``{}`` in its arguments stands for the folder of the input."""
+
+    arguments: tuple[str, ...]
+
+    def typed(self, folder: Path) -> list[str]:
+        """The arguments as a user types them."""
+        return [argument.replace("{}", str(folder)) for argument in self.arguments]
+
+    def __call__(self, folder: Path) -> int:
+        return main(self.typed(folder))
+
+
+@dataclass(frozen=True)
+class Planning(Command):
+    """Everything that ``run`` does before the first attack, through the same door."""
+
+    def typed(self, folder: Path) -> list[str]:
+        crossed = (
+            "--attack",
+            "gn",
+            "--split",
+            "all",
+            "--cases",
+            IDS[0],
+            "--no-report",
+            "--out",
+            f"{folder}/results",
+        )
+        return [*super().typed(folder), *crossed]
+
+    def __call__(self, folder: Path) -> int:
+        return oracles.plan(self.arguments, folder)
+
+
 def command(*arguments: str) -> Call:
-    """A command; ``{}`` stands for the folder of the input."""
-    return lambda folder: main([argument.replace("{}", str(folder)) for argument in arguments])
+    return Command(arguments)
 
 
 def planning(*arguments: str) -> Call:
-    """Everything that ``run`` does before the first attack, through the same door."""
-
-    def call(folder: Path) -> int:
-        return oracles.plan(arguments, folder)
-
-    return call
+    return Planning(arguments)
 
 
 def samples(root: Path, *, thorough: bool = True) -> list[Sample]:
