@@ -27,7 +27,9 @@ def classes_of(labels: Any, path: Path) -> Classes:
     """
     pairs: list[tuple[Any, str]] = []
     if isinstance(labels, dict) and all(isinstance(k, str) and k.isdecimal() for k in labels):
-        pairs = [(int(k), str(name)) for k, name in labels.items()]
+        # A number beside a number says neither which is the id.
+        named = all(isinstance(name, str) for name in labels.values())
+        pairs = [(int(k), name) for k, name in labels.items()] if named else []
     elif isinstance(labels, dict):
         pairs = [(k, str(name)) for name, k in labels.items()]
     whole = all(isinstance(k, int) and not isinstance(k, bool) for k, _ in pairs)

@@ -94,7 +94,9 @@ def read_header(path: Path, case_id: str) -> Any:
             case_id, f"a header of {offset} bytes", f"{len(head)} in {path.name}", "download it again"
         )
     # Nibabel reads extensions up to the offset; voxels are asked for nowhere below.
-    return kind.from_bytes(head)
+    image = kind.from_bytes(head)
+    _check_bits(image, path, case_id)
+    return image
 
 
 def _check_claim(kind: Any, head: bytes, path: Path, case_id: str) -> None:
@@ -107,6 +109,16 @@ def _check_claim(kind: Any, head: bytes, path: Path, case_id: str) -> None:
     if math.prod(map(int, shape)) > MAX_VOXELS:
         found = f"a header claiming {tuple(map(int, shape))}"
         raise CaseError(case_id, f"at most {MAX_VOXELS} voxels", found, f"replace {path.name}")
+
+
+def _check_bits(image: Any, path: Path, case_id: str) -> None:
+    """A header that says two things about its voxels is believed in neither."""
+    bits, wanted = int(image.header["bitpix"]), 8 * np.dtype(image.get_data_dtype()).itemsize
+    if bits != wanted:
+        found = f"{bits} in the header of {path.name}"
+        raise CaseError(
+            case_id, f"{wanted} bits per voxel of {image.get_data_dtype()}", found, "convert it again"
+        )
 
 
 def _layout(image: Any) -> tuple[int, tuple[int, ...], int]:

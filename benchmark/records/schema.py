@@ -177,11 +177,8 @@ def problem_of(kind: type[BaseModel], value: Mapping[str, Any], what: str) -> st
         name = ".".join(map(str, first["loc"][:2]))
         if first["type"] == "missing":
             return f"a {what} without {name!r}"
-        return (
-            f"{first['loc'][0]}={shown(value.get(first['loc'][0]))} in a {what}"
-            if first["loc"]
-            else f"no {what}"
-        )
+        key = str(first["loc"][0]) if first["loc"] else ""
+        return f"{key}={shown(value.get(key))} in a {what}" if key else f"no {what}"
     return ""
 
 
