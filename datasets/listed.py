@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -117,7 +118,7 @@ def _splits(
 ) -> tuple[dict[str, tuple[str, ...]], str, tuple[str, ...]]:
     """Splits, who made them, and the cases a split file names."""
     path = root / "splits_final.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         splits = split_ids(list(files), SHARE, 0)
         own = nnunet_folds(list(files))
         return {**splits, **own}, f"sha256 order, seed 0, validation share {SHARE}", ()
@@ -164,7 +165,7 @@ def open_csv(path: Path) -> CaseFolder:
     """
     rows = _rows(path)
     root, side = path.resolve().parent, path.with_suffix(".json")
-    meta = read_json(side) if side.is_file() else {}
+    meta = read_json(side) if os.path.lexists(side) else {}
     declared = any((row.get("split") or "").strip() for row in rows)
     entries = [
         Entry(

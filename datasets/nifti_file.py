@@ -94,31 +94,25 @@ def read_header(path: Path, case_id: str) -> Any:
             case_id, f"a header of {offset} bytes", f"{len(head)} in {path.name}", "download it again"
         )
     # Nibabel reads extensions up to the offset; voxels are asked for nowhere below.
-    image = kind.from_bytes(head)
-    _check_bits(image, path, case_id)
-    return image
+    return kind.from_bytes(head)
 
 
 def _check_claim(kind: Any, head: bytes, path: Path, case_id: str) -> None:
-    """The sides a header has, before anything else is believed of it."""
+    """The sides and bits a header has, before anything else is believed of it."""
     header = kind.header_class
-    shape = header(head[: header.template_dtype.itemsize], check=False).get_data_shape()
+    # As stored: nibabel quietly mends what contradicts itself when it loads.
+    stored = header(head[: header.template_dtype.itemsize], check=False)
+    shape, bits = stored.get_data_shape(), int(stored["bitpix"])
     if not shape or any(side < 1 for side in shape):
         found = f"shape {tuple(map(int, shape))} in {path.name}"
         raise CaseError(case_id, "an image with voxels", found, "convert the file again")
     if math.prod(map(int, shape)) > MAX_VOXELS:
         found = f"a header claiming {tuple(map(int, shape))}"
         raise CaseError(case_id, f"at most {MAX_VOXELS} voxels", found, f"replace {path.name}")
-
-
-def _check_bits(image: Any, path: Path, case_id: str) -> None:
-    """A header that says two things about its voxels is believed in neither."""
-    bits, wanted = int(image.header["bitpix"]), 8 * np.dtype(image.get_data_dtype()).itemsize
+    wanted = 8 * np.dtype(stored.get_data_dtype()).itemsize
     if bits != wanted:
         found = f"{bits} in the header of {path.name}"
-        raise CaseError(
-            case_id, f"{wanted} bits per voxel of {image.get_data_dtype()}", found, "convert it again"
-        )
+        raise CaseError(case_id, f"{wanted} bits per voxel of its type", found, "convert the file again")
 
 
 def _layout(image: Any) -> tuple[int, tuple[int, ...], int]:

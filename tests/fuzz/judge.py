@@ -26,7 +26,7 @@ from .samples import Sample
 CPU_SECONDS = 10
 """A reading that takes more hangs; of the processor, so that a busy machine accuses nobody."""
 
-WALL_SECONDS = 60
+WALL_SECONDS = 180
 """A reading that waits this long for something that never comes hangs too."""
 
 MEMORY = 4 << 30

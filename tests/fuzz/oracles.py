@@ -241,6 +241,16 @@ def state(wanted: Mapping[str, torch.Tensor]) -> Callable[[Path], str]:
     return lambda folder: _same(_loaded(), wanted)
 
 
+def torch_state(file: str) -> Callable[[Path], str]:
+    """Weights are what PyTorch itself reads from the file."""
+
+    def check(folder: Path) -> str:
+        content = torch.load(folder / file, weights_only=True)["model_state_dict"]
+        return _same(_loaded(), {k.removeprefix("module."): v for k, v in content.items()})
+
+    return check
+
+
 def safetensors_state(file: str) -> Callable[[Path], str]:
     """Weights are those that the bytes of the file say, by the offsets of its header."""
 

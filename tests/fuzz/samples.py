@@ -237,7 +237,7 @@ def _checkpoints(root: Path) -> list[Sample]:
         Sample(name="PyTorch file", folder=folder, file="theirs.pt", kind="bytes",
                call=planning(*theirs, "--checkpoint", "{}/theirs.pt"), check=state),
         Sample(name="PyTorch tensors", folder=folder, file="theirs.pt", kind="tensors",
-               call=planning(*theirs, "--checkpoint", "{}/theirs.pt"), check=state),
+               call=planning(*theirs, "--checkpoint", "{}/theirs.pt"), check=oracles.torch_state("theirs.pt")),
         Sample(name="TorchScript", folder=folder, file="script.pt", kind="bytes",
                call=planning("--model", "{}/script.pt", *data, "--roi-size", "16"), check=oracles.nothing),
     ]  # fmt: skip
