@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import DatasetError
-from .schemas import Listing, Splits
+from .schemas import Listing
 
 MOST_BYTES = 32 << 20
 DEPTH = 32
@@ -98,20 +98,6 @@ def read_json(path: Path) -> dict[str, Any]:
             f"expected a JSON object in {path}, found {type(document).__name__}; repair the file"
         )
     return check(Listing, document, path)
-
-
-def read_splits(path: Path) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Training and validation cases of every fold of a ``splits_final.json``.
-
-    Raises:
-        DatasetError: it is none.
-    """
-    document = read_any(path)
-    try:
-        check(Splits, document, path)
-    except DatasetError as error:
-        raise DatasetError(f'expected a list of {{"train", "val"}} in {path}: {error}') from error
-    return [(tuple(fold["train"]), tuple(fold["val"])) for fold in document]
 
 
 def check(kind: Any, document: Any, path: Path) -> Any:

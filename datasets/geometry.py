@@ -148,7 +148,8 @@ def grid_of(image: Any, path: Path, case_id: str) -> Grid:
 
 def _header(image: Any, path: Path, case_id: str) -> tuple[str, str, float, tuple[float, ...]]:
     """Where the affine is from, the unit with its millimetres, and the sides as the file has them."""
-    stream = image.file_map["image"].fileobj
+    # A pair keeps its header in a file of its own.
+    stream = (image.file_map.get("header") or image.file_map["image"]).fileobj
     stream.seek(0)
     # As stored: nibabel quietly turns a side of 0 into 1 when it loads.
     header = type(image.header).from_fileobj(stream, check=False)

@@ -7,7 +7,9 @@ So the whole file is read here, once, and handed to nibabel from memory.
 from __future__ import annotations
 
 import gzip
+import io
 import math
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -58,6 +60,7 @@ def read_image(path: Path, case_id: str) -> Any:
     """
     image = read_header(path, case_id)
     offset, shape, itemsize = _layout(image)
+    pair = header_beside(path) is not None
     size = math.prod(shape) * itemsize
     needed = math.prod(shape) * PER_VOXEL
     if needed > memory_limit():
@@ -74,7 +77,10 @@ def read_image(path: Path, case_id: str) -> Any:
                 f"{found} in {path.name}",
                 "download or convert it again",
             )
-    return type(image).from_bytes(content)
+    if not pair:
+        return type(image).from_bytes(content)
+    image.file_map["image"].fileobj = io.BytesIO(content)
+    return type(image).from_file_map(image.file_map)
 
 
 def read_header(path: Path, case_id: str) -> Any:
@@ -83,6 +89,9 @@ def read_header(path: Path, case_id: str) -> Any:
     Raises:
         CaseError: no NIfTI file of one piece, or a header that cannot be read.
     """
+    beside = header_beside(path)
+    if beside is not None:
+        return _read_pair(beside, case_id)
     with _opened(path, case_id) as stream:
         head = _read(stream, 540)
         kind = _kind(head, path, case_id)
@@ -95,6 +104,27 @@ def read_header(path: Path, case_id: str) -> Any:
         )
     # Nibabel reads extensions up to the offset; voxels are asked for nowhere below.
     return kind.from_bytes(head)
+
+
+def header_beside(path: Path) -> Path | None:
+    """The header of a file of bare voxels, ``a.hdr`` of ``a.img``; None for a file that has its own."""
+    found = re.fullmatch(r"(.+)\.img(\.gz)?", path.name)
+    return path.with_name(f"{found[1]}.hdr{found[2] or ''}") if found else None
+
+
+def _read_pair(path: Path, case_id: str) -> Any:
+    """The image of a header in a file of its own; the voxels are not there yet."""
+    with _opened(path, case_id) as stream:
+        head = _read(stream, HEADER_BYTES)
+    kinds = {b"ni1\0": nib.Nifti1Pair, b"ni2\0": nib.Nifti2Pair}
+    kind = kinds.get(head[344:348]) or kinds.get(head[4:8])
+    if kind is None:
+        raise CaseError(
+            case_id, "the header of a NIfTI pair", f"another format in {path.name}", "convert it to .nii.gz"
+        )
+    _check_claim(kind, head, path, case_id)
+    header, voxels = (nib.FileHolder(fileobj=io.BytesIO(content)) for content in (head, b""))
+    return kind.from_file_map({"header": header, "image": voxels})
 
 
 def _check_claim(kind: Any, head: bytes, path: Path, case_id: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from robustvox.datasets import CaseError, Volume
 from robustvox.datasets.nifti import read_array
-from robustvox.datasets.nifti_file import read_image
+from robustvox.datasets.nifti_file import header_beside, read_image
 
 from .seal import Deriving, SealError, Terms, seal_bytes, unseal_bytes
 from .writing import replace_file
@@ -94,6 +94,13 @@ def read_stored(path: Path) -> StoredVolume:
     case = case_name(path)
     read_array(path, case)  # refuses all that cannot be read as a volume
     image = read_image(path, case)
+    if header_beside(path) is not None:
+        raise CaseError(
+            case,
+            "a NIfTI file that holds header and voxels",
+            f"the pair of {path.name}",
+            "convert it to .nii.gz",
+        )
     proxy: Any = image.dataobj
     dtype, shape = np.dtype(proxy.dtype), tuple(proxy.shape)
     if dtype.kind not in "iuf" or dtype.itemsize > 8 or (dtype.kind in "iu" and dtype.itemsize > 4):

@@ -46,12 +46,16 @@ INTEGERS = ("seed", "class_id")
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """A line as a row; empty where it is no JSON object."""
+    """A line as a row; empty where it is no JSON object, in which no number is infinite or none."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def row_problem(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
