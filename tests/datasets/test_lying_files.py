@@ -63,7 +63,7 @@ HEADERS = {
     "an offset between bytes": (108, "f", 352.5, "vox_offset 352.5"),
     "no offset": (108, "f", float("nan"), "vox_offset nan"),
     "negative sides": (42, "h", -18, "image with voxels"),
-    "bits of another type": (72, "h", 64, "32 bits per voxel"),
+    "bits of another type": (72, "h", 16, "64 bits per voxel of its type, found 16"),
     "a header of two files": (344, "4s", b"ni1\0", "voxels lie in another file"),
     "another format": (344, "4s", b"\0\0\0\0", "another format"),
 }
