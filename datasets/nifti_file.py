@@ -139,6 +139,11 @@ def _check_claim(kind: Any, head: bytes, path: Path, case_id: str) -> None:
     if math.prod(map(int, shape)) > MAX_VOXELS:
         found = f"a header claiming {tuple(map(int, shape))}"
         raise CaseError(case_id, f"at most {MAX_VOXELS} voxels", found, f"replace {path.name}")
+    # NaN is how some programs say that nothing is scaled; infinity is nothing that anybody means.
+    scale = float(stored["scl_slope"]), float(stored["scl_inter"])
+    if any(map(math.isinf, scale)):
+        found = f"{scale[0]:g} and {scale[1]:g} in {path.name}"
+        raise CaseError(case_id, "a finite slope and intercept", found, "convert the file again")
     wanted = 8 * np.dtype(stored.get_data_dtype()).itemsize
     if bits != wanted:
         found = f"{bits} in the header of {path.name}"

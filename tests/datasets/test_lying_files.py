@@ -64,6 +64,7 @@ HEADERS = {
     "no offset": (108, "f", float("nan"), "vox_offset nan"),
     "negative sides": (42, "h", -18, "image with voxels"),
     "bits of another type": (72, "h", 16, "64 bits per voxel of its type, found 16"),
+    "an infinite slope": (112, "f", float("inf"), "finite slope"),
     "a header of two files": (344, "4s", b"ni1\0", "voxels lie in another file"),
     "another format": (344, "4s", b"\0\0\0\0", "another format"),
 }

@@ -151,8 +151,12 @@ def nifti(content: bytes) -> tuple[np.ndarray, tuple[float, ...]] | None:
     voxels = np.frombuffer(content, order + KINDS[kind], math.prod(shape), int(offset)).reshape(
         shape, order="F"
     )
-    # A slope of 0 means that nothing is scaled.
-    scaled = voxels.astype(np.float64) if slope == 0 else voxels.astype(np.float64) * slope + inter
+    # A slope of 0 means that nothing is scaled, and so does NaN by convention.
+    scaled = (
+        voxels.astype(np.float64)
+        if slope == 0 or math.isnan(slope)
+        else voxels.astype(np.float64) * slope + inter
+    )
     sform = struct.unpack_from(f"{order}h", content, 254)[0]
     rows = np.array(struct.unpack_from(f"{order}12f", content, 280)).reshape(3, 4)
     pixdim = struct.unpack_from(f"{order}8f", content, 76)
