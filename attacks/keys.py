@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,6 +60,11 @@ class Key:
             KeyFileError: if the file cannot be read or is too short.
         """
         try:
+            # A pipe of the shell, `<(...)`, has somebody who writes; one that lies in a folder may wait for ever.
+            if stat.S_ISFIFO(path.stat().st_mode) and not str(path).startswith(("/dev/fd/", "/proc/")):
+                raise KeyFileError(
+                    f"key file: expected a file at {path.name}, got a pipe. Write the key to a file"
+                )
             with path.open("rb") as stream:
                 secret = stream.read(1 << 20)
         except OSError as error:

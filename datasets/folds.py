@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .base import DatasetError
-from .meta import read_any
+from .documents import check, read_any
+from .schemas import Splits
 
 SPLITS = "splits_final.json"
 """nnU-Net's file of folds."""
@@ -60,14 +61,9 @@ def read_folds(path: Path) -> tuple[Fold, ...]:
     Raises:
         DatasetError: it is none.
     """
+    document = read_any(path)
     try:
-        folds = tuple(
-            Fold(tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in read_any(path)
-        )
-        if not folds:
-            raise LookupError("no fold")
-    except (LookupError, TypeError) as error:
-        raise DatasetError(
-            f'expected a list of {{"train", "val"}} in {path}, found {error!r}; repair it'
-        ) from error
-    return folds
+        check(Splits, document, path)
+    except DatasetError as error:
+        raise DatasetError(f'expected a list of {{"train", "val"}} in {path}: {error}') from error
+    return tuple(Fold(tuple(fold["train"]), tuple(fold["val"])) for fold in document)

@@ -14,7 +14,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -47,8 +46,8 @@ class Grid:
 
     Args:
         affine: ``(4, 4)`` voxel to world in millimetres, whatever the unit of the file.
-        source: which part of the header the affine is from: ``sform``, ``qform``, ``pixdim`` (no orientation is
-            stored) or ``header`` of a format that has one affine only.
+        source: which part of the header the affine is from: ``sform``, ``qform`` or ``pixdim`` (no orientation is
+            stored).
         unit: of length in the file: ``mm``, ``um``, ``m``, or ``mm (unstated)``.
     """
 
@@ -149,13 +148,11 @@ def grid_of(image: Any, path: Path, case_id: str) -> Grid:
 
 def _header(image: Any, path: Path, case_id: str) -> tuple[str, str, float, tuple[float, ...]]:
     """Where the affine is from, the unit with its millimetres, and the sides as the file has them."""
-    if not isinstance(image, nib.Nifti1Pair):
-        return "header", "mm", 1.0, tuple(float(z) for z in image.header.get_zooms()[:3])
     # A pair keeps its header in a file of its own.
-    place = image.file_map.get("header") or image.file_map["image"]
-    with ImageOpener(str(place.filename or path)) as stream:
-        # As stored: nibabel quietly turns a side of 0 into 1 when it loads.
-        header = type(image.header).from_fileobj(stream, check=False)
+    stream = (image.file_map.get("header") or image.file_map["image"]).fileobj
+    stream.seek(0)
+    # As stored: nibabel quietly turns a side of 0 into 1 when it loads.
+    header = type(image.header).from_fileobj(stream, check=False)
     code = int(header["xyzt_units"]) & 7
     if code not in UNITS:
         raise CaseError(

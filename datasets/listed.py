@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +14,14 @@ from typing import Any
 
 from .base import CaseError, DatasetError
 from .counting import count_channels, count_classes
+from .documents import read_any, read_bytes, read_json
 from .entries import FOLD, SHARE, Entry, arrange, is_hidden, split_ids
 from .folder import CaseFolder
 from .folds import SPLITS, Fold, five_folds, read_folds
-from .meta import Classes, channels_of, classes_of, read_json
+from .meta import Classes, channels_of, classes_of
 from .nifti import CaseFiles
 from .prepare import Preparation
+from .schemas import CASES, CHANNELS
 from .windows import windows_of
 
 _SPLITS = {
@@ -31,8 +34,8 @@ _SPLITS = {
 def is_nnunet(root: Path) -> bool:
     """Whether a folder's ``dataset.json`` is nnU-Net's version 2 (``channel_names``, no case list it would use)."""
     try:
-        meta = json.loads((root / "dataset.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        meta = read_any(root / "dataset.json")
+    except DatasetError:
         return False
     # Converted folders may keep the list of version 1, which version 2 does not read.
     return (
@@ -67,28 +70,15 @@ def open_nnunet(root: Path) -> CaseFolder:
         )
     classes = classes_of(meta.get("labels"), path)
     listed = meta.get("dataset")
-    files = _listed(listed, path) if listed else _found(root, len(channels), ending)
+    files = _listed(listed) if listed else _found(root, len(channels), ending)
     splits, rule, declared = _splits(root, files)
     for case in declared:
         _expect(files, case, len(channels), ending)
     return _folder(root, root.resolve().name.lower(), classes, files, splits, channels, rule, meta)
 
 
-def _listed(listed: Any, path: Path) -> dict[str, CaseFiles]:
+def _listed(listed: Mapping[str, Any]) -> dict[str, CaseFiles]:
     """Files of the key ``dataset``, by case."""
-    good = isinstance(listed, dict) and all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("label"), str)
-        and isinstance(entry.get("images"), list)
-        and entry["images"]
-        and all(isinstance(image, str) for image in entry["images"])
-        for entry in listed.values()
-    )
-    if not good:
-        raise DatasetError(
-            f'expected "dataset" {{case: {{"images": [path, ...], "label": path}}}} in {path}, found '
-            f"{str(listed)[:200]}; repair it"
-        )
     return {
         str(case): CaseFiles(tuple(entry["images"]), entry["label"])
         for case, entry in sorted(listed.items())
@@ -124,7 +114,7 @@ def _splits(
 ) -> tuple[dict[str, tuple[str, ...]], str, tuple[str, ...]]:
     """Splits, who made them, and the cases a split file names."""
     path = root / SPLITS
-    if not path.is_file():
+    if not os.path.lexists(path):
         splits = {**split_ids(list(files), SHARE, 0), **_named(five_folds(list(files)))}
         return splits, f"sha256 order, seed 0, validation share {SHARE}", ()
     folds = read_folds(path)
@@ -154,7 +144,7 @@ def open_csv(path: Path) -> CaseFolder:
     """
     rows = _rows(path)
     root, side = path.resolve().parent, path.with_suffix(".json")
-    meta = read_json(side) if side.is_file() else {}
+    meta = read_json(side) if os.path.lexists(side) else {}
     declared = any((row.get("split") or "").strip() for row in rows)
     entries = [
         Entry(
@@ -190,11 +180,11 @@ def _kept(keep: Any, path: Path) -> dict[int, int]:
     """Ids of the label files to class ids, in the order they are listed."""
     if not isinstance(keep, dict) or not keep or not all(str(key).isdigit() and int(key) > 0 for key in keep):
         raise DatasetError(
-            f'expected "keep" {{"5": "liver", ...}} with ids from 1 in {path}, found {keep}; correct it'
+            f'expected "keep" {{"5": "liver", ...}} with ids from 1 in {path}, found {str(keep)[:200]}; correct it'
         )
     if len(set(map(str, keep.values()))) != len(keep):
         raise DatasetError(
-            f"expected a name of its own for each kept class in {path}, found {keep}; correct it"
+            f"expected a name of its own for each kept class in {path}, found {str(keep)[:200]}; correct it"
         )
     return {int(key): number for number, key in enumerate(keep, start=1)}
 
@@ -252,22 +242,32 @@ def _folder(
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16" if wide else "utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        rows = [row for row in reader if any(row.values())]
+        rows = [row for row in itertools.islice(reader, CASES + 1) if any(row.values())]
         columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"expected a CSV at {path}, found {error}; repair it") from error
+    if len(rows) > CASES:
+        raise DatasetError(f"expected at most {CASES} rows in {path}, found more; split the list")
     if not {"image", "label"} <= set(columns) or not rows:
         raise DatasetError(
-            f"expected columns image and label and a row in {path}, found columns {columns} and {len(rows)} rows; "
+            f"expected columns image and label and a row in {path}, found columns {str(columns)[:200]} and {len(rows)} rows; "
             "add them"
         )
     for number, row in enumerate(rows, start=2):
+        if None in row:
+            raise DatasetError(
+                f"expected {len(columns)} cells in line {number} of {path}, found more; quote cells with commas"
+            )
+        if row["image"] and row["image"].count(";") >= CHANNELS:
+            raise DatasetError(
+                f"expected at most {CHANNELS} images in line {number} of {path}, found more; correct it"
+            )
         if not row["image"] or not row["label"]:
             raise DatasetError(
-                f"expected image and label in line {number} of {path}, found {row}; complete it"
+                f"expected image and label in line {number} of {path}, found {str(row)[:200]}; complete it"
             )
     return rows

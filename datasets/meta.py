@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,30 +19,6 @@ class Classes(NamedTuple):
     ignore: int | None = None
 
 
-def read_any(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, 16 or 32, with or without a byte-order mark.
-
-    Raises:
-        DatasetError: it is no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DatasetError(
-            f"expected {path}, found nothing; give the folder that holds {path.name}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"expected JSON in {path}, found {error}; repair the file") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """:func:`read_any` where an object is expected."""
-    meta = read_any(path)
-    if not isinstance(meta, dict):
-        raise DatasetError(f"expected a JSON object in {path}, found {type(meta).__name__}; repair the file")
-    return meta
-
-
 def classes_of(labels: Any, path: Path) -> Classes:
     """Classes from MSD's ``{"0": name}`` or nnU-Net's ``{name: 0}``; nnU-Net's ``ignore`` is the highest id.
 
@@ -52,7 +27,9 @@ def classes_of(labels: Any, path: Path) -> Classes:
     """
     pairs: list[tuple[Any, str]] = []
     if isinstance(labels, dict) and all(isinstance(k, str) and k.isdecimal() for k in labels):
-        pairs = [(int(k), str(name)) for k, name in labels.items()]
+        # A number beside a number says neither which is the id.
+        named = all(isinstance(name, str) for name in labels.values())
+        pairs = [(int(k), name) for k, name in labels.items()] if named else []
     elif isinstance(labels, dict):
         pairs = [(k, str(name)) for name, k in labels.items()]
     whole = all(isinstance(k, int) and not isinstance(k, bool) for k, _ in pairs)
@@ -64,7 +41,7 @@ def classes_of(labels: Any, path: Path) -> Classes:
             return Classes(tuple(known), ignore)
     raise DatasetError(
         f'expected "labels" {{name: id}} with ids 0..K without gaps or regions in {path} (ignore, if any, last), '
-        f"found {labels}; convert the labels"
+        f"found {str(labels)[:200]}; convert the labels"
     )
 
 
@@ -84,6 +61,6 @@ def channels_of(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     if isinstance(found, list | tuple):
         return tuple(map(str, found))
     raise DatasetError(
-        f'expected "channel_names" (or "modality") {{"0": ..., "1": ...}} without gaps in {path}, found {found}; '
+        f'expected "channel_names" (or "modality") {{"0": ..., "1": ...}} without gaps in {path}, found {str(found)[:200]}; '
         "repair it"
     )

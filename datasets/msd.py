@@ -9,9 +9,10 @@ from typing import Any
 
 from .base import DatasetError
 from .counting import count_channels, count_classes
+from .documents import read_json
 from .entries import SHARE, Entry, arrange, case_id, split_ids
 from .folder import CaseFolder
-from .meta import Classes, channels_of, classes_of, read_json
+from .meta import Classes, channels_of, classes_of
 from .prepare import Preparation
 from .windows import CT_WINDOW, is_ct, windows_of
 
@@ -188,7 +189,7 @@ def read_meta(root: Path) -> dict[str, Any]:
     labels = meta.get("labels")
     if not isinstance(labels, dict) or set(labels) != {str(k) for k in range(len(labels))} or len(labels) < 2:
         raise DatasetError(
-            f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {labels}; repair it'
+            f'expected "labels" {{"0": ..., "1": ...}} without gaps in {path}, found {str(labels)[:200]}; repair it'
         )
     _check_lists(meta, path)
     return meta

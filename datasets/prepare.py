@@ -13,6 +13,8 @@ import numpy as np
 
 from .base import CaseError, ChannelWindows, IntensityWindow, Stored, Volume
 from .geometry import spacing_of, turn
+from .limits import memory_limit, over_limit
+from .nifti_file import PER_VOXEL
 from .windows import PERCENTILES, Windows, choose_windows, describe
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class Preparation:
             if step == "orient":
                 parts = self._orient(parts)
             elif step == "resample":
-                parts = self._resample(parts)
+                parts = self._resample(parts, raw.id)
             elif step == "window":
                 window = choose_windows(parts.image, self.window, raw.id)
                 # The intensities of the file go the same way, for models that window them themselves.
@@ -135,7 +137,7 @@ class Preparation:
         label, _ = turn(parts.label, parts.affine, self.orientation)
         return parts._replace(image=image, label=label, affine=affine)
 
-    def _resample(self, parts: _Parts) -> _Parts:
+    def _resample(self, parts: _Parts, case_id: str) -> _Parts:
         if self.spacing_mm is None:
             return parts
         from monai.transforms.spatial.array import Spacing
@@ -143,6 +145,9 @@ class Preparation:
         stored = np.linalg.norm(parts.affine[:3, :3], axis=0)
         if np.allclose(stored, self.spacing_mm, rtol=0, atol=1e-4):
             return parts
+        grown = float(np.prod(stored / np.asarray(self.spacing_mm))) * parts.image.size * PER_VOXEL
+        if grown > memory_limit():
+            raise CaseError(case_id, *over_limit(grown, f"resampling to {_sides(self.spacing_mm)} mm"))
         image, label = parts.tensors()
         if self.interpolation == "linear":
             image = _tensor(Spacing(self.spacing_mm, mode="bilinear", padding_mode="border")(image))

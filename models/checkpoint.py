@@ -18,7 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .header import FORMAT, CheckpointError, ModelCard, read_card
+from .limits import build_within, require_memory, require_window
 from .registry import build_model
+
+BUILDING = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
+"""What building a network from somebody else's arguments may raise."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def load_checkpoint(
         >>> from robustvox.models import load_checkpoint
         >>> load_checkpoint("nowhere.safetensors")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        robustvox.models.header.CheckpointError: expected a checkpoint at nowhere.safetensors, ...
+        robustvox.models.errors.CheckpointError: expected a checkpoint at nowhere.safetensors, ...
     """
     path = Path(path)
     card = read_card(path)
@@ -79,16 +83,25 @@ def load_checkpoint(
             f"expected a checkpoint of {architecture}, found {card.architecture} in {path.name}; "
             f"run with --model {card.architecture} or give the right file"
         )
-    try:
-        network = build_model(
+    require_memory(path.stat().st_size, f"reading {path.name}")
+    require_window(card.roi_size, card.in_channels + card.num_classes, path.name)
+
+    def build() -> nn.Module:
+        return build_model(
             card.architecture,
             in_channels=card.in_channels,
             num_classes=card.num_classes,
             roi_size=card.roi_size,
             **{**card.arguments, **(overrides or {})},
         )
-    except ValueError as error:
-        raise CheckpointError(f"expected buildable arguments in {path.name}, found: {error}") from error
+
+    try:
+        network = build_within(build, path.name)
+    except CheckpointError:
+        raise
+    except BUILDING as error:
+        found = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"expected buildable arguments in {path.name}, found: {found}") from error
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -102,7 +115,8 @@ def load_checkpoint(
 
 def file_sha256(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def state_sha256(network: nn.Module) -> str:
@@ -117,6 +131,32 @@ def state_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def require_plain(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse tensors that are no plain array of numbers: sparse, quantized, without values, or larger than what is stored.
+
+    Args:
+        tensors: by name.
+        name: of the file, for the message.
+
+    Raises:
+        CheckpointError: with the first of them.
+    """
+    for key, tensor in tensors.items():
+        found = ""
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+            found = "a sparse, nested or quantized tensor"
+        elif tensor.device.type == "meta":
+            found = "a tensor without values"
+        elif tensor.is_complex():
+            found = "complex numbers"
+        elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            found = f"a shape {tuple(tensor.shape)} of more values than are stored"
+        if found:
+            raise CheckpointError(
+                f"expected plain tensors in {name}, found {found} at {key[:80]!r}; save the dense state_dict of the model"
+            )
+
+
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """Give a network exactly the weights it has names for, or none at all.
 
@@ -129,6 +169,7 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) 
         CheckpointError: missing, extra, misshapen or non-finite weights, or such as were whole numbers, complex or
             quantized where the network has real ones.
     """
+    require_plain(tensors, name)
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     misshapen = [

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from .documents import parse_json
+from .errors import CheckpointError
+
+__all__ = ["FORMAT", "CheckpointError", "ModelCard", "parse_card", "read_card"]
 
 FORMAT = "robustvox-checkpoint-1"
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the safetensors format; a larger claim is not a safetensors file."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says expected, found, remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,13 @@ class ModelCard:
         flops: operations of one forward on one window, see :mod:`robustvox.models.complexity`.
         source: paper of the architecture.
     """
+
+    # No text is taken for a number, and no key for another one.
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "strict": True,
+        "extra": "forbid",
+        "allow_inf_nan": False,
+    }
 
     architecture: str
     arguments: Mapping[str, Any]
@@ -81,28 +88,66 @@ def read_card(path: str | Path) -> ModelCard:
             f'expected format "{FORMAT}" in the header of {path.name}, found {metadata.get("format")!r}; '
             "save it with robustvox.models.save_checkpoint"
         )
+    return parse_card(metadata.get("card"), path.name)
+
+
+def parse_card(text: object, where: str) -> ModelCard:
+    """The card that a header holds, every field of its type and in its range.
+
+    Raises:
+        CheckpointError: no card, or one that cannot be one.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(text, str):
+        raise CheckpointError(f"expected a complete model card in {where}, found none; save it again")
+    parse_json(text, f"the model card of {where}")
     try:
-        fields = json.loads(metadata["card"])
-        fields["class_names"] = tuple(fields["class_names"])
-        fields["roi_size"] = tuple(fields["roi_size"])
-        if fields.get("validation_interval") is not None:
-            low, high = fields["validation_interval"]
-            fields["validation_interval"] = (float(low), float(high))
-        return ModelCard(**fields)
-    except (KeyError, TypeError, ValueError) as error:
+        card = TypeAdapter(ModelCard).validate_json(text)
+    except (ValidationError, UnicodeEncodeError) as error:
+        first = (
+            error.errors(include_url=False)[0]
+            if isinstance(error, ValidationError)
+            else {"loc": (), "msg": str(error)}
+        )
+        place = ".".join(map(str, first["loc"]))[:120] or "the card"
         raise CheckpointError(
-            f"expected a complete model card in {path.name}, found {error!r}; save it again"
+            f"expected a complete model card in {where}, found {place}: {first['msg']}; save it again"
         ) from error
+    dice = [v for v in (card.validation_dice, *(card.validation_interval or ())) if v is not None]
+    checks = (
+        ("at least two class_names, each once", len(set(card.class_names)) == len(card.class_names) >= 2),
+        ("1 to 1000 in_channels", 1 <= card.in_channels <= 1000),
+        ("2 or 3 sides of roi_size, each 1 to 4096", _are_sides(card.roi_size)),
+        ("a validation_dice in 0..1", all(0 <= value <= 1 for value in dice)),
+    )
+    wrong = next((what for what, good in checks if not good), "")
+    if wrong:
+        raise CheckpointError(
+            f"expected {wrong} in the model card of {where}, found something else; save it again"
+        )
+    return card
+
+
+def _are_sides(roi_size: tuple[int, ...]) -> bool:
+    return len(roi_size) in (2, 3) and all(1 <= side <= 4096 for side in roi_size)
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
-    with path.open("rb") as file:
-        head = file.read(8)
-        size = int.from_bytes(head, "little")
-        text = file.read(size) if len(head) == 8 and size <= MAX_HEADER_BYTES else b""
     try:
-        header = json.loads(text)
-        return header.get("__metadata__", {})
+        with path.open("rb") as file:
+            head = file.read(8)
+            size = int.from_bytes(head, "little")
+            text = file.read(size) if len(head) == 8 and size <= MAX_HEADER_BYTES else b""
+    except OSError as error:
+        raise CheckpointError(
+            f"expected a readable {path.name}, found: {error.strerror}; copy it again"
+        ) from error
+    try:
+        metadata = parse_json(text, path.name).get("__metadata__", {})
+        if isinstance(metadata, dict):
+            return metadata
+        raise ValueError("no metadata")
     except (ValueError, AttributeError):
         raise CheckpointError(
             f"expected a .safetensors checkpoint, found {_kind(head)} in {path.name}; "

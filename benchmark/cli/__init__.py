@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 
+from robustvox.datasets import DatasetError
+from robustvox.models import CheckpointError
+
+from ..records.unit import RecordsError
+from ..specs.names import printable
 from ..specs.spec import UsageError
 from .check import check
 from .cite import cite
@@ -22,6 +27,7 @@ from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .mark import mark, marking, unlock
+from .migrate import migrate
 from .run import run
 from .steal import steal
 from .train import train
@@ -29,6 +35,13 @@ from .verify import verify
 
 # Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
 ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+LONGEST = 2000
+"""Characters of a line about a mistake: what a file holds may be quoted in it."""
+
+REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
+"""What says by itself what was expected, found and to be done: one line, exit code 2."""
 
 
 app = typer.Typer(
@@ -41,7 +54,7 @@ app = typer.Typer(
 
 # In the order of `--help`.
 for command in (
-    run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking,
+    run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(list_registries)
@@ -62,13 +75,18 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
+    return reported(lambda: app(args=arguments, prog_name="python -m benchmark", standalone_mode=False))
+
+
+def reported(call: Callable[[], Any]) -> int:
+    """The exit code of what a command does; what it refuses becomes one line."""
     try:
         with _warnings_told_once():
-            code = app(args=arguments, prog_name="python -m benchmark", standalone_mode=False)
+            code = call()
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
-    except UsageError as error:
+    except REFUSALS as error:
         return _usage(str(error))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; finished cases are recorded, the same command continues", err=True)
@@ -85,7 +103,7 @@ def _warnings_told_once() -> Iterator[None]:
             usual(message, category, *rest)
         elif str(message) not in told:
             told.add(str(message))
-            typer.echo("warning: " + " ".join(str(message).split()), err=True)
+            typer.echo("warning: " + printable(" ".join(str(message).split())), err=True)
 
     with warnings.catch_warnings():
         usual = warnings.showwarning
@@ -96,7 +114,8 @@ def _warnings_told_once() -> Iterator[None]:
 
 
 def _usage(message: str) -> int:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    line = printable(" ".join(message.split()))
+    typer.echo("error: " + (line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."), err=True)
     return USAGE
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ..specs.requests import CiteRequest
 from .codes import DONE
+from .commands.console import say
 from .options import command
 
 
@@ -16,5 +15,5 @@ def cite(request: CiteRequest) -> int:
 
     named = (request.models, request.attacks, request.datasets, request.studies)
     found = named if any(named) else (*used(request.out), studied(request.out))
-    typer.echo(bibtex(*found), nl=False)
+    say(bibtex(*found).removesuffix("\n"))
     return DONE

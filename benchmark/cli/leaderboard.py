@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import typer
-
 from ..specs.requests import LeaderboardRequest
 from ..specs.spec import UsageError
 from .codes import DONE, SOME_FAILED
+from .commands.console import say
 from .options import command
 
 
@@ -23,12 +22,10 @@ def leaderboard(request: LeaderboardRequest) -> int:
     if not request.check:
         write(out, readme=True)
         for path in render(out):
-            typer.echo(path)
+            say(path)
         return DONE
     found = check(out)
     for text in found:
-        typer.echo(text)
-    typer.echo(
-        f"{out}: {len(found)} files differ from the records" if found else f"{out}: tables match the records"
-    )
+        say(text)
+    say(f"{out}: {len(found)} files differ from the records" if found else f"{out}: tables match the records")
     return SOME_FAILED if found else DONE

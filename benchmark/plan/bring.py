@@ -73,6 +73,7 @@ def load_path(
             mode=protocol.mode,
             sw_batch_size=sw_batch_size,
             folds=folds,
+            class_names=dataset.class_names,
         )
 
     try:

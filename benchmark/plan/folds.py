@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from robustvox.datasets import DatasetError
+from robustvox.datasets.documents import read_json
 from robustvox.datasets.folds import SPLITS, Fold, five_folds, read_folds
-from robustvox.datasets.meta import read_json
 from robustvox.models.bring.folds import Folds
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")

@@ -14,6 +14,7 @@ import torch
 from robustvox.datasets import Dataset
 from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
+from robustvox.models.class_order import require_order
 from robustvox.models.prompted import TARGETS
 
 from ..craft.named import ModelWindow, NamedModel
@@ -310,6 +311,7 @@ def _load(path: Path, written: Written, dataset: Dataset) -> Any:
     try:
         computed = {k: v for k, v in parameters.items() if k in COMPUTED}
         loaded = load_checkpoint(path, architecture=name, overrides=computed)
+        require_order(loaded.card.class_names, dataset.class_names, path.name)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
     card = loaded.card

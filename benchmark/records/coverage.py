@@ -9,14 +9,17 @@ Numbers are held by the committed tables (``leaderboard --check``) and by ``veri
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..specs.names import component
 from ..specs.spec import CLEAN, UsageError
-from .paths import component, records_file
+from .paths import records_file
+from .provenance import read_entries
 from .reading import Records
+from .schema import Crossed
 from .unit import Unit
 
 Slot = tuple[str, str, str, str, int]  # case, attack, surrogate sha256, target sha256, seed
@@ -51,9 +54,9 @@ def record_folders(path: Path) -> list[Path]:
 def locate(folder: Path, unit: Unit) -> str:
     """File and line of a unit's last row, as ``path, line 7``."""
     path = folder / records_file(unit.protocol, unit.surrogate, unit.attack)
-    mark = f'"unit": "{unit.key}"'
+    mark = re.compile(f'"unit": ?"{unit.key}"')
     lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else []
-    numbers = [number for number, line in enumerate(lines, start=1) if mark in line]
+    numbers = [number for number, line in enumerate(lines, start=1) if mark.search(line)]
     return f"{path}, line {numbers[-1]}" if numbers else str(path)
 
 
@@ -69,7 +72,7 @@ def labelled(name: str, sha256: str) -> str:
 
 def row_problems(folder: Path, records: Records) -> list[str]:
     """Everything that is wrong with the identity and the completeness of the rows, one line each."""
-    return [*_renamed(folder, records), *_missing(folder, records)]
+    return [*_renamed(folder, records), *_damaged(folder), *_missing(folder, records)]
 
 
 def _renamed(folder: Path, records: Records) -> Iterator[str]:
@@ -105,10 +108,11 @@ def _missing(folder: Path, records: Records) -> Iterator[str]:
         path = folder / component(protocol) / "provenance.jsonl"
         reported: set[Slot] = set()
         for identity, entry in _entries(path):
-            models = entry.get("models", {}).items()
             # As in the rows and the names of their files.
-            names |= {sha256: name.removesuffix(labelled("", sha256)) for name, sha256 in models}
-            wanted = _crossed(entry) if "cases" in entry else _alike(identity, mine)
+            names |= {
+                sha256: name.removesuffix(labelled("", sha256)) for name, sha256 in entry.models.items()
+            }
+            wanted = _alike(identity, mine) if entry.cases is None else _crossed(entry)
             for slot in sorted(set(wanted) - present - reported):
                 reported.add(slot)
                 case, attack, surrogate, target, _ = slot
@@ -120,15 +124,15 @@ def _missing(folder: Path, records: Records) -> Iterator[str]:
                 )
 
 
-def _crossed(entry: dict[str, Any]) -> Iterator[Slot]:
+def _crossed(entry: Crossed) -> Iterator[Slot]:
     """What a run crossed, clean images included, by its provenance."""
-    seed, models = entry["seed"], entry["models"]
-    for case in entry["cases"]:
+    seed, models = entry.seed, entry.models
+    for case in entry.cases or ():
         for sha256 in models.values():
             yield case, CLEAN, sha256, sha256, seed
-        for attack in entry["attacks"]:
-            for surrogate in entry["surrogates"]:
-                targets = [surrogate] if entry["white_box"] else entry["targets"]
+        for attack in entry.attacks:
+            for surrogate in entry.surrogates:
+                targets = [surrogate] if entry.white_box else entry.targets
                 for target in targets:
                     yield case, attack, models[surrogate], models[target], seed
 
@@ -140,17 +144,18 @@ def _alike(identity: str, rows: Iterable[dict[str, Any]]) -> set[Slot]:
     return {(case, *slot[1:]) for slot in slots for case in cases}
 
 
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            stored = json.loads(line)
-            yield stored["id"], stored["entry"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # torn by a kill; the run wrote it again before its first row
-
-
 def _protocols(folder: Path) -> set[str]:
-    return {entry["protocol"] for path in folder.glob("*/provenance.jsonl") for _, entry in _entries(path)}
+    return {entry.protocol for path in folder.glob("*/provenance.jsonl") for _, entry in _entries(path)}
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Crossed]]:
+    return (found for found in read_entries(path) if not isinstance(found, str))
+
+
+def _damaged(folder: Path) -> Iterator[str]:
+    """Lines of provenance that are none, or say something else than when they were written."""
+    for path in sorted(folder.glob("*/provenance.jsonl")):
+        yield from (found for found in read_entries(path) if isinstance(found, str))
 
 
 def _dicts(frame: Any) -> list[dict[str, Any]]:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from robustvox.datasets import CaseError, Volume
 from robustvox.datasets.geometry import axes_of, turn
 from robustvox.datasets.nifti import read_array
+from robustvox.datasets.nifti_file import header_beside, read_image
 
 from .seal import Deriving, SealError, Terms, seal_bytes, unseal_bytes
 from .writing import replace_file
@@ -31,7 +31,6 @@ SUFFIXES = (".nii.gz", ".nii")
 
 _PREFIX = b"robustvox seal "
 _COMMENT = 6  # code of plain text among NIfTI's header extensions
-_TRAILER = 1 << 20  # bytes after the voxels that are kept; more is no NIfTI file
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +94,13 @@ def read_stored(path: Path) -> StoredVolume:
     """
     case = case_name(path)
     read_array(path, case)  # refuses all that cannot be read as a volume
-    image: Any = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image):
+    image = read_image(path, case)
+    if header_beside(path) is not None:
         raise CaseError(
-            case, "a NIfTI file that holds header and voxels", type(image).__name__, "convert it to .nii.gz"
+            case,
+            "a NIfTI file that holds header and voxels",
+            f"the pair of {path.name}",
+            "convert it to .nii.gz",
         )
     proxy: Any = image.dataobj
     dtype, shape = np.dtype(proxy.dtype), tuple(proxy.shape)
@@ -107,13 +109,7 @@ def read_stored(path: Path) -> StoredVolume:
             case, "real voxels of at most 64 bits or whole ones of at most 32", f"{dtype}", "convert the file"
         )
     offset, size = int(proxy.offset), math.prod(shape) * dtype.itemsize
-    opener = gzip.open if path.read_bytes()[:2] == b"\x1f\x8b" else open
-    with opener(path, "rb") as stream:
-        content = stream.read(offset + size + _TRAILER + 1)
-    if not offset + size <= len(content) <= offset + size + _TRAILER:
-        raise CaseError(
-            case, f"{offset + size} bytes", f"{len(content)} or more in {path.name}", "copy the file again"
-        )
+    content = image.file_map["image"].fileobj.getvalue()
     return StoredVolume(
         content[:offset],
         content[offset : offset + size],

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .reading import read_bytes, restoring
+from .schema import shown
 from .unit import RecordsError
 from .writing import replace_file
 
@@ -140,7 +142,7 @@ def load_outcomes(folder: Path) -> DataFrame:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     entries = []
-    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
+    for number, text in enumerate(read_bytes(path).splitlines(), start=1):
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError):
@@ -148,8 +150,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         problem = _problem(entry)
         if problem:
             raise RecordsError(
-                f"{path}, line {number}: expected the outcome of a check, got {problem}; restore the file from "
-                "version control or remove the line"
+                f"{path}, line {number}: expected the outcome of a check, got {problem}; {restoring(path)} or remove the line"
             )
         entries.append(entry)
     return entries
@@ -161,13 +162,13 @@ def _problem(entry: Any) -> str:
         return "something that is not a JSON object"
     for name in (*_IDENTITY, *_TEXT):
         if not isinstance(entry.get(name), str):
-            return f"{name}={entry.get(name)!r}"
+            return f"{name}={shown(entry.get(name))}"
     if not re.fullmatch(r"C\d{1,2}", entry["check"]):
-        return f"check={entry['check']!r}"
+        return f"check={shown(entry['check'])}"
     if entry["flag"] not in ("", f"{entry['check']}:{entry['status']}"):
-        return f"flag={entry['flag']!r}"
+        return f"flag={shown(entry['flag'])}"
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", entry["protocol"]):
-        return f"protocol={entry['protocol']!r}"
+        return f"protocol={shown(entry['protocol'])}"
     return ""
 
 

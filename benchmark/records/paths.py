@@ -1,27 +1,11 @@
-"""Where records lie: names as safe path components."""
+"""Where records lie."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from pathlib import PurePosixPath
 
+from ..specs.names import component
 from ..specs.spec import CLEAN
-
-
-def component(name: str) -> str:
-    """A name as one safe path component; anything but a plain name gets a hash, so that none collide.
-
-    Example:
-        >>> component("swin_unetr"), component("../unet")
-        ('swin_unetr', 'unet-41245029')
-    """
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name) and not name.endswith((".", ".jsonl"))
-    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name)
-    if plain and not reserved:
-        return name
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "name"
-    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def records_file(protocol: str, surrogate: str, attack: str) -> PurePosixPath:

@@ -9,9 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from .reading import read_bytes, restoring
+from .rows import parse_line
+from .schema import Crossed, ProvenanceLine, problem_of
+from .unit import digest
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "pandas", "nibabel")
 
@@ -40,6 +45,37 @@ def describe(command: Sequence[str] | None = None) -> dict[str, Any]:
         "command": "python -m benchmark "
         + shlex.join(_without_folders(sys.argv[1:] if command is None else command)),
     }
+
+
+def read_entries(path: Path) -> Iterator[tuple[str, Crossed] | str]:
+    """Entries of a ``provenance.jsonl`` with their ids, and a text for every line that is none.
+
+    A torn last line is left out: the run that wrote it wrote it again before its first row.
+
+    Raises:
+        RecordsError: there is something at the path that cannot be read.
+    """
+    *lines, _ = read_bytes(path).split(b"\n")
+    for number, text in enumerate(lines, start=1):
+        line = parse_line(text)
+        problem = (
+            problem_of(ProvenanceLine, line, "provenance line")
+            if line
+            else "something that is not a JSON object"
+        )
+        if not problem and digest(line["entry"]) != line["id"]:
+            problem = (
+                f"id {line['id']} for an entry whose hash is {digest(line['entry'])}; the line was edited"
+            )
+        entry = None if problem else Crossed.model_validate(line["entry"])
+        if entry is not None and not {*entry.surrogates, *entry.targets} <= entry.models.keys():
+            problem = "surrogates or targets without their checkpoint in models"
+        if problem and number == len(lines) and "JSON" in problem:
+            continue
+        if problem or entry is None:
+            yield f"{path}, line {number}: expected the provenance of a run, got {problem}; {restoring(path)}"
+        else:
+            yield line["id"], entry
 
 
 def _without_folders(arguments: Sequence[str]) -> list[str]:

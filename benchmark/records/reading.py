@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .rows import COLUMNS, INTEGERS, NUMBERS, OPTIONAL, parse_line, problem_of, slot_of
+from .compact import Definitions, is_compact, line_problem
+from .rows import COLUMNS, INTEGERS, NUMBERS, OPTIONAL, parse_line, row_problem, slot_of
 from .unit import RecordsError
 
 if TYPE_CHECKING:
@@ -55,22 +59,36 @@ def load_records(root: Path) -> Records:
 
 
 def read_blocks(path: Path) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Complete blocks of a file, each with the byte offset where it ends."""
+    """Complete blocks of a file, each with the byte offset where it ends; both forms of lines, mixed as they come.
+
+    Raises:
+        RecordsError: a line before the last one is no record, or the file cannot be read.
+    """
+    yield from scan(path, Definitions())
+
+
+def scan(path: Path, known: Definitions) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """:func:`read_blocks` that leaves in ``known`` what the file defines."""
     pending: dict[int, dict[str, Any]] = {}
     end = 0
-    lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     tail = lines.pop()  # empty, or a line that was never finished
     for number, line in enumerate(lines, start=1):
         end += len(line) + 1
         row = parse_line(line)
-        problem = problem_of(row, pending)
+        compact = is_compact(row)
+        rows, problem = _compact(row, known) if compact else ([], row_problem(row, pending))
         if problem:
             if number == len(lines) and not tail:
                 return  # the last line: torn by a crash, to be computed again
             raise RecordsError(
-                f"{path}, line {number}: expected a record, got {problem}; restore the file from version "
-                "control or remove the line"
+                f"{path}, line {number}: expected a record, got {problem}; {restoring(path)} or remove the line"
             )
+        if compact:
+            pending = {}
+            if rows:
+                yield rows, end
+            continue
         if pending and next(iter(pending.values()))["unit"] != row["unit"]:
             pending = {}  # rows of a unit that never got its closing row
         if row["kind"] == "score":
@@ -78,3 +96,35 @@ def read_blocks(path: Path) -> Iterator[tuple[list[dict[str, Any]], int]]:
             continue
         yield ([*pending.values(), row] if row["kind"] == "cost" else [row]), end
         pending = {}
+
+
+def _compact(line: dict[str, Any], known: Definitions) -> tuple[list[dict[str, Any]], str]:
+    problem = line_problem(line)
+    if problem:
+        return [], problem
+    if line["kind"] in ("setting", "data"):
+        return [], known.learn(line)
+    return known.expand(line)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of records; nothing where there is none yet.
+
+    Raises:
+        RecordsError: what is there is no file, or cannot be read.
+    """
+    try:
+        if not os.path.lexists(path):
+            return b""
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RecordsError(f"{path}: expected a file, found something else; {restoring(path)}")
+        return path.read_bytes()
+    except OSError as error:
+        raise RecordsError(
+            f"{path}: expected a readable file, found {error.strerror}; {restoring(path)}"
+        ) from error
+
+
+def restoring(path: Path) -> str:
+    """How to get a file back."""
+    return f"restore the file from version control (git checkout -- {shlex.quote(str(path))})"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from .schema import ROWS, problem_of, shown
 from .unit import Unit
 
 SCORE = ("class_id", "class_name", "dice", "hd95_mm", "nsd", "status")
@@ -45,40 +46,29 @@ INTEGERS = ("seed", "class_id")
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """A line as a row; empty where it is no JSON object."""
+    """A line as a row; empty where it is no JSON object, in which no number is infinite or none."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
 
 
-def problem_of(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
-    """Why a parsed line cannot be used as a record, or nothing."""
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def row_problem(row: dict[str, Any], pending: dict[int, dict[str, Any]]) -> str:
+    """Why a parsed line cannot be used as a record of the first form, or nothing."""
     if not row:
         return "something that is not a JSON object"
-    columns = COLUMNS.get(str(row.get("kind")))
-    if columns is None:
-        return f"kind {row.get('kind')!r}"
-    for name in columns:
-        if name not in row:
-            return f"a {row['kind']} row without {name!r}"
-    for name in (*columns, *(name for name in OPTIONAL if name in row)):
-        if not _fits(name, row.get(name)):
-            return f"{name}={row[name]!r} in a {row['kind']} row"
-    if row["kind"] == "cost" and not any(score["unit"] == row["unit"] for score in pending.values()):
+    kind = row.get("kind")
+    if not isinstance(kind, str) or kind not in ROWS:
+        return f"kind {shown(kind)}"
+    problem = problem_of(ROWS[kind], row, f"{kind} row")
+    if not problem and kind == "cost" and not any(s["unit"] == row["unit"] for s in pending.values()):
         return "a cost row without score rows before it"
-    return ""
-
-
-def _fits(name: str, value: object) -> bool:
-    if name in NUMBERS:
-        return value is None or type(value) in (int, float)
-    if name in INTEGERS:
-        return type(value) is int
-    if name == "flags":
-        return isinstance(value, list) and all(isinstance(flag, str) for flag in value)
-    return isinstance(value, str)
+    return problem
 
 
 def slot_of(row: Mapping[str, Any]) -> tuple:
@@ -97,7 +87,7 @@ def make_row(kind: str, unit: Unit, values: Mapping[str, Any], expected: Sequenc
         raise ValueError(f"{kind} row: expected the fields {sorted(expected)}, got {sorted(values)}")
     known = {"kind": kind, "unit": unit.key, **asdict(unit), **values}
     row = plain({name: known[name] for name in (*COLUMNS[kind], *optional)})
-    problem = problem_of(row, {0: row})
+    problem = row_problem(row, {0: row})
     if problem:
         raise ValueError(f"expected a valid {kind} row, got {problem}")
     return row
@@ -119,5 +109,5 @@ def plain(value: Any) -> Any:
 
 
 def encode(*rows: Mapping[str, Any]) -> bytes:
-    """Rows as lines of a records file."""
+    """Rows as lines: of the first form of records, which is still read, and of the provenance."""
     return b"".join(json.dumps(row, allow_nan=False).encode("ascii") + b"\n" for row in rows)

@@ -15,6 +15,7 @@ from typing import Any
 
 from robustvox.datasets import ALIASES, CATALOG, Dataset
 
+from ..specs.names import folder_name
 from ..specs.spec import UsageError, match
 
 SOURCE = "source.json"
@@ -38,6 +39,7 @@ def name_in(out: Path | None, name: str, path: Path) -> str:
         >>> name_in(None, "hippocampus", Path("/scans/hippocampus")) == "hippocampus"
         False
     """
+    name = folder_name(name)
     return _name(name, path, None if out is None else _owner(out / name / SOURCE))
 
 
@@ -150,7 +152,7 @@ def _identity(path: Path) -> str:
 def _owner(note: Path) -> str | None:
     """Hash of the path that a folder of results or figures belongs to, ``None`` when it does not say."""
     try:
-        content: Any = json.loads(note.read_bytes())
-    except (OSError, ValueError):
+        content: Any = json.loads(note.read_bytes()) if note.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     return content.get(_HASH) if isinstance(content, dict) else None

@@ -5,11 +5,13 @@ Layout under ``results/<dataset>/records``::
     <protocol>/provenance.jsonl               versions, hardware, command; each entry once
     <protocol>/<surrogate>/<attack>.jsonl     "clean.jsonl" for the clean images
 
-A unit (one case, attacked on one surrogate, scored on one target) is a block: one row per foreground class,
-then one closing cost row. A unit that failed is one failure row. A block is written in one piece, flushed and
-synced; what a kill leaves of a block (a torn last line, rows without their closing row) is ignored when
-reading and cut off before the next append. For the same case, attack, checkpoints, protocol and seed the last
-block or failure in the file counts, so changed data replaces its old result and a success its failure.
+A unit (one case, attacked on one surrogate, scored on one target) is a line, behind the lines that define what it
+shares with others, see :mod:`.compact`; so is a unit that failed. They are written in one piece, flushed and synced;
+what a kill leaves (a torn last line, definitions that no unit uses) is ignored when reading and cut off before the next
+append. For the same case, attack, checkpoints, protocol and seed the last unit or failure in the file counts, so changed
+data replaces its old result and a success its failure.
+
+Files of the first form, a row per class and one of cost, are read and appended to; ``migrate`` makes them compact.
 
 NaN and infinite numbers are null in the files and NaN in the frames.
 """
@@ -17,12 +19,15 @@ NaN and infinite numbers are null in the files and NaN in the frames.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .paths import component, records_file
-from .reading import read_blocks
+from ..specs.names import component
+from .compact import Definitions, write_lines
+from .paths import records_file
+from .reading import read_blocks, read_bytes, scan
 from .rows import COST, SCORE, encode, make_row, parse_line, plain, slot_of
 from .unit import RecordsError, Unit, digest
 
@@ -54,7 +59,7 @@ class RecordStore:
         self.root = Path(root)
         self._lock: int | None = None
         self._outcomes: dict[Path, dict[tuple, str | None]] = {}
-        self._repaired: set[Path] = set()
+        self._defined: dict[Path, Definitions] = {}
 
     def __enter__(self) -> RecordStore:
         return self
@@ -116,8 +121,7 @@ class RecordStore:
         stored = plain(entry)
         identity = digest(stored)
         path = self.root / component(entry["protocol"]) / "provenance.jsonl"
-        whole = path.read_bytes().rpartition(b"\n")[:2] if path.exists() else ()
-        data = b"".join(whole)
+        data = b"".join(read_bytes(path).rpartition(b"\n")[:2])
         if not any(parse_line(line).get("id") == identity for line in data.splitlines()):
             self._acquire()
             _truncate(path, len(data))
@@ -136,42 +140,65 @@ class RecordStore:
         return self._outcomes[path]
 
     def _write(self, unit: Unit, rows: list[dict[str, Any]], key: str | None) -> None:
-        data = encode(*rows)
         path = self._path(unit)
         self._acquire()
         known = self._known(path)
-        if path not in self._repaired:
+        if path not in self._defined:
             _truncate(path, max((end for _, end in read_blocks(path)), default=0))
-        # Marked as sound again only after success: an error in between (disk full) leaves a torn block.
-        self._repaired.discard(path)
-        _append(path, data)
-        self._repaired.add(path)
+            self._defined[path] = defined = Definitions()
+            for _ in scan(path, defined):
+                pass
+        # Believed again only after success: an error in between (disk full) leaves a torn line.
+        defined = self._defined.pop(path)
+        _append(path, write_lines(defined.new_lines(rows)))
+        self._defined[path] = defined
         known[unit.slot] = key
 
     def _acquire(self) -> None:
         if self._lock is not None:
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # Windows: no advisory locks, one writer remains the user's duty
-            return
-        handle = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise RecordsError(
-                f"{self.root}: expected to be the only writer, but another run is writing here; wait for it, "
-                "or give this one another --out folder"
-            ) from error
-        except OSError:  # a file system without locks, as some network mounts
-            os.close(handle)
-        else:
-            self._lock = handle
+        self._lock = acquire(self.root)
+        if self._lock is not None:
             # Somebody else may have written since this store last looked.
             self._outcomes.clear()
-            self._repaired.clear()
+            self._defined.clear()
+
+
+def acquire(root: Path) -> int | None:
+    """The lock of a records folder, to be closed; None where the system has no locks.
+
+    Raises:
+        RecordsError: another process writes here.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks, one writer remains the user's duty
+        return None
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise RecordsError(
+            f"{root}: expected to be the only writer, but another run is writing here; wait for it, "
+            "or give this one another --out folder"
+        ) from error
+    except OSError:  # a file system without locks, as some network mounts
+        os.close(handle)
+        return None
+    return handle
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """:func:`acquire` for the length of a block."""
+    handle = acquire(root)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _truncate(path: Path, size: int) -> None:

@@ -21,6 +21,7 @@ from nibabel.nifti1 import Nifti1Extension
 from robustvox.datasets import CaseError, ChannelWindows, Volume
 from robustvox.datasets.geometry import axes_of, turn
 from robustvox.datasets.nifti import check_affine, check_image, read_array
+from robustvox.datasets.nifti_file import read_header, read_image
 
 from ..specs.crossing import UNITS
 
@@ -119,15 +120,14 @@ class SavedVolume:
         """The values of the file ``(C, *spatial)`` along the axes of the case, and their affine."""
         array, affine, _ = read_array(self.path, volume.id)
         if unscaled:
-            stored: Any = nib.load(self.path)
-            array = stored.dataobj.get_unscaled()
+            array = read_image(self.path, volume.id).dataobj.get_unscaled()
         image = check_image(array, volume.image.shape[0], volume.id)
         return turn(image, affine, axes_of(volume.affine))
 
     def _to_unit(self, image: np.ndarray, volume: Volume) -> np.ndarray:
         low, high, unit = 0.0, 1.0, "unit"
         if self.note.units == "original":
-            stored: Any = nib.load(self.path)
+            stored = read_header(self.path, volume.id)
             if stored.dataobj.slope != 1.0 or stored.dataobj.inter != 0.0:
                 # The header scales to original intensities; what lies beneath is what was scored.
                 image, _ = self._read(volume, unscaled=True)
@@ -223,8 +223,7 @@ def read_note(path: Path) -> Note:
         ValueError: naming the file, if it is no NIfTI file or holds no note.
     """
     try:
-        header: Any = nib.load(path).header
-        extensions = getattr(header, "extensions", ())
+        extensions = read_header(path, path.name).header.extensions
     except Exception as error:  # nibabel and gzip raise a dozen types on damaged headers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
@@ -257,4 +256,8 @@ def case_slug(case: str) -> str:
 def slug(text: str) -> str:
     """A file name no file system minds and nobody can climb out of a folder with."""
     plain = re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("._") or "unnamed"
-    return plain if len(plain) <= 120 else f"{plain[:110]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return (
+        plain
+        if len(plain) <= 120
+        else f"{plain[:110]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    )

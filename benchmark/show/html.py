@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .tables.markup import printable
+from ..specs.names import printable
 
 
 def environment(templates: Path) -> Environment:

@@ -255,6 +255,13 @@ class LeaderboardRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MigrateRequest:
+    """The command line of ``migrate`` as written."""
+
+    out: Out = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MarkRequest:
     """The command line of ``mark`` as written; ``crossing`` says on which models, of which dataset."""
 

@@ -32,6 +32,7 @@ def open_model(
     mode: str = "gaussian",
     sw_batch_size: int | str = 1,
     folds: Folds | None = None,
+    class_names: Sequence[str] = (),
 ) -> BroughtModel:
     """Read the model that a folder or file holds; nothing in it is run.
 
@@ -48,6 +49,7 @@ def open_model(
         mode: of the windows' weights, likewise.
         sw_batch_size: windows per forward, likewise.
         folds: which of the data's cases the folds of an nnU-Net folder were trained on, where that is known.
+        class_names: of the data, background first, where a model that has the same ones in another order is refused.
 
     Raises:
         CheckpointError: not a known format, or one that cannot be used; one line with expected, found, remedy.
@@ -55,21 +57,22 @@ def open_model(
     path, given = Path(path), dict(arguments or {})
     kind = recognize(path)
     classes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    named = {"class_names": tuple(class_names)}
     windows: dict[str, Any] = {"overlap": overlap, "mode": mode, "sw_batch_size": sw_batch_size}
     if kind == "nnunet":
         _refuse_parameters(path, given, ("fold", "checkpoint", "window"))
         chosen = {key: value if key == "window" else str(value) for key, value in given.items()}
-        return _reader("nnunet")(path, **classes, **windows, **chosen, folds=folds)
+        return _reader("nnunet")(path, **classes, **named, **windows, **chosen, folds=folds)
     if kind == "bundle":
         _refuse_parameters(path, given, ("legacy_merging",))
-        return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)
+        return _reader("bundle")(path, **classes, **named, roi_size=tuple(roi_size), **given)
     if kind == "torchscript":
         _refuse_parameters(path, given, ("output", "roi_size"))
         return _reader("torchscript")(path, **classes, **{"roi_size": tuple(roi_size), **given})
     if kind == "published":
         return _reader("published")(path, **classes, architecture=architecture, arguments=given)
     _refuse_parameters(path, given, ())
-    return _reader("own")(path, **classes, architecture=architecture)
+    return _reader("own")(path, **classes, **named, architecture=architecture)
 
 
 def _reader(module: str) -> Callable[..., BroughtModel]:

@@ -12,12 +12,16 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint import file_sha256
+from ..class_order import require_order
 from ..cpu import with_fast_convolutions
+from ..documents import checked, read_document
 from ..header import CheckpointError
+from ..limits import require_window
 from .brought import BroughtModel
-from .configuration import Configuration, read_json
-from .foreign import Foreign, check_window
+from .configuration import Configuration
+from .foreign import FAILURES, Foreign, check_window
 from .preprocessing import Preprocessing, flat_transforms, read_preprocessing
+from .schemas import Metadata
 from .transforms import Orientation
 from .weights import load_network, read_state
 
@@ -68,6 +72,7 @@ def load(
     num_classes: int,
     roi_size: Sequence[int],
     legacy_merging: bool | None = None,
+    class_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The network of a bundle folder, with its weights and its window.
 
@@ -78,14 +83,16 @@ def load(
         roi_size: window where the bundle names none.
         legacy_merging: for a SwinUNETR, the patch merging of MONAI before 1.5; default as the bundle's
             `monai_version` says.
+        class_names: of the data; a bundle that has the same ones in another order is refused.
 
     Raises:
         CheckpointError: a network that is not one of ``NETWORKS`` or whose arguments would run code, images that are
             not in [0, 1], overlapping classes, other channels or classes, missing or extra weights.
     """
-    metadata = read_json(path / "configs" / "metadata.json")
+    metadata = read_document(path / "configs" / "metadata.json")
+    checked(Metadata, metadata, "metadata.json")
     config = _configuration(path)
-    notes = _check_metadata(metadata, in_channels, num_classes)
+    notes = _check_metadata(metadata, in_channels, num_classes, class_names)
     preprocessing = read_preprocessing(config)
     _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
@@ -102,6 +109,7 @@ def load(
             f"spatial_dims {arguments['spatial_dims']}; {REMEDY}"
         )
     weights = _weights(path)
+    require_window(window, in_channels + num_classes, path.resolve().name)
     _check_counts(arguments, config, in_channels, num_classes)
 
     def build(channels: int, classes: int) -> nn.Module:
@@ -134,7 +142,7 @@ def _configuration(path: Path) -> Configuration:
     for name in CONFIGURATIONS:
         file = path / "configs" / name
         if file.is_file():
-            content = read_json(file)
+            content = read_document(file)
             if any(key in content for key in DEFINITIONS):
                 return Configuration(content, name)
     present = sorted(p.name for p in (path / "configs").iterdir())
@@ -184,7 +192,9 @@ def _build(target: str, arguments: Mapping[str, Any], config: Configuration) -> 
 
     try:
         return getattr(monai.networks.nets, target)(**arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+    except CheckpointError:
+        raise
+    except FAILURES as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"expected arguments of {target} in {config.source}, found: {first}; correct the bundle"
@@ -227,7 +237,9 @@ def _format(metadata: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
-def _check_metadata(metadata: Mapping[str, Any], in_channels: int, num_classes: int) -> list[str]:
+def _check_metadata(
+    metadata: Mapping[str, Any], in_channels: int, num_classes: int, class_names: Sequence[str]
+) -> list[str]:
     image, prediction = _format(metadata, "inputs"), _format(metadata, "outputs")
     found = image.get("num_channels", in_channels), prediction.get("num_channels", num_classes)
     if found != (in_channels, num_classes):
@@ -237,6 +249,7 @@ def _check_metadata(metadata: Mapping[str, Any], in_channels: int, num_classes: 
         )
     classes = prediction.get("channel_def")
     if isinstance(classes, Mapping) and classes:
+        require_order([*map(str, classes.values())], class_names, "metadata.json")
         return [
             f"its classes, in order: {', '.join(map(str, classes.values()))}; the data's must be the same"
         ]

@@ -9,11 +9,9 @@ data loaders) does not matter.
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..header import CheckpointError
@@ -23,6 +21,12 @@ NAME = r"[A-Za-z_]\w*(?:(?:::|#)\w+)*"
 
 SHOWN = 120
 """Characters of a refused text in a message."""
+
+MOST_VALUES = 20_000
+"""Values that following references may give: some that double at every step would never end."""
+
+LARGEST = 2**53
+"""Numbers that arithmetic is done with."""
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -34,39 +38,6 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file that holds an object.
-
-    Raises:
-        CheckpointError: not readable as such, or YAML without PyYAML.
-    """
-    try:
-        raw = path.read_bytes()
-        content = json.loads(raw) if path.suffix == ".json" else _yaml(raw.decode("utf-8-sig"), path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"expected {path.name} as JSON or YAML, found: {error}; correct the file"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"expected an object in {path.name}, found {type(content).__name__}; correct the file"
-        )
-    return content
-
-
-def _yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise CheckpointError(
-            f"expected PyYAML to read {path.name}, found it not installed; install it or write the file as JSON"
-        ) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(error) from error
 
 
 class Configuration:
@@ -82,11 +53,12 @@ class Configuration:
         ([96, 96, 96], 192)
         >>> config.literal("$os.getcwd()")
         Traceback (most recent call last):
-        robustvox.models.header.CheckpointError: ...found "$os.getcwd()", which would run as Python...
+        robustvox.models.errors.CheckpointError: ...found "$os.getcwd()", which would run as Python...
     """
 
     def __init__(self, content: Mapping[str, Any], source: str) -> None:
         self.content, self.source = content, source
+        self._left = MOST_VALUES
 
     def get(self, name: str) -> Any:
         """The raw value under a name such as `a::b::0`.
@@ -115,6 +87,11 @@ class Configuration:
         Raises:
             CheckpointError: a value that would run code or build an object, or references in a circle.
         """
+        self._left -= 1
+        if self._left < 0:
+            raise CheckpointError(
+                f"expected at most {MOST_VALUES} values behind the references of {self.source}, found more; write them out"
+            )
         if isinstance(value, list):
             return [self.literal(item, f"{where}::{i}", through) for i, item in enumerate(value)]
         if isinstance(value, Mapping):
@@ -181,7 +158,7 @@ class Configuration:
 
         def numbers(*nodes: ast.AST) -> list[int | float]:
             found = [value_of(node) for node in nodes]
-            if not all(isinstance(value, int | float) for value in found):
+            if not all(isinstance(value, int | float) and abs(value) <= LARGEST for value in found):
                 raise refused
             return found
 

@@ -6,14 +6,19 @@ nnU-Net itself is not needed, only the package with its network classes (``pip i
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import file_sha256
+from torch import Tensor
+
+from ..checkpoint import file_sha256, require_plain
+from ..class_order import require_order
+from ..documents import checked, read_document
 from ..header import CheckpointError
+from ..limits import require_window
 from .brought import BroughtModel
-from .configuration import read_json
 from .folds import Folds
 from .nnunet_plan import (
     build_network,
@@ -25,6 +30,7 @@ from .nnunet_plan import (
     resampling,
 )
 from .nnunet_predictor import NnUNetPredictor, side_text
+from .schemas import Plans, TrainedOn
 from .weights import read_checkpoint
 
 EACH = "cv"
@@ -46,6 +52,7 @@ def load(
     sw_batch_size: int | str = 1,
     window: tuple[float, float] | None = None,
     folds: Folds | None = None,
+    class_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The model of ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
 
@@ -61,12 +68,15 @@ def load(
         sw_batch_size: windows per forward.
         window: original intensities that are 0 and 1 in the data, for images of which no case is known.
         folds: which of the data's cases each fold was trained on, where that is known.
+        class_names: of the data; a model that has the same ones in another order is refused.
 
     Raises:
         CheckpointError: a plan that cannot be followed (2d, cascade, regions, own preprocessing, another network),
             other channels or classes, a checkpoint of more than tensors and numbers, other weights.
     """
-    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    plans, dataset = read_document(folder / "plans.json"), read_document(folder / "dataset.json")
+    checked(Plans, plans, f"plans.json of {folder.resolve().name}")
+    checked(TrainedOn, dataset, f"dataset.json of {folder.resolve().name}")
     names = _fold_names(folder, fold, folds)
     files = [folder / f"fold_{name}" / Path(checkpoint).name for name in names]
     contents = [_read(file, folder) for file in files]
@@ -75,15 +85,13 @@ def load(
         raise refusal(folder, "folds of one configuration", ", ".join(sorted(found)), "name them one by one")
     plan = configuration(plans, found.pop(), folder)
     check_plan(plans, plan, folder)
-    check_data(dataset, in_channels, num_classes, folder)
+    require_order(check_data(dataset, in_channels, num_classes, folder), class_names, folder.resolve().name)
+    require_window(tuple(plan["patch_size"]), in_channels + num_classes, folder.resolve().name)
     networks = [
         build_network(plan, content, in_channels, num_classes, file.name, folder)
         for content, file in zip(contents, files, strict=True)
     ]
-    if window is not None and not (
-        isinstance(window, tuple) and len(window) == 2 and all(isinstance(v, int | float) for v in window)
-    ):
-        raise refusal(folder, "window as (low, high)", repr(window), "write window=(-175,250)")
+    _check_window(window, folder)
     reorient = plans["image_reader_writer"].endswith("WithReorient")
     held_out, trained_on, note = _cases(folds, fold, names)
     by_case = _by_case(folds, names) if fold == EACH else None
@@ -119,6 +127,19 @@ def load(
         held_out=held_out,
         trained_on=trained_on,
     )
+
+
+def _check_window(window: tuple[float, float] | None, folder: Path) -> None:
+    good = window is None or (
+        isinstance(window, tuple)
+        and len(window) == 2
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in window)
+        and window[0] < window[1]
+    )
+    if not good:
+        raise refusal(
+            folder, "window as (low, high), the low end first", repr(window), "write window=(-175,250)"
+        )
 
 
 def _sha256(
@@ -189,15 +210,21 @@ def _read(file: Path, folder: Path) -> Mapping[str, Any]:
             folder, wanted, ", ".join(present) or "no checkpoint", "choose with fold and checkpoint"
         )
     content = read_checkpoint(file)
-    if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
+    weights = content.get("network_weights") if isinstance(content, Mapping) else None
+    named = isinstance(weights, Mapping) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    )
+    if not named:
         raise refusal(
             folder, f"network_weights of nnU-Net v2 in {file.name}", "none", "give its own checkpoint"
         )
+    require_plain(content["network_weights"], file.name)
     return content
 
 
 def _configuration_name(content: Mapping[str, Any], file: Path) -> str:
-    name = (content.get("init_args") or {}).get("configuration")
+    arguments = content.get("init_args")
+    name = arguments.get("configuration") if isinstance(arguments, Mapping) else None
     if not isinstance(name, str):
         raise CheckpointError(f"expected init_args.configuration in {file.name}, found none; train it again")
     return name

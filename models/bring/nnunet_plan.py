@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from ..checkpoint import load_strictly
 from ..cpu import with_contiguous_gradients, with_fast_convolutions
 from ..header import CheckpointError
+from ..limits import build_within
 from ..resampling import NnUNetResampling
+from .foreign import FAILURES
 from .nnunet_predictor import Normalization
 
 MODULE = "dynamic_network_architectures.architectures.unet"
@@ -127,7 +129,7 @@ def resampling(plan: Mapping[str, Any], folder: Path) -> tuple[NnUNetResampling,
 
 def check_plan(plans: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> None:
     remedy = "bring the model with a factory, --model package.module:factory"
-    if len(plan.get("patch_size", ())) != 3:
+    if len(plan.get("patch_size") or ()) != 3:
         raise refusal(
             folder, "a 3d configuration", f"patch_size {plan.get('patch_size')}", "train 3d_fullres"
         )
@@ -141,13 +143,16 @@ def check_plan(plans: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) 
     ):
         if found not in known:
             raise refusal(folder, f"{what} among {', '.join(known)}", str(found), remedy)
-    if sorted(plans.get("transpose_forward", ())) != [0, 1, 2]:
+    if len(plan.get("spacing") or ()) != 3:
+        raise refusal(folder, "a spacing of three sides in plans.json", str(plan.get("spacing")), "repair it")
+    if sorted(plans.get("transpose_forward") or ()) != [0, 1, 2]:
         raise refusal(
             folder, "transpose_forward of three axes", str(plans.get("transpose_forward")), "repair it"
         )
 
 
-def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, folder: Path) -> None:
+def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, folder: Path) -> list[str]:
+    """The names of the classes in their order, once channels and classes are those of the data."""
     channels = dataset.get("channel_names") or dataset.get("modality") or {}
     if len(channels) != in_channels:
         raise refusal(
@@ -170,6 +175,7 @@ def check_data(dataset: Mapping[str, Any], in_channels: int, num_classes: int, f
     if sorted(int(value) for value in labels.values()) != list(range(num_classes)):
         found = ", ".join(f"{key}={value}" for key, value in labels.items())
         raise refusal(folder, f"labels 0 to {num_classes - 1}", found, "give the dataset it was trained on")
+    return sorted(labels, key=lambda name: int(labels[name]))
 
 
 def normalizations(
@@ -179,7 +185,7 @@ def normalizations(
     window: tuple[float, float] | None,
     folder: Path,
 ) -> list[Normalization]:
-    schemes, masks = plan.get("normalization_schemes", ()), plan.get("use_mask_for_norm", ())
+    schemes, masks = plan.get("normalization_schemes") or (), plan.get("use_mask_for_norm") or ()
     if len(schemes) != in_channels or len(masks) != in_channels:
         raise refusal(folder, f"{in_channels} normalization_schemes", str(list(schemes)), "repair plans.json")
     unknown = [scheme for scheme in schemes if scheme not in SCHEMES]
@@ -187,15 +193,26 @@ def normalizations(
         raise refusal(
             folder, f"normalization among {', '.join(SCHEMES)}", ", ".join(unknown), "bring it with a factory"
         )
-    properties = plans.get(
-        "foreground_intensity_properties_per_channel",
-        plans.get("foreground_intensity_properties_by_modality", {}),
+    properties = (
+        plans.get("foreground_intensity_properties_per_channel")
+        or plans.get("foreground_intensity_properties_by_modality")
+        or {}
     )
     for c, scheme in enumerate(schemes):
-        lost = [key for key in INTENSITIES if key not in properties.get(str(c), {})]
+        told = properties.get(str(c), {})
+        lost = [key for key in INTENSITIES if told.get(key) is None]
         if scheme == "CTNormalization" and lost:
             raise refusal(
                 folder, f"{', '.join(lost)} of the intensities of channel {c}", "none", "repair plans.json"
+            )
+        if scheme == "CTNormalization" and not (
+            told["std"] > 0 and told["percentile_00_5"] < told["percentile_99_5"]
+        ):
+            raise refusal(
+                folder,
+                f"a standard deviation above 0 and percentiles in their order for channel {c}",
+                ", ".join(f"{key} {told[key]:g}" for key in INTENSITIES),
+                "repair plans.json",
             )
     return [
         Normalization(scheme, bool(masked), properties.get(str(c), {}), window)
@@ -227,15 +244,20 @@ def build_network(
             "expected the package dynamic-network-architectures, found none; pip install robustvox[nnunet]"
         ) from None
     arguments = dict(plan["architecture"].get("arch_kwargs", {}))
-    for key in plan["architecture"].get("_kw_requires_import", ()):
+    for key in plan["architecture"].get("_kw_requires_import") or ():
         arguments[key] = _operation(arguments.get(key), folder)
     arguments["deep_supervision"] = False
+
+    def build() -> nn.Module:
+        return getattr(module, kind)(input_channels=in_channels, num_classes=num_classes, **arguments)
+
     try:
-        network = getattr(module, kind)(input_channels=in_channels, num_classes=num_classes, **arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise refusal(
-            folder, f"arguments of {kind}", str(error).split("\n")[0], "repair plans.json"
-        ) from error
+        network = build_within(build, folder.resolve().name)
+    except CheckpointError:
+        raise
+    except FAILURES as error:
+        found = str(error).split("\n")[0][:200] or type(error).__name__
+        raise refusal(folder, f"arguments of {kind}", found, "repair plans.json") from error
     weights: dict[str, Tensor] = dict(content["network_weights"])
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in weights):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..case import CasePredictor, CaseSource, Turn, turn, turn_back
+from ..limits import require_memory
 from ..resampling import NnUNetResampling
 from ..sliding_window import SlidingWindow, _pad_to
 
@@ -281,6 +283,8 @@ class NnUNetPredictor(CasePredictor):
                     f"expected a volume of at least a voxel at {side_text(self.spacing_mm)} mm, found {cropped} at "
                     f"{side_text(own)} mm; check its spacing"
                 )
+            needed = 4.0 * len(normalized) * math.prod(map(float, shape))
+            require_memory(needed, f"resampling to {side_text(self.spacing_mm)} mm")
             normalized = self.resampling[0](normalized, shape, own, self.spacing_mm)
         normalized = normalized[None].contiguous()
         logits = self._blended(normalized, source)

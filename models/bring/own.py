@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint import load_checkpoint
+from ..class_order import require_order
 from ..header import CheckpointError
 from .brought import BroughtModel
 
 
-def load(path: Path, *, in_channels: int, num_classes: int, architecture: str | None) -> BroughtModel:
+def load(
+    path: Path,
+    *,
+    in_channels: int,
+    num_classes: int,
+    architecture: str | None,
+    class_names: Sequence[str] = (),
+) -> BroughtModel:
     """The network of a `.safetensors` checkpoint that fits the data.
 
     Raises:
-        CheckpointError: as :func:`~robustvox.models.load_checkpoint`, and for other channels or classes.
+        CheckpointError: as :func:`~robustvox.models.load_checkpoint`, and for other channels or classes, or classes in another order.
     """
     loaded = load_checkpoint(path, architecture)
     card = loaded.card
@@ -23,4 +32,5 @@ def load(path: Path, *, in_channels: int, num_classes: int, architecture: str | 
             f"{card.in_channels} and {card.num_classes} (trained on {card.dataset}) in {path.name}; give the "
             "dataset it was trained on"
         )
+    require_order(card.class_names, class_names, path.name)
     return BroughtModel(name=path.stem, sha256=loaded.sha256, roi_size=card.roi_size, network=loaded.network)

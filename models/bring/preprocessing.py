@@ -6,10 +6,15 @@ means nothing here (reading a file, a type), or is refused by name; none is pass
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
 
 from ..header import CheckpointError
 from . import transforms as steps
@@ -97,8 +102,8 @@ def read_preprocessing(config: Configuration) -> Preprocessing | None:
             )
         arguments = _arguments(config, raw, where, name, image)
         try:
-            found.append(MAKERS[name](dict(arguments)))
-        except (TypeError, ValueError, KeyError) as error:
+            found.append(_sensible(MAKERS[name](dict(arguments))))
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise CheckpointError(
                 f"expected arguments of {name} at {where} in {config.source}, found: {error!r}; correct the bundle"
             ) from error
@@ -110,6 +115,33 @@ def read_preprocessing(config: Configuration) -> Preprocessing | None:
         spacing_mm=spacings[-1] if spacings else None,
         values=_values(found),
     )
+
+
+def _sensible(step: steps.Step) -> steps.Step:
+    """The step itself, if its arguments are of the types it declares and mean something.
+
+    Raises:
+        ValueError: a text where a number is due, NaN, an empty or reversed window, a divisor of 0, a size nobody pads to.
+    """
+    values: dict[str, Any] = asdict(step)  # type: ignore[call-overload]
+    # As JSON, in which strict types still let a list be a tuple.
+    TypeAdapter(type(step)).validate_json(json.dumps(values), strict=True)
+    flat = [v for value in values.values() for v in (value if isinstance(value, list | tuple) else [value])]
+    if not all(math.isfinite(v) for v in flat if isinstance(v, int | float)):
+        raise ValueError(f"{values}, every number must be finite")
+    if isinstance(step, steps.ScaleIntensityRange) and not step.a_min < step.a_max:
+        raise ValueError(f"a window from {step.a_min:g} to {step.a_max:g}, the low end comes first")
+    if isinstance(step, steps.ScaleIntensityRangePercentiles) and not 0 <= step.lower < step.upper <= 100:
+        raise ValueError(f"percentiles {step.lower:g} and {step.upper:g}")
+    if isinstance(step, steps.ClipIntensityPercentiles):
+        low, high = (0 if step.lower is None else step.lower), (100 if step.upper is None else step.upper)
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles {low:g} and {high:g}")
+    if isinstance(step, steps.NormalizeIntensity) and 0 in np.atleast_1d(np.asarray(step.divisor or 1.0)):
+        raise ValueError("a divisor of 0")
+    if isinstance(step, steps.SpatialPad) and not all(-1 <= size <= 4096 for size in step.spatial_size):
+        raise ValueError(f"a padded size of {step.spatial_size}")
+    return step
 
 
 def _place(config: Configuration) -> str | None:

@@ -57,8 +57,11 @@ def _folder(path: Path) -> str:
 
 
 def _file(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise _unknown(path, f"a file that cannot be read ({error.strerror})") from None
     if head[8:9] == b"{":
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -77,7 +80,7 @@ def _archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError):
         raise _unknown(path, "a damaged or incomplete archive; copy the file again") from None
     if any(name.endswith("/constants.pkl") for name in names):
         return "torchscript"

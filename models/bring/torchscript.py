@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
 from ..header import CheckpointError
+from ..limits import require_memory, require_window
 from .brought import BroughtModel
 from .foreign import FAILURES, Foreign, describe
 
@@ -84,9 +86,10 @@ def load(
     if output not in OUTPUTS:
         raise CheckpointError(f"expected output among {', '.join(OUTPUTS)}, got {output!r}")
     check_archive(path)
+    require_window(tuple(roi_size), in_channels + num_classes, path.name)
     try:
         scripted: Any = torch.jit.load(path, map_location="cpu")
-    except (RuntimeError, ValueError, OSError) as error:
+    except (*FAILURES, OSError) as error:
         raise CheckpointError(
             f"expected a TorchScript network in {path.name}, found: {describe(error)}; save it again"
         ) from error
@@ -112,6 +115,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
+            require_memory(sum(info.file_size for info in infos), f"reading {path.name}")
             roots = {info.filename.partition("/")[0] for info in infos}
             strange = [i.filename for i in infos if not MEMBERS.fullmatch(i.filename.partition("/")[2])]
             if len(roots) != 1 or strange:
@@ -134,6 +138,9 @@ def check_archive(path: Path) -> None:
                 raise CheckpointError(
                     f"expected at most {MAX_CODE_BYTES} bytes of code in {path.name}, found more; nothing was run"
                 )
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} is not what was saved")
             for info in code:
                 hit = FORBIDDEN.search(archive.read(info).decode("utf-8", "replace"))
                 if hit:
@@ -141,7 +148,17 @@ def check_archive(path: Path) -> None:
                         f"expected tensor operators alone in {path.name}, found {hit[0]} in {info.filename}; nothing "
                         "was run: bring it with a factory if you trust it"
                     )
-    except (zipfile.BadZipFile, OSError) as error:
+    except CheckpointError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(
             f"expected a complete TorchScript archive in {path.name}, found: {describe(error)}; copy it again"
         ) from error

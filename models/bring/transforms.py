@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..case import CasePredictor, CaseSource, Turn, axes_of, turn, turn_back, turn_between
+from ..limits import require_memory
 from ..resampling import along, spacing_matrix, spacing_matrix_back
 
 BELOW = -1e4
@@ -244,6 +245,8 @@ class Spacing:
         sizes = tuple(frame.image.shape[1:])
         for axis, (old, new) in enumerate(zip(found, wanted, strict=True)):
             if not np.isclose(old, new, rtol=0, atol=1e-6):
+                voxels = frame.image.numel() / sizes[axis] * ((sizes[axis] - 1) * float(old) / new + 1)
+                require_memory(4.0 * voxels, f"resampling to {' x '.join(f'{side:g}' for side in wanted)} mm")
                 frame.image = along(frame.image, spacing_matrix(sizes[axis], float(old), new, 1), axis + 1)
         grown = tuple(frame.image.shape[1:])
 

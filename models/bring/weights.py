@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..checkpoint import load_strictly
+from ..checkpoint import load_strictly, require_plain
 from ..header import CheckpointError
+from ..limits import build_within, require_memory
 
 WRAPPERS = ("model_state_dict", "state_dict", "model", "network", "net")
 """Where checkpoints keep the weights among epoch, optimizer and scheduler."""
@@ -64,6 +67,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         CheckpointError: an unreadable or damaged file, one that holds more than tensors and numbers (says what
             reading it would have run), or one without weights.
     """
+    require_memory(path.stat().st_size, f"reading {path.name}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(
@@ -76,6 +80,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"expected weights by name in {path.name}, alone or under {', '.join(WRAPPERS)}, found the keys "
             f"{', '.join(map(str, list(content)[:5])) or 'none'}; save model.state_dict()"
         )
+    require_plain(weights, path.name)
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
@@ -105,10 +110,11 @@ def read_checkpoint(path: Path) -> Any:
             f"expected torch {'.'.join(map(str, SAFE_TORCH))} or newer to read {path.name}, found "
             f"{torch.__version__}, whose reader can be made to run code; update torch or convert to safetensors"
         )
+    _check_archive(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
-            # torch asks to be told of pickles it does not know; what matters of them is said below.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
+            # Of pickles and kinds of tensors that torch does not know; what matters of them is said below.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a damaged or hostile file may fail in any way
         text = str(error)
@@ -128,6 +134,36 @@ def read_checkpoint(path: Path) -> Any:
         ) from None
 
 
+def _check_archive(path: Path) -> None:
+    """Compare every member of a zip archive with its checksum, which PyTorch does not do, and bound what it unpacks to.
+
+    Raises:
+        CheckpointError: a member that is not what was saved, or an archive that needs too much memory.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            require_memory(sum(info.file_size for info in archive.infolist()), f"reading {path.name}")
+            damaged = archive.testzip()
+    except CheckpointError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        damaged = f"its directory ({' '.join(str(error).split())[:100]})"
+    if damaged is not None:
+        raise CheckpointError(
+            f"expected a complete PyTorch checkpoint in {path.name}, found {damaged} to be damaged; copy the file again"
+        )
+
+
 def load_network(
     build: Build, state: Mapping[str, Tensor], *, in_channels: int, num_classes: int, name: str
 ) -> nn.Module:
@@ -144,7 +180,7 @@ def load_network(
         CheckpointError: anything but exactly the network's weights; where they are those of a network for other
             channels or classes, says which.
     """
-    network = build(in_channels, num_classes)
+    network = build_within(lambda: build(in_channels, num_classes), name)
     own = network.state_dict()
     # UNETR has norms without a use since MONAI 1.4, which older checkpoints lack; they change no logit.
     unused = {key: tensor for key, tensor in own.items() if ".norm_cross_attn." in key}
@@ -185,6 +221,6 @@ def _meant_for(
                     counts[which] = base + (tensor.shape[axis] - side) // slopes[which]
     if counts == [in_channels, num_classes] or counts[0] < 1 or counts[1] < 2:
         return None
-    fitting = build(*counts).state_dict()
+    fitting = build_within(lambda: build(*counts), "weights for other channels").state_dict()
     fits = all(fitting[key].shape == tensor.shape for key, tensor in state.items())
     return (counts[0], counts[1]) if fits else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..documents import JSON_BYTES, parse_json, read_bytes
 from ..header import CheckpointError
 
 BACKGROUND = "background"
@@ -183,8 +183,8 @@ def read_map(path: str | Path) -> dict[str, list[str | int]]:
     """
     path = Path(path).expanduser()
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content: Any = parse_json(read_bytes(path, JSON_BYTES), path.name)
+    except CheckpointError as error:
         raise CheckpointError(
             f"expected a JSON map of classes at {path}, found: {error}; correct map="
         ) from error

@@ -12,11 +12,13 @@ mirroring. The tool's default of 1.5 mm is five networks for a fifth of the clas
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..bring.configuration import read_json
 from ..bring.nnunet import load as load_folder
+from ..bring.schemas import TrainedOn
+from ..documents import checked, read_document
 from ..header import CheckpointError
 from .loaded import Loaded
 from .target import Inference, InputSpec, Segmenter
@@ -111,7 +113,7 @@ def load(
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    labels = read_json(folder / "dataset.json").get("labels", {})
+    labels = _dataset(folder).get("labels", {})
     plain = {key: value for key, value in labels.items() if isinstance(value, int)}
     if len(plain) != len(labels) or sorted(plain.values()) != list(range(len(labels))):
         raise CheckpointError(
@@ -122,6 +124,12 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 
 def _is_ct(folder: Path) -> bool:
-    meta = read_json(folder / "dataset.json")
+    meta = _dataset(folder)
     channels = meta.get("channel_names") or meta.get("modality") or {}
     return any(str(channel).upper() in ("CT", "NONORM") for channel in channels.values())
+
+
+def _dataset(folder: Path) -> dict[str, Any]:
+    document = read_document(folder / "dataset.json")
+    checked(TrainedOn, document, f"dataset.json of {folder.name}")
+    return document

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -26,7 +25,7 @@ from ...studies.sanity.context import Context
 from ...studies.sanity.registry import select
 from ...studies.sanity.runner import results
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 _COLORS = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}
 

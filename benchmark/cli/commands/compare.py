@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ...plan.attacks import brief
@@ -15,7 +14,7 @@ from ...specs.requests import CompareRequest
 from ...specs.spec import CLEAN
 from ...studies.comparison import COLUMNS, TEXT, compare_models
 from ..codes import DONE
-from .console import make_console
+from .console import escape, make_console
 
 
 def compare_command(request: CompareRequest, console: Console | None = None) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape as _escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+
+from ...specs.names import printable
 
 LOG_SECONDS = 60.0
 """Between two lines about the progress where there is no terminal."""
@@ -26,10 +31,35 @@ PIPE_WIDTH = 180
 """A table in a pipe or a log is not cut at 80 columns."""
 
 
+class SafeConsole(Console):
+    """A console to which no name can send a code: what is drawn loses control codes, whoever forgot to take them out."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with every piece of text on its way through :func:`~...specs.names.printable`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(_drawn(segment.text), segment.style)
+
+
+def _drawn(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def escape(text: object) -> str:
+    """Text of somebody else inside rich's markup: one line, no codes, no tags."""
+    return _escape(printable(text))
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """A line to the terminal; line breaks inside it are ours, codes are nobody's."""
+    typer.echo(_drawn(str(text)), err=err)
+
+
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that is wide enough when nobody's terminal limits it."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+    """A console that is wide enough when nobody's terminal limits it; `:bomb:` in a name stays what it is."""
+    console = SafeConsole(stderr=stderr, highlight=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return SafeConsole(stderr=stderr, highlight=False, emoji=False, width=PIPE_WIDTH)
 
 
 @contextmanager
@@ -48,7 +78,7 @@ def progress(title: str, total: int) -> Iterator[Progress]:
     )
     done = threading.Event()
     with bar:
-        bar.add_task(title, total=total)
+        bar.add_task(escape(title), total=total)
         log = threading.Thread(target=_log, args=(bar, console, done), daemon=True)
         if not console.is_terminal:
             log.start()

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from robustvox.datasets import ALIASES, TASK_NAMES, Dataset, DatasetError
@@ -21,7 +20,7 @@ from ...harness.scoring import prepare_scorer
 from ...plan.cases import load_dataset, require_cases
 from ...specs.spec import UsageError, match
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 if TYPE_CHECKING:
     from rich.console import Console

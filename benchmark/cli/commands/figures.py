@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.markup import escape
 
 from ...craft.named import NamedModel
 from ...harness.bench import Bench
@@ -28,7 +27,7 @@ from ...show.figures.slices import Example, slice_figure
 from ...specs.requests import FiguresRequest
 from ...specs.spec import UsageError
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from ...harness.bench import Bench
@@ -19,7 +18,7 @@ from ...studies.frequency.bands import CUTS, KINDS, PUBLISHED, RESCALE, Band, ba
 from ...studies.frequency.study import study
 from ...studies.frequency.tables import COLUMNS, GROUP, HEADINGS, Frame, keep, merge, rounded, title_of, write
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 
 def study_frequencies(request: FrequencyRequest) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from robustvox.attacks import CATALOG as ATTACKS
@@ -16,7 +15,7 @@ from robustvox.models.complexity import facts
 from robustvox.models.prompted import TARGETS
 
 from ...specs.protocols import PROTOCOLS, SWITCHES, Protocol
-from .console import make_console
+from .console import escape, make_console
 
 STUDIES = {
     "check": "can a number be believed?",

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -46,7 +45,7 @@ from ...specs.requests import MarkRequest
 from ...specs.spec import UsageError, match
 from ...studies.marking.marks import as_labels, as_one
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 from .unlock import SEAL, read_key, volumes_of
 
 SEALS = ("sidecar", "extension")

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.markup import escape
-
 from ...harness.faults import CASE_FAILURES
 from ...plan.build import load_models
 from ...plan.cases import load_dataset, select_cases
@@ -27,7 +25,7 @@ from ...studies.marking.study import MarkBench, study_mark
 from ...studies.marking.tables import measured, summary, write
 from ...studies.marking.trained import RemoverRecipe
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 
 def study_marks(request: MarkingRequest) -> int:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from ...harness.bench import Bench, requested_saver
 from ...harness.execute import Event, Status, execute
@@ -32,7 +31,7 @@ from ...specs.crossing import Writing
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 from .terminal_table import results_table
 
 

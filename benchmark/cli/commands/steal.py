@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
 
 from robustvox.datasets import DatasetError
@@ -23,7 +22,7 @@ from ...studies.stealing.study import Experiment
 from ...studies.stealing.tables import HEADINGS, cells, write
 from ...studies.stealing.thief import Steal
 from ..codes import DONE
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 TITLES = {
     "function": "function on the thief's scanner",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from ...plan.attacks import brief
 from ...specs.protocols import Protocol, find_protocol
+from .console import escape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def results_table(table: pd.DataFrame, title: str, console: Console) -> Renderab
 def _wide(rows: list[Mapping[str, Any]], protocols: Mapping[str, Protocol], title: str) -> Table:
     """Every column, one line a row."""
     transfer = _is_transfer(rows)
-    view = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
     view.add_column("model" if not transfer else "surrogate", no_wrap=True)
     if transfer:
         view.add_column("target", no_wrap=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.markup import escape
-
 from robustvox.attacks.keys import Key, KeyFileError
 
 from ...harness.faults import CASE_FAILURES
@@ -15,7 +13,7 @@ from ...records.seal import SealError
 from ...specs.requests import UnlockRequest
 from ...specs.spec import UsageError
 from ..codes import DONE, SOME_FAILED
-from .console import make_console, progress
+from .console import escape, make_console, progress
 
 SEAL = ".seal"
 

@@ -16,8 +16,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from robustvox.models import CheckpointError, read_card
 
 from ...plan.model_text import is_architecture
@@ -27,10 +25,11 @@ from ...records.unit import Unit
 from ...specs.requests import VerifyRequest
 from ...specs.spec import Spec, UsageError
 from ..codes import DONE, SOME_FAILED
+from .console import say
 from .recompute import Recomputation, describe
 
 
-def verify_records(request: VerifyRequest, echo: Callable[[str], None] = typer.echo) -> int:
+def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) -> int:
     """Check every row's identity and checkpoints, then recompute a sample; 0 if all agrees, else 1.
 
     Raises:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ...records.provenance import read_entries
 from ...records.reading import Frame
 from ...specs.spec import CLEAN as CLEAN
 
@@ -65,12 +65,10 @@ def load_sources(records: Path) -> tuple[str, ...]:
     """Source and licence of the data, from the provenance beside ``results/<dataset>/records``; sorted."""
     found = set()
     for path in sorted(Path(records).glob("*/provenance.jsonl")):
-        for line in path.read_bytes().splitlines():
-            try:
-                data = json.loads(line)["entry"]["dataset"]
-                parts = (data["source"], data["licence"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # torn by a kill, or of an older form: only a credit line is lost
+        for entry in read_entries(path):
+            # Of a damaged line, or one of an older form, only a credit line is lost here; the check tells.
+            data = {} if isinstance(entry, str) else entry[1].dataset
+            parts = (data.get("source"), data.get("licence"))
             if all(isinstance(part, str) and part for part in parts):
-                found.add(", ".join(parts))
+                found.add(", ".join(map(str, parts)))
     return tuple(sorted(found))

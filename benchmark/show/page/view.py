@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ...records.paths import component, records_file
+from ...records.paths import records_file
+from ...specs.names import component
 from ..labels import AttackName, attack_names, model_family
 from .board import Board, Frame
 from .curves import charts

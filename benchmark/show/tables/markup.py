@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from ...records.reading import Frame
+from ...specs.names import printable
 
 
 def csv_text(table: Frame, text_columns: Sequence[str]) -> str:
@@ -70,12 +71,6 @@ def markdown_text(text: object) -> str:
 def latex_text(text: object) -> str:
     """Text that LaTeX prints as it is."""
     return printable(text).replace("\t", " ").translate(_LATEX)
-
-
-def printable(text: object) -> str:
-    """Without line breaks and other control characters, and encodable as UTF-8."""
-    text = re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(text))
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _LATEX = str.maketrans(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...plan.attacks import brief
-from ...records.paths import component
 from ...records.reading import Frame
 from ...show.figures.canvas import line_style, new_figure, save, settings
+from ...specs.names import component
 from .bands import SIDE
 
 if TYPE_CHECKING:

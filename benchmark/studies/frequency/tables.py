@@ -14,7 +14,8 @@ from ...plan.attacks import brief
 from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.cases import KEYS as GROUP
-from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text, printable
+from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
+from ...specs.names import printable
 from ...specs.protocols import DEFAULT_PROTOCOL
 from ...specs.spec import UsageError
 from .bands import Band

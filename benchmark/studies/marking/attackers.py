@@ -17,7 +17,7 @@ from robustvox.datasets import Dataset
 
 from ...craft.named import NamedModel
 from ...plan.attacks import attack_spec
-from ...records.paths import component
+from ...specs.names import component
 from .marks import StudiedMark, make_mark
 from .trained import RemoverRecipe, ResidualRemover, train_remover
 

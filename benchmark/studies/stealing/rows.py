@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from ...show.tables.markup import csv_text, csv_value
+
 Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 
 
@@ -98,7 +100,7 @@ class Rows:
                 f"expected the columns {', '.join(names)} in {self.path}, found {', '.join(text.columns)}; "
                 "remove the file"
             )
-        readers = {"int": int, "float": float, "bool": "True".__eq__, "str": str}
+        readers = {"int": int, "float": float, "bool": "True".__eq__, "str": csv_value}
         for field in fields(self.kind):
             text[field.name] = [readers[str(field.type)](cell) for cell in text[field.name]]
         return text
@@ -118,5 +120,9 @@ class Rows:
         both = both.drop_duplicates(self.identity, keep="last").sort_values(self.identity, kind="stable")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_name(f".{self.path.name}.tmp")
-        unfinished.write_text(both.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline="")
+        unfinished.write_text(
+            csv_text(both, [f.name for f in fields(self.kind) if f.type == "str"]),
+            encoding="utf-8",
+            newline="",
+        )
         os.replace(unfinished, self.path)

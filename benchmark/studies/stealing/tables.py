@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ...metrics.statistics import bootstrap_intervals
+from ...show.tables.markup import csv_text, markdown_text
 from .rows import Frame, FunctionRow, Rows, TransferRow
 from .study import VICTIM, WHITE_BOX
 from .thefts import PLAIN
@@ -141,8 +142,8 @@ def cells(name: str, table: Frame) -> list[list[str]]:
     if name == "transfer":
         return [
             [
-                r["surrogate"],
-                r["attack"],
+                markdown_text(r["surrogate"]),
+                markdown_text(r["attack"]),
                 f"{255 * r['eps']:g}/255",
                 _with(r, "dice_adv"),
                 f"{r['drop']:.3f}",
@@ -153,7 +154,7 @@ def cells(name: str, table: Frame) -> list[list[str]]:
         ]
     return [
         [
-            r["row"],
+            markdown_text(r["row"]),
             str(r["queries"]),
             _with(r, "dice"),
             _with(r, "agreement"),
@@ -180,7 +181,7 @@ def write(folder: Path) -> dict[str, Frame]:
     parts = []
     for name, table in made.items():
         (folder / f"{name}.csv").write_text(
-            table.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline=""
+            csv_text(table, ("row", "surrogate", "attack")), encoding="utf-8", newline=""
         )
         parts.append(f"## {name}\n\n{markdown(HEADINGS[name], cells(name, table))}")
     (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8", newline="")

@@ -18,6 +18,8 @@ from robustvox.benchmark.cli import main
 from robustvox.benchmark.records.reading import load_records
 from robustvox.benchmark.show.tables.results import MEASURED_COLUMNS
 
+from ..first_form import rows_in
+
 
 def steady(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=list(MEASURED_COLUMNS))
@@ -182,9 +184,9 @@ def test_a_killed_run_continues_to_the_same_tables(toy):
         process.wait()
     assert toy(*attacks, out=torn) == 0
     pd.testing.assert_frame_equal(steady(toy.table(whole)), steady(toy.table(torn)))
-    costs = [line for p in torn.rglob("*.jsonl") for line in p.read_text().splitlines() if '"cost"' in line]
+    costs = [row for p in torn.glob("*/records/*/*/*.jsonl") for row in rows_in(p) if row["kind"] == "cost"]
     assert len(costs) == 12
-    assert len({line.split('"unit": ')[1][:20] for line in costs}) == 12
+    assert len({row["unit"] for row in costs}) == 12
 
 
 MISTAKES = [

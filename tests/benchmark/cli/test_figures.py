@@ -13,6 +13,8 @@ from robustvox.benchmark.cli.commands.figures import compare_with_record
 from robustvox.benchmark.harness.compute import ClassScore, mean_dice
 from robustvox.benchmark.records.reading import load_records
 
+from ..first_form import rows_in
+
 ATTACK = "pgd:steps=2,alpha=4/255"
 
 
@@ -50,7 +52,7 @@ def test_another_seed_has_no_record_and_a_changed_record_differs(toy, figures, c
     assert figures("--attack", ATTACK, "--seed", "1") == 0
     assert "No record of this case" in capsys.readouterr().out
     (path,) = (toy.root / "results" / "toy" / "records").rglob("pgd.jsonl")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = rows_in(path)
     for line in lines:
         if line["kind"] == "score" and line["class_id"] == 1:
             line["dice"] += 0.125

@@ -18,6 +18,8 @@ import torch
 from robustvox.benchmark.cli import main
 from robustvox.models import load_checkpoint, save_checkpoint
 
+from ..first_form import rows_in
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 MEASURED = ["seconds"]
 
@@ -41,7 +43,7 @@ def importable(tmp_path, monkeypatch):
 
 def rows_of(results: Path) -> list[dict]:
     files = sorted((results / "toy" / "records").glob("*/*/*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [row for file in files for row in rows_in(file)]
 
 
 def entries_of(results: Path) -> list[dict]:
@@ -89,7 +91,7 @@ def test_provenance_knows_two_checkpoints_of_one_name_apart(toy, two_unets, caps
     assert main(verify) == 0
     # A row of the first checkpoint is missed as well as one of the second.
     path = results / "toy" / "records" / "robustvox-1" / "unet" / "gn.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = rows_in(path)
     for sha256 in entry["models"].values():
         gone = {row["unit"] for row in rows if row.get("target_sha256") == sha256}
         path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["unit"] not in gone))
@@ -255,7 +257,7 @@ def test_a_variant_beside_an_attack_is_not_its_row_in_the_readme(tmp_path):
     before = readme.read_text()
     assert "| `pgd` | 0.60 " in before
     plain = "pgd:alpha=2/255,eps=8/255,loss=dice,random_start=true,restarts=1,steps=20"
-    rows = [json.loads(line) for line in (folder / "pgd.jsonl").read_text().splitlines()]
+    rows = rows_in(folder / "pgd.jsonl")
     rows = [
         row | {"attack": plain.replace("alpha=2/255", "alpha=0.0001")}
         for row in rows

@@ -19,7 +19,10 @@ import torch
 from nibabel.nifti1 import Nifti1Extension
 
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.records.unit import digest
 from robustvox.models import ModelCard, build_model, save_checkpoint
+
+from ..first_form import rows_in
 
 ATTACK = "evil:X:eps=8/255"
 MODEL = "evil:net:width=2"
@@ -65,7 +68,7 @@ def key_of(row: dict) -> str:
 
 def plant_rows(records: Path, old: str, name: str, **changes: object) -> None:
     """Copy the blocks of a file with other names, their units hashed anew, so that nothing looks edited."""
-    rows = [json.loads(line) for line in (records / old).read_text().splitlines()]
+    rows = rows_in(records / old)
     rows = [row for row in rows if row["attack"] != "none"]
     for row in rows:
         row |= {k: v for k, v in changes.items() if k in row}
@@ -88,7 +91,7 @@ def plant_records(results: Path) -> None:
     path = records / "robustvox-1" / "provenance.jsonl"
     stored = json.loads(path.read_text().splitlines()[0])
     entry = stored["entry"] | {"attacks": [ATTACK], "cases": ["case_000"]}
-    path.write_text(path.read_text() + json.dumps({"id": "00" * 8, "entry": entry}) + "\n")
+    path.write_text(path.read_text() + json.dumps({"id": digest(entry), "entry": entry}) + "\n")
 
 
 def plant_checks(results: Path) -> None:

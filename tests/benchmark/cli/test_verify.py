@@ -13,6 +13,8 @@ from robustvox.benchmark.cli import main
 from robustvox.benchmark.cli.commands.recompute import distance
 from robustvox.models import load_checkpoint, save_checkpoint
 
+from ..first_form import rows_in
+
 
 @pytest.fixture
 def recorded(toy):
@@ -29,7 +31,7 @@ def verify(toy, *more: str, models=("unet", "segresnet")) -> int:
 
 def edit(toy, model: str, change) -> str:
     path = toy.root / "results" / "toy" / "records" / "robustvox-1" / model / "fgsm.jsonl"
-    rows = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    rows = [change(row) for row in rows_in(path)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if row))
     return str(path)
 

@@ -21,6 +21,8 @@ from robustvox.benchmark.cli import main
 from robustvox.benchmark.metrics import score
 from robustvox.benchmark.plan.folds import training_folds
 
+from ..first_form import rows_in
+
 NET = {
     "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8],
     "strides": [2], "num_res_units": 1, "norm": "batch",
@@ -29,11 +31,7 @@ LOAD = {"_target_": "LoadImaged", "keys": "image"}
 
 
 def clean_dice(root):
-    rows = [
-        json.loads(line)
-        for file in root.glob("records/*/*/clean.jsonl")
-        for line in file.read_text().splitlines()
-    ]
+    rows = [row for file in root.glob("records/*/*/clean.jsonl") for row in rows_in(file)]
     return {(row["case"], row["class_name"]): row["dice"] for row in rows if row["kind"] == "score"}, rows
 
 

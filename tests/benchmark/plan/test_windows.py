@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 from robustvox.benchmark.plan.windows import choose_window, fitting, read_window
 from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import open_dataset
+
+from ..first_form import rows_in
 
 
 class Conv(torch.nn.Conv3d):
@@ -122,8 +122,8 @@ def test_training_takes_the_window_too(toy, capsys, tmp_path):
 def test_two_windows_are_two_models(toy, capsys):
     for size in ("16", "32"):
         run(toy, capsys, "unet", "--untrained", "--roi-size", size)
-    files = (toy.root / "out" / "toy" / "records").rglob("*.jsonl")
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    files = (toy.root / "out" / "toy" / "records").glob("*/*/*.jsonl")
+    rows = [row for file in files for row in rows_in(file)]
     # The clean image and the attacked one, each under two windows.
     assert len({row["unit"] for row in rows if row.get("kind") == "score"}) == 4
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from robustvox.benchmark.records.reading import Records, load_records, read_blocks
+from robustvox.benchmark.records.rows import encode
 from robustvox.benchmark.records.store import RecordStore
 from robustvox.benchmark.records.unit import RecordsError, Unit
 
@@ -63,6 +64,12 @@ def assert_same(first: Records, second: Records) -> None:
         pd.testing.assert_frame_equal(
             getattr(first, field.name), getattr(second, field.name), check_exact=True
         )
+
+
+def spread(path: Path) -> Path:
+    """Rewrite a file in the first form."""
+    path.write_bytes(encode(*(row for block, _ in read_blocks(path) for row in block)))
+    return path
 
 
 def only_file(root: Path) -> Path:
@@ -238,7 +245,7 @@ def test_wrong_types_and_lone_cost_rows_are_refused(tmp_path: Path) -> None:
     with RecordStore(tmp_path) as store:
         store.append(make_unit(), make_scores(), COST)
     path = only_file(tmp_path)
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = spread(path).read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines).replace(b'"dice": 0.5', b'"dice": "=cmd"'))
     with pytest.raises(RecordsError, match="dice='=cmd'"):
         load_records(tmp_path)
@@ -252,7 +259,7 @@ def test_rows_without_closing_row_are_ignored_anywhere(tmp_path: Path) -> None:
         store.append(make_unit(case="torn"), make_scores(), COST)
         store.append(make_unit(), make_scores(), COST)
     path = only_file(tmp_path)
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = spread(path).read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2] + lines[3:]))
     assert load_records(tmp_path).costs.case.tolist() == ["c1"]
     assert load_records(tmp_path).scores.case.tolist() == ["c1", "c1"]

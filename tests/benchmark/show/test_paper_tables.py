@@ -28,6 +28,8 @@ from robustvox.benchmark.show.tables.best import BEST, TIED, best_models
 from robustvox.benchmark.show.tables.results import white_box
 from robustvox.benchmark.show.tables.summary import Summary, labels
 
+from ..first_form import rows_in
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 COST: dict[str, Any] = {"linf": 0.03, "l2": 1.0, "psnr": 40.0, "ssim": 1.0, "forwards": 1, "backwards": 0}
 COST |= {"seconds": 1.0, "flags": [], "provenance": "p"}
@@ -239,7 +241,7 @@ def test_only_a_readme_with_markers_beside_the_results_changes(tmp_path: Path) -
 
 
 def edit(path: Path, change) -> None:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = rows_in(path)
     path.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
 
 

@@ -17,6 +17,8 @@ from robustvox.benchmark.records.unit import Unit
 from robustvox.benchmark.show.files import check, write
 from robustvox.benchmark.show.tables.success import FILES, render, success_rates
 
+from ..first_form import rows_in, spread
+
 COST = {"linf": 0.0, "l2": 0.0, "psnr": 40.0, "ssim": 1.0, "forwards": 1, "backwards": 0, "seconds": 1.0,
         "flags": [], "provenance": "p"}  # fmt: skip
 OLD = {name: None for name in ("asr_voxel", "asr_foreground")}
@@ -61,7 +63,7 @@ def test_rates_by_hand(root):
 
 def test_old_rows_load_and_keep_their_bytes(root):
     path = root / "robustvox-1" / "unet" / "pgd.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = rows_in(path)
     old = [{name: value for name, value in row.items() if name not in OLD} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in old))
     before = path.read_bytes()
@@ -97,7 +99,7 @@ def test_the_files_belong_to_the_leaderboard(root):
 def test_order_of_records_changes_no_byte(root):
     first = render(root.parent, load_records(root))
     for path in root.glob("*/*/*.jsonl"):
-        lines = path.read_text().splitlines(keepends=True)
+        lines = spread(path).read_text().splitlines(keepends=True)
         blocks = [lines[i : i + 3] for i in range(0, len(lines), 3)]
         path.write_text("".join(line for block in reversed(blocks) for line in block))
     assert render(root.parent, load_records(root)) == first

@@ -25,6 +25,8 @@ from robustvox.benchmark.records.unit import Unit
 from robustvox.benchmark.show.files import check, render, write
 from robustvox.benchmark.show.tables.results import COLUMNS, transfer, white_box
 
+from ..first_form import spread
+
 COST: dict[str, Any] = {
     "linf": 0.0,
     "l2": 0.0,
@@ -322,7 +324,7 @@ def test_a_hundred_thousand_rows_render(tmp_path: Path) -> None:
     with RecordStore(root) as store:
         scored(make_unit("c0", "none"), [OK] * 8)(store)
     (path,) = root.glob("*/*/*.jsonl")
-    block = path.read_text()
+    block = spread(path).read_text()
     path.unlink()
     with path.open("w") as file:
         for attack, case in itertools.product(range(250), range(50)):

@@ -13,8 +13,9 @@ from monai.networks.nets.unetr import UNETR
 
 from robustvox.models.bring import open_model
 from robustvox.models.bring.bundle import NETWORKS
-from robustvox.models.bring.configuration import Configuration, read_json
+from robustvox.models.bring.configuration import Configuration
 from robustvox.models.bring.legacy import LegacyPatchMerging
+from robustvox.models.documents import read_document
 from robustvox.models.header import CheckpointError
 
 CLASSES = ("background", "spleen", "liver")
@@ -376,7 +377,7 @@ def test_references_in_a_circle_are_named():
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "metadata.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="expected metadata.json as JSON"):
-        read_json(tmp_path / "metadata.json")
+        read_document(tmp_path / "metadata.json")
     (tmp_path / "metadata.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="expected metadata.json as JSON"):
-        read_json(tmp_path / "metadata.json")
+        read_document(tmp_path / "metadata.json")
