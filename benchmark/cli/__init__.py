@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from typing import Any
 
 import typer
 
-from ..specs.spec import UsageError
+from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
-from .codes import DONE, INTERRUPTED, USAGE
+from .codes import DONE, INTERRUPTED, UNFINISHED, USAGE
 from .compare import compare
 from .data import data
 from .figures import figures
@@ -63,16 +64,43 @@ def main(argv: list[str] | None = None) -> int:
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
     try:
-        with _warnings_told_once():
+        with _warnings_told_once(), _stopped_by_terminate():
             code = app(args=arguments, prog_name="python -m benchmark", standalone_mode=False)
+        if code == INTERRUPTED:  # what newer Typer makes of Ctrl-C
+            return _interrupted()
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
     except UsageError as error:
         return _usage(str(error))
+    except UnfinishedError as error:
+        _usage(str(error))
+        return UNFINISHED
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; finished cases are recorded, the same command continues", err=True)
-        return INTERRUPTED
+        return _interrupted()
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted, continues with the same command; what is finished is recorded", err=True)
+    return INTERRUPTED
+
+
+@contextmanager
+def _stopped_by_terminate() -> Iterator[None]:
+    """SIGTERM, which schedulers send before they kill, ends a command as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, which alone hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

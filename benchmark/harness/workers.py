@@ -1,135 +1,94 @@
-"""Running jobs in other processes: a local pool, or a Dask scheduler. Both speak ``concurrent.futures``.
-
-A job travels as names and hashes, not as tensors: every worker resolves the same request once and keeps its
-networks.
-"""
+"""Who computes the jobs of a run: from what was asked to a crew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import get_context
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..craft.named import NamedModel
-from ..plan.plan import Job, Plan
-from ..specs.spec import UsageError
-from .bench import Bench, requested_saver
-from .compute import Failure, Outcome
-from .execute import Submit
+from robustvox.datasets import Dataset
+
+from ..plan.model_text import absolute_model
+from ..records.sources import path_of
+from .crews import Crew, ExecutorCrew
 
 if TYPE_CHECKING:
     from ..specs.requests import RunRequest
 
 
 @contextmanager
-def submitter(request: RunRequest) -> Iterator[Submit | None]:
-    """How to hand jobs out: None means here, one after another.
+def crew_of(request: RunRequest, executor: Executor | None = None) -> Iterator[Crew | None]:
+    """Who computes; None for this process, one job after another. Processes that were started here end with it.
+
+    Args:
+        request: its ``scheduler``, ``workers`` and ``device``.
+        executor: goes before what the request says.
 
     Raises:
-        UsageError: if the scheduler cannot be reached or Dask is not installed.
+        UsageError: Dask is not installed, or no scheduler answers at the address.
     """
-    if request.scheduler is not None:
-        client = _dask_client(request.scheduler)
-        with client:
-            yield _through(client.get_executor(), request)
-    elif request.workers > 1:
+    crew: Crew | None = None
+    if executor is not None:
+        crew = ExecutorCrew(executor, request.workers or None)
+    elif request.scheduler is not None:
+        from .dask_crew import connect
+
+        crew = connect(request.scheduler)
+    elif request.workers > 0:
+        from .processes import ProcessCrew
+
         # Threads are shared out, or the workers would slow each other down.
         threads = max(torch.get_num_threads() // request.workers, 1)
-        with ProcessPoolExecutor(
-            request.workers,
-            mp_context=get_context("spawn"),
-            initializer=torch.set_num_threads,
-            initargs=(threads,),
-        ) as pool:
-            yield _through(pool, request)
-    else:
-        yield None
-
-
-def _dask_client(address: str):
+        crew = ProcessCrew(request.workers, threads=threads, environments=environments(request.device))
     try:
-        from distributed import Client
-    except ImportError as error:
-        raise UsageError(
-            'expected Dask for --scheduler, found none; pip install "robustvox[cluster]"'
-        ) from error
-    try:
-        return Client(address, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"expected a Dask scheduler at {address}, found none: {error}") from error
+        yield crew
+    finally:
+        if crew is not None:
+            crew.close()
 
 
-def _through(executor: Executor, request: RunRequest) -> Submit:
-    def submit(job: Job, targets: tuple[NamedModel, ...]):
-        return executor.submit(work, request, JobKey.of(job, targets))
+def environments(device: str) -> Sequence[Mapping[str, str]]:
+    """Variables of worker processes: on a machine with several cards each sees one, its own ``cuda:0``.
 
-    return submit
-
-
-@dataclass(frozen=True)
-class JobKey:
-    """A job as it travels: models by name and sha256, the attack by its spec, a saved volume by its path."""
-
-    case: str
-    surrogate: tuple[str, str] | None
-    attack: str | None
-    targets: tuple[tuple[str, str], ...]
-    saved: Path | None
-
-    @classmethod
-    def of(cls, job: Job, targets: tuple[NamedModel, ...]) -> JobKey:
-        """The key of a job that is scored on ``targets``."""
-        return cls(
-            case=job.case,
-            surrogate=job.surrogate.key if job.surrogate else None,
-            attack=job.attack.spec if job.attack else None,
-            targets=tuple(target.key for target in targets),
-            saved=job.saved.path if job.saved else None,
-        )
-
-    def find(self, plan: Plan) -> Job:
-        """The job of ``plan`` with this key.
-
-        Raises:
-            RuntimeError: the worker resolved the request to other models than the run.
-        """
-        models = {model.key: model for model in plan.models}
-        attacks = {named.spec: named for named in plan.attacks}
-        saved = {volume.path: volume for volume in plan.saved}
-        missing = [key for key in (self.surrogate, *self.targets) if key is not None and key not in models]
-        if missing:
-            name, sha256 = missing[0]
-            found = ", ".join(f"{n} {sha[:8]}" for n, sha in models) or "none"
-            raise RuntimeError(
-                f"expected the worker to have {name} with sha256 {sha256[:8]}, found {found}; give every worker the "
-                "same checkpoints and code"
-            )
-        return Job(
-            self.case,
-            models[self.surrogate] if self.surrogate else None,
-            attacks[self.attack] if self.attack else None,
-            tuple(models[key] for key in self.targets),
-            saved[self.saved] if self.saved else None,
-        )
+    Example:
+        >>> environments("cpu"), environments("cuda:1")
+        (({},), ({},))
+    """
+    cards = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if cards < 2:
+        return ({},)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(names) != cards:
+        names = [str(card) for card in range(cards)]
+    return tuple({"CUDA_VISIBLE_DEVICES": name.strip()} for name in names)
 
 
-def work(request: RunRequest, key: JobKey) -> list[Outcome | Failure]:
-    """Compute one job in a worker, which resolves the request once."""
-    bench = _worker(request)
-    return bench.run(key.find(bench.plan))
+def portable(request: RunRequest, dataset: Dataset) -> RunRequest:
+    """What was asked, so that it means the same in another folder, on another machine: paths from the root.
+
+    Args:
+        request: as typed.
+        dataset: what its ``dataset`` turned out to be.
+    """
+    path = path_of(dataset)
+    return replace(
+        request,
+        dataset=request.dataset if path is None else str(_absolute(Path(path))),
+        dataset_name=dataset.name,
+        models=tuple(map(absolute_model, request.models)),
+        targets=tuple(map(absolute_model, request.targets)),
+        checkpoints=tuple(map(_absolute, request.checkpoints)),
+        data_root=None if request.data_root is None else _absolute(request.data_root),
+        adversarial=None if request.adversarial is None else _absolute(request.adversarial),
+        out=_absolute(request.out),
+    )
 
 
-@lru_cache(maxsize=1)
-def _worker(request: RunRequest) -> Bench:
-    # A worker resolves names; importing what that needs would slow the start of runs without workers.
-    from ..plan.build import build_plan
-
-    plan = build_plan(request)
-    return Bench(plan, save=requested_saver(request, plan))
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()

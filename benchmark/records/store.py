@@ -17,14 +17,15 @@ NaN and infinite numbers are null in the files and NaN in the frames.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .lock import FolderLock
 from .paths import component, records_file
 from .reading import read_blocks
 from .rows import COST, SCORE, encode, make_row, parse_line, plain, slot_of
-from .unit import RecordsError, Unit, digest
+from .unit import Unit, digest
 
 
 class RecordStore:
@@ -52,8 +53,8 @@ class RecordStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._lock: int | None = None
-        self._outcomes: dict[Path, dict[tuple, str | None]] = {}
+        self._lock = FolderLock(self.root)
+        self._outcomes: dict[Path, dict[tuple, str]] = {}
         self._repaired: set[Path] = set()
 
     def __enter__(self) -> RecordStore:
@@ -67,9 +68,23 @@ class RecordStore:
 
     def close(self) -> None:
         """Release the lock; a later write takes it again."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        self._lock.release()
+
+    def lock(self, wait_s: float = 0.0, tell: Callable[[str], None] | None = None) -> None:
+        """Become the one writer now, before anything is computed.
+
+        Args:
+            wait_s: how long another process may still take, in seconds.
+            tell: hears whom this waits for.
+
+        Raises:
+            RecordsError: another process writes here.
+        """
+        if not self._lock.held:
+            self._lock.acquire(wait_s, tell)
+            # Somebody else may have written since this store last looked.
+            self._outcomes.clear()
+            self._repaired.clear()
 
     def done(self, unit: Unit) -> bool:
         """Whether this very unit was completed and not replaced since; failed units are not done."""
@@ -93,11 +108,17 @@ class RecordStore:
         if not ids or len(set(ids)) != len(ids):
             raise ValueError(f"scores: expected one row per foreground class, got class_id {ids}")
         rows = [make_row("score", unit, row, SCORE) for row in scores]
-        self._write(unit, [*rows, make_row("cost", unit, cost, COST)], unit.key)
+        self._write(unit, [*rows, make_row("cost", unit, cost, COST)])
 
     def fail(self, unit: Unit, error: str) -> None:
-        """Write that a unit could not be computed and why; the next run tries it again."""
-        self._write(unit, [make_row("failure", unit, {"error": error}, ("error",))], None)
+        """Write that a unit could not be computed and why; the next run tries it again.
+
+        A failure that is the last thing known of the unit is not written twice.
+        """
+        row = make_row("failure", unit, {"error": error}, ("error",))
+        self.lock()
+        if self._known(self._path(unit)).get(unit.slot) != _outcome(row):
+            self._write(unit, [row])
 
     def provenance(self, entry: Mapping[str, Any]) -> str:
         """Store versions, hardware, command and the like once, and return the id the cost rows refer to.
@@ -119,7 +140,7 @@ class RecordStore:
         whole = path.read_bytes().rpartition(b"\n")[:2] if path.exists() else ()
         data = b"".join(whole)
         if not any(parse_line(line).get("id") == identity for line in data.splitlines()):
-            self._acquire()
+            self.lock()
             _truncate(path, len(data))
             _append(path, encode({"id": identity, "entry": stored}))
         return identity
@@ -127,18 +148,16 @@ class RecordStore:
     def _path(self, unit: Unit) -> Path:
         return self.root / records_file(unit.protocol, unit.surrogate, unit.attack)
 
-    def _known(self, path: Path) -> dict[tuple, str | None]:
+    def _known(self, path: Path) -> dict[tuple, str]:
         if path not in self._outcomes:
             closing = [block[-1] for block, _ in read_blocks(path)]
-            self._outcomes[path] = {
-                slot_of(row): row["unit"] if row["kind"] == "cost" else None for row in closing
-            }
+            self._outcomes[path] = {slot_of(row): _outcome(row) for row in closing}
         return self._outcomes[path]
 
-    def _write(self, unit: Unit, rows: list[dict[str, Any]], key: str | None) -> None:
+    def _write(self, unit: Unit, rows: list[dict[str, Any]]) -> None:
         data = encode(*rows)
         path = self._path(unit)
-        self._acquire()
+        self.lock()
         known = self._known(path)
         if path not in self._repaired:
             _truncate(path, max((end for _, end in read_blocks(path)), default=0))
@@ -146,32 +165,12 @@ class RecordStore:
         self._repaired.discard(path)
         _append(path, data)
         self._repaired.add(path)
-        known[unit.slot] = key
+        known[unit.slot] = _outcome(rows[-1])
 
-    def _acquire(self) -> None:
-        if self._lock is not None:
-            return
-        self.root.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # Windows: no advisory locks, one writer remains the user's duty
-            return
-        handle = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise RecordsError(
-                f"{self.root}: expected to be the only writer, but another run is writing here; wait for it, "
-                "or give this one another --out folder"
-            ) from error
-        except OSError:  # a file system without locks, as some network mounts
-            os.close(handle)
-        else:
-            self._lock = handle
-            # Somebody else may have written since this store last looked.
-            self._outcomes.clear()
-            self._repaired.clear()
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """What a closing row says of its slot: the unit that is done, or why it failed."""
+    return row["unit"] if row["kind"] == "cost" else f"{row['unit']} failed: {row['error']}"
 
 
 def _truncate(path: Path, size: int) -> None:
