@@ -251,20 +251,26 @@ class Dispatcher(Generic[Item]):
                 self._refuse(worker, f"it died {_DEAD_STARTS} times before it answered: {error}")
             return
         answer = Refused(_first_line(error)) if error is not None else future.result()
-        problem = answer.reason if isinstance(answer, Refused) else disagreement(self._expected, answer)
-        if problem:
+        if isinstance(answer, Refused):
+            self._refuse(worker, answer.reason)
+        elif problem := disagreement(self._expected, answer):
             self._refuse(worker, problem)
-            return
+        else:
+            self._admit(worker, answer)
+
+    def _admit(self, worker: str, answer: Answer) -> None:
         self._busy[worker] = 0
+        others = {name: other for name, other in self._places.items() if name in self._busy}
         twin = next(
-            (w for w, other in self._places.items() if answer.card and other.card == answer.card), None
+            (name for name, other in others.items() if answer.card and other.card == answer.card), None
         )
-        if twin is not None and twin in self._busy:
+        if twin is not None:
             self._tell(f"{worker} and {twin} share one card: they compete for its memory")
-        others = {other.place.accelerator for other in self._places.values()} - {answer.place.accelerator}
-        if others and answer.place.accelerator not in {o.place.accelerator for o in self._places.values()}:
+        cards = {other.place.accelerator for other in others.values()}
+        if cards and answer.place.accelerator not in cards:
+            mine = answer.place.accelerator
             self._tell(
-                f"{worker} computes on {answer.place.accelerator}, others on {', '.join(others)}: rows say which"
+                f"{worker} computes on {mine}, others on {', '.join(sorted(cards))}: the rows say which"
             )
         self._places[worker] = answer
 

@@ -56,7 +56,8 @@ class DaskCrew:
     def workers(self) -> Collection[str]:
         if time.monotonic() - self._looked >= _LOOK_S:
             try:
-                there = frozenset(self._client.nthreads())
+                threads: Any = self._client.nthreads()
+                there = frozenset(threads)
             except CASE_FAILURES as error:  # closed, refused, timed out, cancelled: it is not there any more
                 raise UnfinishedError(
                     f"expected {self.where} to answer, found: {type(error).__name__}; what is finished is recorded, start "

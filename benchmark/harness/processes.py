@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -17,7 +17,11 @@ from typing import Any, NamedTuple
 from .crews import WorkerLostError
 from .faults import CASE_FAILURES, exit_reason
 
-_SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads or a GPU does not work
+_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
+_CONTEXT = multiprocessing.get_context("forkserver" if _SERVER else "spawn")
+# A fork of a process with threads or a GPU does not work. A process that has loaded the code and done nothing else is
+# forked, so that a new worker costs no new loading of torch; where that cannot be, each loads it.
+_LOADED = ["robustvox.benchmark.plan.build", "robustvox.benchmark.harness.jobs"]
 
 
 class ProcessCrew:
@@ -44,6 +48,8 @@ class ProcessCrew:
     def __init__(
         self, count: int, *, threads: int = 1, environments: Sequence[Mapping[str, str]] = ({},)
     ) -> None:
+        if _SERVER:
+            _CONTEXT.set_forkserver_preload(_LOADED)
         self._lanes = {
             f"worker {i + 1}": _Lane(f"worker {i + 1}", threads, environments[i % len(environments)])
             for i in range(count)
@@ -144,13 +150,12 @@ class _Lane:
 
     def _start(self) -> None:
         self._bury()
-        mine, theirs = _SPAWN.Pipe()
+        mine, theirs = _CONTEXT.Pipe()
         with self._lock:
             if self._closed:
                 raise EOFError
-            process = _SPAWN.Process(target=_serve, args=(theirs, self._threads))
-            with _environment(self._environment):
-                process.start()
+            process = _CONTEXT.Process(target=_serve, args=(theirs, self._environment, self._threads))
+            process.start()
             self._process, self._connection = process, mine
         theirs.close()  # else its end would not be seen when the process dies
 
@@ -169,27 +174,9 @@ class _Lane:
         return exit_reason(process.exitcode)
 
 
-_ENVIRONMENT = threading.Lock()
-
-
-@contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for the process that is started inside; which card it sees is decided before it loads anything."""
-    with _ENVIRONMENT:
-        before = {name: os.environ.get(name) for name in changes}
-        os.environ.update(changes)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-
-def _serve(connection: Connection, threads: int) -> None:
+def _serve(connection: Connection, environment: Mapping[str, str], threads: int) -> None:
     """The life of a worker process."""
+    os.environ.update(environment)  # which card it sees is read when it first asks for one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
