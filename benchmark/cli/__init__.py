@@ -15,7 +15,7 @@ import typer
 from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
-from .codes import DONE, INTERRUPTED, UNFINISHED, USAGE
+from .codes import DONE, INTERRUPTED, MISTAKE, UNFINISHED, USAGE
 from .compare import compare
 from .data import data
 from .figures import figures
@@ -23,6 +23,7 @@ from .frequency import frequency
 from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .mark import mark, marking, unlock
+from .mistakes import keep_mistake
 from .run import run
 from .steal import steal
 from .train import train
@@ -78,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
         return UNFINISHED
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except Exception as error:  # noqa: BLE001  # a mistake of ours, which must be seen and need not be read on a screen
+        _usage(keep_mistake(error))
+        return MISTAKE
 
 
 def _interrupted() -> int:

@@ -19,7 +19,7 @@ from ..specs.spec import UnfinishedError
 from .compute import Failure
 from .crews import Crew, WorkerLostError
 from .faults import ATTEMPTS, Kind, reason_of
-from .jobs import Computed, JobKey, JobSpec, Refused, greet, run_job
+from .jobs import Assignment, Computed, JobKey, JobSpec, Refused, greet, run_job
 from .preflight import Answer, disagreement
 
 _TICK_S = 0.5
@@ -88,7 +88,7 @@ class Dispatcher(Generic[Item]):
 
     Args:
         crew: who computes.
-        request: what the run was asked, every path absolute.
+        assignment: what the run was asked.
         expected: what this process has; workers with something else get no jobs.
         jobs: pairs of anything and the key of a job, or None where there was nothing to hand out; read one ahead.
         tally: is kept up to date.
@@ -99,7 +99,7 @@ class Dispatcher(Generic[Item]):
     def __init__(
         self,
         crew: Crew,
-        request: Any,
+        assignment: Assignment,
         expected: Answer,
         jobs: Iterator[tuple[Item, JobKey] | None],
         *,
@@ -107,7 +107,7 @@ class Dispatcher(Generic[Item]):
         wait_s: float,
         tell: Callable[[str], object],
     ) -> None:
-        self._crew, self._request, self._expected = crew, request, expected
+        self._crew, self._assignment, self._expected = crew, assignment, expected
         self._jobs, self._tally, self._wait_s, self._tell = jobs, tally, wait_s, tell
         self._again: deque[_Try[Item]] = deque()
         self._last: deque[_Try[Item]] = deque()  # to be tried alone, when everything else is done
@@ -166,7 +166,7 @@ class Dispatcher(Generic[Item]):
             del self._busy[gone]
         known = {*self._busy, *self._refused, *self._asked.values()}
         for new in sorted(there - known):
-            self._asked[self._crew.submit(new, greet, self._request, self._expected.case)] = new
+            self._asked[self._crew.submit(new, greet, self._assignment, self._expected.case)] = new
         self._tally.workers = len(self._busy) * self._crew.many
 
     def _hand_out(self) -> None:
@@ -174,7 +174,7 @@ class Dispatcher(Generic[Item]):
             attempt = self._next(worker)
             if attempt is None:
                 break
-            spec = JobSpec(self._request, self._expected, attempt.key)
+            spec = JobSpec(self._assignment, self._expected, attempt.key)
             self._under_way[self._crew.submit(worker, run_job, spec)] = (worker, attempt)
             self._busy[worker] += 1
         self._count()

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from ..craft.named import NamedModel
 from ..plan.plan import Job, Plan
@@ -22,11 +21,8 @@ from .cluster import Dispatcher, Tally
 from .compute import Failure
 from .crews import Crew
 from .faults import CASE_FAILURES, Tracebacks, reason_of, storing
-from .jobs import Computed, JobKey, compute
+from .jobs import Assignment, Computed, JobKey, compute
 from .preflight import Place, answer
-
-if TYPE_CHECKING:
-    from ..specs.requests import RunRequest
 
 
 class Status(StrEnum):
@@ -47,6 +43,8 @@ class Event:
     status: Status
     units: tuple[Unit, ...]
     error: str = ""
+    traced: bool = False
+    """Whether a traceback was kept, see :class:`~robustvox.benchmark.harness.faults.Tracebacks`."""
 
     @property
     def failed(self) -> bool:
@@ -60,14 +58,14 @@ class Elsewhere:
 
     Attributes:
         crew: by whom.
-        request: what was asked, every path absolute, so that they can resolve it themselves.
+        assignment: what was asked, so that they can resolve it themselves.
         wait_s: how long to wait for a worker when there is none.
         tell: hears what people should know, a line each.
         provenance_at: the provenance of rows that were computed somewhere; None for that of the run.
     """
 
     crew: Crew
-    request: RunRequest
+    assignment: Assignment
     wait_s: float = 60.0
     tell: Callable[[str], object] = str
     provenance_at: Callable[[Place], str] | None = None
@@ -158,7 +156,7 @@ class _Run:
 
         dispatcher: Dispatcher[_Pending] = Dispatcher(
             elsewhere.crew,
-            elsewhere.request,
+            elsewhere.assignment,
             answer(self.bench),
             jobs(),
             tally=self.tally,
@@ -224,7 +222,8 @@ class _Run:
         if not reasons:
             return Event(pending.job, Status.COMPUTED, units)
         status = Status.LOST if given_up else Status.FAILED
-        return Event(pending.job, status, units, "; ".join(dict.fromkeys(reasons)))
+        traced = any(isinstance(found, Failure) and found.trace for found in computed.found)
+        return Event(pending.job, status, units, "; ".join(dict.fromkeys(reasons)), traced)
 
     def _provenance(self, computed: Computed, elsewhere: Elsewhere) -> str:
         if computed.place is None or elsewhere.provenance_at is None:

@@ -1,6 +1,6 @@
 """Jobs as they travel to other processes, and what such a process does with one.
 
-A job travels as names and hashes, not as tensors: every worker resolves the same request once and keeps its networks.
+A job travels as names and hashes, not as tensors: every worker resolves the same assignment once and keeps its networks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ from .faults import CASE_FAILURES, Kind
 from .preflight import Answer, Place, answer, disagreement
 
 if TYPE_CHECKING:
-    from ..specs.requests import RunRequest
+    from ..specs.crossing import Computing, Crossing, Writing
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker resolves for itself, once: what is crossed and how; where volumes go, if they are kept.
+
+    Every path in it is absolute, so that it means the same in another folder and on another machine.
+    """
+
+    crossing: Crossing
+    computing: Computing
+    keep: Writing | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +79,12 @@ class JobSpec:
     """All that a worker needs: a few kilobytes of names.
 
     Args:
-        request: what the run was asked, every path absolute.
+        assignment: what the run was asked.
         expected: what the run itself has; a worker that has something else refuses.
         key: which job.
     """
 
-    request: RunRequest
+    assignment: Assignment
     expected: Answer
     key: JobKey
 
@@ -116,16 +128,16 @@ _ONE_AT_A_TIME = threading.RLock()
 # A process may have several threads (Dask's default has as many as cores), but one network and one device.
 
 
-def greet(request: RunRequest, case: str) -> Answer | Refused:
-    """What this process has for a run; it resolves the request, which takes a while the first time.
+def greet(assignment: Assignment, case: str) -> Answer | Refused:
+    """What this process has for a run; it resolves the assignment, which takes a while the first time.
 
     Args:
-        request: with every path absolute.
+        assignment: what the run was asked.
         case: the one whose fingerprint is compared; empty for none.
     """
     with _ONE_AT_A_TIME:
         try:
-            return _answer(request, case)
+            return _answer(assignment, case)
         except CASE_FAILURES as error:
             return Refused(f"it cannot do what was asked: {Failure.of(error).reason}")
 
@@ -133,25 +145,25 @@ def greet(request: RunRequest, case: str) -> Answer | Refused:
 def run_job(spec: JobSpec) -> Computed | Refused:
     """Compute one job in a worker."""
     with _ONE_AT_A_TIME:
-        mine = greet(spec.request, spec.expected.case)
+        mine = greet(spec.assignment, spec.expected.case)
         if isinstance(mine, Refused):
             return mine
         problem = disagreement(spec.expected, mine)
         if problem:
             return Refused(problem)
-        bench = _bench(spec.request)
+        bench = _bench(spec.assignment)
         return Computed(compute(bench, spec.key.find(bench.plan)).found, mine.place)
 
 
 @lru_cache(maxsize=1)
-def _answer(request: RunRequest, case: str) -> Answer:
-    return answer(_bench(request), case, request.out if request.save_adversarial else None)
+def _answer(assignment: Assignment, case: str) -> Answer:
+    return answer(_bench(assignment), case, None if assignment.keep is None else assignment.keep.out)
 
 
 @lru_cache(maxsize=1)
-def _bench(request: RunRequest) -> Bench:
+def _bench(assignment: Assignment) -> Bench:
     # A worker resolves names; importing what that needs would slow the start of runs without workers.
     from ..plan.build import build_plan
 
-    plan = build_plan(request)
-    return Bench(plan, save=requested_saver(request, plan))
+    plan = build_plan(assignment.crossing, assignment.computing)
+    return Bench(plan, save=requested_saver(assignment.keep, plan))

@@ -17,35 +17,37 @@ from robustvox.datasets import Dataset
 from ..plan.model_text import absolute_model
 from ..records.sources import path_of
 from .crews import Crew, ExecutorCrew
+from .jobs import Assignment
 
 if TYPE_CHECKING:
+    from ..specs.crossing import Computing
     from ..specs.requests import RunRequest
 
 
 @contextmanager
-def crew_of(request: RunRequest, executor: Executor | None = None) -> Iterator[Crew | None]:
+def crew_of(computing: Computing, executor: Executor | None = None) -> Iterator[Crew | None]:
     """Who computes; None for this process, one job after another. Processes that were started here end with it.
 
     Args:
-        request: its ``scheduler``, ``workers`` and ``device``.
-        executor: goes before what the request says.
+        computing: its ``scheduler``, ``workers`` and ``device``.
+        executor: goes before what is asked there.
 
     Raises:
         UsageError: Dask is not installed, or no scheduler answers at the address.
     """
     crew: Crew | None = None
     if executor is not None:
-        crew = ExecutorCrew(executor, request.workers or None)
-    elif request.scheduler is not None:
+        crew = ExecutorCrew(executor, computing.workers or None)
+    elif computing.scheduler is not None:
         from .dask_crew import connect
 
-        crew = connect(request.scheduler)
-    elif request.workers > 0:
+        crew = connect(computing.scheduler)
+    elif computing.workers > 0:
         from .processes import ProcessCrew
 
         # Threads are shared out, or the workers would slow each other down.
-        threads = max(torch.get_num_threads() // request.workers, 1)
-        crew = ProcessCrew(request.workers, threads=threads, environments=environments(request.device))
+        threads = max(torch.get_num_threads() // computing.workers, 1)
+        crew = ProcessCrew(computing.workers, threads=threads, environments=environments(computing.device))
     try:
         yield crew
     finally:
@@ -69,25 +71,26 @@ def environments(device: str) -> Sequence[Mapping[str, str]]:
     return tuple({"CUDA_VISIBLE_DEVICES": name.strip()} for name in names)
 
 
-def portable(request: RunRequest, dataset: Dataset) -> RunRequest:
-    """What was asked, so that it means the same in another folder, on another machine: paths from the root.
+def assign(request: RunRequest, dataset: Dataset) -> Assignment:
+    """What workers are told of a run: paths from the root, so that they mean the same in another folder.
 
     Args:
         request: as typed.
         dataset: what its ``dataset`` turned out to be.
     """
-    path = path_of(dataset)
-    return replace(
-        request,
-        dataset=request.dataset if path is None else str(_absolute(Path(path))),
+    crossing, writing, path = request.crossing, request.writing, path_of(dataset)
+    crossing = replace(
+        crossing,
+        dataset=crossing.dataset if path is None else str(_absolute(Path(path))),
         dataset_name=dataset.name,
-        models=tuple(map(absolute_model, request.models)),
-        targets=tuple(map(absolute_model, request.targets)),
-        checkpoints=tuple(map(_absolute, request.checkpoints)),
-        data_root=None if request.data_root is None else _absolute(request.data_root),
-        adversarial=None if request.adversarial is None else _absolute(request.adversarial),
-        out=_absolute(request.out),
+        models=tuple(map(absolute_model, crossing.models)),
+        targets=tuple(map(absolute_model, crossing.targets)),
+        checkpoints=tuple(map(_absolute, crossing.checkpoints)),
+        data_root=None if crossing.data_root is None else _absolute(crossing.data_root),
+        adversarial=None if crossing.adversarial is None else _absolute(crossing.adversarial),
     )
+    keep = replace(writing, out=_absolute(writing.out)) if writing.save_adversarial else None
+    return Assignment(crossing, request.computing, keep)
 
 
 def _absolute(path: Path) -> Path:

@@ -16,7 +16,7 @@ from ...harness.cluster import Tally
 from ...harness.execute import Elsewhere, Event, Status, execute
 from ...harness.faults import ERRORS, storing
 from ...harness.preflight import Place, place_of
-from ...harness.workers import crew_of, portable
+from ...harness.workers import assign, crew_of
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.computing import describe_compute
@@ -31,6 +31,7 @@ from ...report.gallery import FirstCase
 from ...report.writing import announce
 from ...show.files import write
 from ...show.tables import results as tables
+from ...specs.crossing import Writing
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
@@ -57,24 +58,26 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
     started, clock = time.time(), time.perf_counter()
     console = make_console()
     gallery = FirstCase()
-    plan = build_plan(request)
-    bench = Bench(plan, save=requested_saver(request, plan), watch=gallery if request.report else None)
+    out, computing = request.writing.out, request.computing
+    plan = build_plan(request.crossing, computing, out)
+    save = requested_saver(request.writing, plan)
+    bench = Bench(plan, save=save, watch=gallery if request.writing.report else None)
     for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
         console.print(escape(line), style="dim", soft_wrap=True)
-    folder = request.out / plan.dataset.name
-    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, request.compute))
+    folder = out / plan.dataset.name
+    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, computing.compute))
     with RecordStore(folder / "records") as store:
         with storing(folder):
-            store.lock(request.wait, lambda line: console.print(escape(line), soft_wrap=True))
-            claim(request.out, plan.dataset)
+            store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
+            claim(out, plan.dataset)
         provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
         events = _compute(request, bench, store, provenances, executor)
-        with storing(request.out):
-            write(request.out)
+        with storing(out):
+            write(out)
     for line in window_lines(bench):
         console.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request, plan, events)
-    if request.report:
+    records = _print(console, request.writing, plan, events)
+    if request.writing.report:
         announce(
             console,
             Run(
@@ -83,7 +86,7 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
                 records=records,
                 environment=entry,
                 provenance=provenances.own,
-                out=request.out,
+                out=out,
                 started=started,
                 seconds=time.perf_counter() - clock,
                 gallery=gallery,
@@ -105,20 +108,25 @@ def _compute(
     plan, tally = bench.plan, Tally(sum(1 for _ in bench.plan.jobs()))
     events: list[Event] = []
     with (
-        crew_of(request, executor) as crew,
+        crew_of(request.computing, executor) as crew,
         progress(f"{plan.dataset.name}: {len(plan.cases)} cases", tally.jobs, lambda: str(tally)) as bar,
     ):
         elsewhere = None
         if crew is not None:
             elsewhere = Elsewhere(
                 crew=crew,
-                request=portable(request, plan.dataset),
-                wait_s=request.wait,
+                assignment=assign(request, plan.dataset),
+                wait_s=request.computing.wait,
                 tell=lambda line: bar.console.print(escape(line), soft_wrap=True),
                 provenance_at=provenances.at,
             )
         for event in execute(
-            bench, store, provenances.own, recompute=request.recompute, elsewhere=elsewhere, tally=tally
+            bench,
+            store,
+            provenances.own,
+            recompute=request.writing.recompute,
+            elsewhere=elsewhere,
+            tally=tally,
         ):
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
@@ -179,9 +187,9 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
         yield f"{failed[0]}{more}: {error}"
 
 
-def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> Records:
+def _print(console: Console, writing: Writing, plan: Plan, events: Sequence[Event]) -> Records:
     """Tables, failures and counts for the terminal; returns the records of this run."""
-    folder = request.out / plan.dataset.name
+    folder = writing.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
     records, checks = _only(load_records(folder / "records"), keys), load_flags(folder / "checks")
     for title, table in (
@@ -194,15 +202,16 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
         console.print(escape(line), soft_wrap=True)
     for line in _failures(plan, events):
         console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
-    if (traces := folder / "records" / ERRORS).exists() and any(event.failed for event in events):
-        console.print(f"tracebacks of what nobody expected are in {escape(str(traces))}", soft_wrap=True)
+    if any(event.traced for event in events):
+        traces = escape(str(folder / "records" / ERRORS))
+        console.print(f"tracebacks of what nobody expected are in {traces}", soft_wrap=True)
     recorded = sum(e.status is Status.RECORDED for e in events)
     computed = sum(e.status is Status.COMPUTED for e in events)
     note = f"{computed} computed, {recorded} already recorded" + (
         "" if not recorded else " (--recompute measures again)"
     )
     console.print(f"{note}; tables and records in {escape(str(folder))}")
-    if request.save_adversarial and recorded:
+    if writing.save_adversarial and recorded:
         console.print("what was already recorded was not attacked again, so its volumes were not saved")
     return records
 
