@@ -31,15 +31,15 @@ import psutil
 from robustvox.benchmark.records.reading import read_blocks
 from robustvox.benchmark.show.tables.results import MEASURED_COLUMNS
 
-CASES, ATTACKS, WORKERS = 6, 5, 2
-PAUSE = 0.15
+CASES, ATTACKS, WORKERS = 6, 8, 2
+PAUSE = 0.25
 SHARES = {
-    ("serial", "run"): 0.15,
-    ("workers", "run"): 0.15,
-    ("workers", "worker"): 0.55,
+    ("serial", "run"): 0.10,
+    ("workers", "run"): 0.12,
+    ("workers", "worker"): 0.64,
     ("dask", "run"): 0.04,
     ("dask", "worker"): 0.07,
-    ("dask", "scheduler"): 0.04,
+    ("dask", "scheduler"): 0.03,
 }
 """Of all kills. Killing a worker costs a second, killing a scheduler twenty."""
 
