@@ -40,6 +40,7 @@ class Tally:
         waiting: not begun.
         lost: times that a job lost its worker.
         workers: that may compute; 0 where this process does.
+        starting: workers that were asked what they have and did not answer yet.
     """
 
     jobs: int
@@ -48,10 +49,12 @@ class Tally:
     waiting: int = 0
     lost: int = 0
     workers: int = 0
+    starting: int = 0
 
     def __str__(self) -> str:
         many = f" on {self.workers} workers" if self.workers else ""
-        return f"{self.running} running{many}, {self.waiting} waiting, {self.lost} lost"
+        starting = f", {self.starting} workers starting" if self.starting else ""
+        return f"{self.running} running{many}{starting}, {self.waiting} waiting, {self.lost} lost"
 
 
 @dataclass
@@ -168,6 +171,7 @@ class Dispatcher(Generic[Item]):
         for new in sorted(there - known):
             self._asked[self._crew.submit(new, greet, self._assignment, self._expected.case)] = new
         self._tally.workers = len(self._busy) * self._crew.many
+        self._tally.starting = len(self._asked)
 
     def _hand_out(self) -> None:
         while worker := self._free_worker():
@@ -202,19 +206,16 @@ class Dispatcher(Generic[Item]):
 
     def _expect_somebody(self) -> None:
         """Never wait in silence, and not for ever."""
-        if self._busy:
+        if self._busy or self._asked:  # whoever is there and still answers counts
             self._nobody_since = None
             return
         now = time.monotonic()
         if self._nobody_since is None:
             self._nobody_since = now
-            if not self._asked:
-                self._tell(
-                    f"waiting up to {self._wait_s:.0f} s for a worker of {self._crew.where}: {self._nobody()}"
-                )
-        if self._asked:  # somebody is there and still answers
-            self._nobody_since = now
-        elif now - self._nobody_since >= self._wait_s:
+            self._tell(
+                f"waiting up to {self._wait_s:.0f} s for a worker of {self._crew.where}: {self._nobody()}"
+            )
+        if now - self._nobody_since >= self._wait_s:
             raise UnfinishedError(
                 f"expected a worker of {self._crew.where} within {self._wait_s:.0f} s, found none: {self._nobody()}; "
                 "start some or raise --wait, then the same command continues"
@@ -276,6 +277,8 @@ class Dispatcher(Generic[Item]):
 
     def _refuse(self, worker: str, reason: str) -> None:
         self._busy.pop(worker, None)
+        if worker in self._refused:
+            return
         self._refused[worker] = reason
         self._tell(f"{worker} gets no jobs: {reason}")
 
