@@ -24,7 +24,7 @@ from .preflight import Answer, disagreement
 
 _TICK_S = 0.5
 PER_WORKER = 2
-_DEAD_STARTS = 3  # a worker that dies so often before its first answer gets no jobs
+_DEAD_STARTS = 5  # a worker that dies so often before its first answer gets no jobs
 
 Item = TypeVar("Item")
 
@@ -174,21 +174,23 @@ class Dispatcher(Generic[Item]):
         self._tally.starting = len(self._asked)
 
     def _hand_out(self) -> None:
-        while worker := self._free_worker():
-            attempt = self._next(worker)
-            if attempt is None:
-                break
+        while (found := self._match()) is not None:
+            worker, attempt = found
             spec = JobSpec(self._assignment, self._expected, attempt.key)
             self._under_way[self._crew.submit(worker, run_job, spec)] = (worker, attempt)
             self._busy[worker] += 1
         self._count()
 
-    def _free_worker(self) -> str | None:
+    def _match(self) -> tuple[str, _Try[Item]] | None:
+        """A worker that has room and a job for it; the one with the least to do first."""
         if any(attempt.alone for _, attempt in self._under_way.values()):
             return None
         most = PER_WORKER * self._crew.many
-        free = [worker for worker, busy in self._busy.items() if busy < most]
-        return min(free, key=self._busy.__getitem__, default=None)
+        for worker in sorted(self._busy, key=self._busy.__getitem__):
+            attempt = self._next(worker) if self._busy[worker] < most else None
+            if attempt is not None:
+                return worker, attempt
+        return None
 
     def _next(self, worker: str) -> _Try[Item] | None:
         for attempt in list(self._again):

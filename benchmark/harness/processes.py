@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ _SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT = multiprocessing.get_context("forkserver" if _SERVER else "spawn")
 # A fork of a process with threads or a GPU does not work. A process that has loaded the code and done nothing else is
 # forked, so that a new worker costs no new loading of torch; where that cannot be, each loads it.
+_PAUSES_S = (0.2, 1.0, 5.0)  # before a process is started again that could not even be started
 _LOADED = ["robustvox.benchmark.plan.build", "robustvox.benchmark.harness.jobs"]
 
 
@@ -149,15 +151,27 @@ class _Lane:
         return done, answer
 
     def _start(self) -> None:
-        self._bury()
+        """A new process; what starts them may be killed too, and is then started again by the next try."""
+        for pause in (*_PAUSES_S, None):
+            self._bury()
+            try:
+                return self._start_once()
+            except (EOFError, OSError):
+                if self._closed or pause is None:
+                    raise
+                time.sleep(pause)
+
+    def _start_once(self) -> None:
         mine, theirs = _CONTEXT.Pipe()
-        with self._lock:
-            if self._closed:
-                raise EOFError
-            process = _CONTEXT.Process(target=_serve, args=(theirs, self._environment, self._threads))
-            process.start()
-            self._process, self._connection = process, mine
-        theirs.close()  # else its end would not be seen when the process dies
+        try:
+            with self._lock:
+                if self._closed:
+                    raise EOFError
+                process = _CONTEXT.Process(target=_serve, args=(theirs, self._environment, self._threads))
+                process.start()
+                self._process, self._connection = process, mine
+        finally:
+            theirs.close()  # else its end would not be seen when the process dies
 
     def _bury(self) -> str:
         """Take a dead process off the books; how it ended."""

@@ -136,6 +136,16 @@ def test_a_dead_worker_costs_its_job_a_retry_elsewhere():
     assert "c, gn: its worker was lost: killed by SIGKILL" in told[0]
 
 
+@pytest.mark.parametrize("unlucky", ["w1", "w2"])
+def test_the_only_job_that_is_left_goes_to_the_other_worker(unlucky):
+    crew = StageCrew(
+        {"w1": RUN, "w2": RUN},
+        lambda worker, _: WorkerLostError("killed") if worker == unlucky else Computed(()),
+    )
+    dispatcher, _, _ = dispatch(crew, "abcd")
+    assert sorted(results(dispatcher)) == list("abcd")
+
+
 def test_a_job_that_always_kills_its_worker_is_tried_alone_and_given_up():
     def act(_: str, case: str) -> Any:
         return WorkerLostError("killed by SIGKILL") if case == "c" else Computed(())
@@ -241,7 +251,7 @@ def test_a_worker_that_comes_late_gets_jobs():
 
 def test_a_worker_that_never_lives_to_answer_is_left_alone():
     dispatcher, told, _ = dispatch(StageCrew({"w1": WorkerLostError("killed by SIGSEGV")}), "ab")
-    with pytest.raises(UnfinishedError, match="died 3 times before it answered: killed by SIGSEGV"):
+    with pytest.raises(UnfinishedError, match="died 5 times before it answered: killed by SIGSEGV"):
         results(dispatcher)
     assert len(told) == 2
 
