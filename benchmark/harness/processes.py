@@ -152,26 +152,28 @@ class _Lane:
 
     def _start(self) -> None:
         """A new process; what starts them may be killed too, and is then started again by the next try."""
-        for pause in (*_PAUSES_S, None):
-            self._bury()
+        for pause in _PAUSES_S:
             try:
-                return self._start_once()
+                self._start_once()
+                return
             except (EOFError, OSError):
-                if self._closed or pause is None:
+                if self._closed:
                     raise
                 time.sleep(pause)
+        self._start_once()
 
     def _start_once(self) -> None:
+        self._bury()
         mine, theirs = _CONTEXT.Pipe()
         try:
-            with self._lock:
-                if self._closed:
-                    raise EOFError
-                process = _CONTEXT.Process(target=_serve, args=(theirs, self._environment, self._threads))
-                process.start()
-                self._process, self._connection = process, mine
+            process = _CONTEXT.Process(target=_serve, args=(theirs, self._environment, self._threads))
+            process.start()
         finally:
             theirs.close()  # else its end would not be seen when the process dies
+        with self._lock:
+            self._process, self._connection = process, mine
+            if self._closed:  # in the meantime
+                process.kill()
 
     def _bury(self) -> str:
         """Take a dead process off the books; how it ended."""
