@@ -31,7 +31,7 @@ import psutil
 from robustvox.benchmark.records.reading import read_blocks
 from robustvox.benchmark.show.tables.results import MEASURED_COLUMNS
 
-CASES, ATTACKS, WORKERS = 6, 8, 2
+CASES, ATTACKS, WORKERS = 6, 20, 2
 PAUSE = 0.25
 SHARES = {
     ("serial", "run"): 0.10,
@@ -271,7 +271,7 @@ def one_round(
             begun, size = time.monotonic(), finished.stat().st_size
             while run.poll() is None and left:
                 # Often in the middle of the work, sometimes while it starts or ends.
-                while run.poll() is None and finished.stat().st_size == size and rng.random() < 0.98:
+                while run.poll() is None and finished.stat().st_size == size and rng.random() < 0.999:
                     time.sleep(0.1)
                 if not _sleep(run, rng.uniform(0.05, 1.5)):
                     break
