@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cli.commands.run import run_benchmark
     from .evaluation import evaluate
     from .metrics.scores import score
     from .records.reading import load_records
@@ -27,13 +28,23 @@ if TYPE_CHECKING:
     from .studies.comparison import compare_models
     from .studies.sanity.runner import run_checks
 
-__all__ = ["compare_models", "evaluate", "load_records", "run_checks", "score", "seal_array", "unlock_array"]
+__all__ = [
+    "compare_models",
+    "evaluate",
+    "load_records",
+    "run_benchmark",
+    "run_checks",
+    "score",
+    "seal_array",
+    "unlock_array",
+]
 
 _HOME = {
     "evaluate": "evaluation",
     "score": "metrics.scores",
     "load_records": "records.reading",
     "compare_models": "studies.comparison",
+    "run_benchmark": "cli.commands.run",
     "run_checks": "studies.sanity.runner",
     "seal_array": "records.seal",
     "unlock_array": "records.seal",

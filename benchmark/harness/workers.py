@@ -30,14 +30,14 @@ def crew_of(computing: Computing, executor: Executor | None = None) -> Iterator[
 
     Args:
         computing: its ``scheduler``, ``workers`` and ``device``.
-        executor: goes before what is asked there.
+        executor: goes before what is asked there; a Dask client may stand for one.
 
     Raises:
         UsageError: Dask is not installed, or no scheduler answers at the address.
     """
     crew: Crew | None = None
     if executor is not None:
-        crew = ExecutorCrew(executor, computing.workers or None)
+        crew = _crew_around(executor, computing.workers or None)
     elif computing.scheduler is not None:
         from .dask_crew import connect
 
@@ -53,6 +53,16 @@ def crew_of(computing: Computing, executor: Executor | None = None) -> Iterator[
     finally:
         if crew is not None:
             crew.close()
+
+
+def _crew_around(executor: Executor, workers: int | None) -> Crew:
+    """An executor, or what Dask has in its place: a client, whose workers are known by name."""
+    if type(executor).__module__.partition(".")[0] == "distributed":
+        from .dask_crew import DaskCrew, quiet_dask
+
+        quiet_dask()
+        return DaskCrew(getattr(executor, "_client", executor))  # its executor keeps the client it came from
+    return ExecutorCrew(executor, workers)
 
 
 def environments(device: str) -> Sequence[Mapping[str, str]]:

@@ -34,9 +34,9 @@ from robustvox.benchmark.show.tables.results import MEASURED_COLUMNS
 CASES, ATTACKS, WORKERS = 6, 20, 2
 PAUSE = 0.25
 SHARES = {
-    ("serial", "run"): 0.10,
-    ("workers", "run"): 0.12,
-    ("workers", "worker"): 0.64,
+    ("serial", "run"): 0.08,
+    ("workers", "run"): 0.06,
+    ("workers", "worker"): 0.72,
     ("dask", "run"): 0.04,
     ("dask", "worker"): 0.07,
     ("dask", "scheduler"): 0.03,

@@ -45,8 +45,9 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
     Args:
         request: as typed, or made in Python.
         executor: who computes, in place of ``workers`` and ``scheduler`` of the request: any
-            ``concurrent.futures.Executor`` whose processes can resolve the request, see ``docs/clusters.md``. It stays
-            open. ``workers`` then says how many jobs it computes at once, where it does not tell.
+            ``concurrent.futures.Executor`` whose processes can resolve the request, or a Dask ``Client``, see
+            ``docs/clusters.md``. It stays open. ``workers`` then says how many jobs it computes at once, where it does
+            not tell.
 
     Raises:
         UsageError: for any name, parameter, path or combination that cannot be.
