@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -70,10 +69,12 @@ class DaskCrew:
     def submit(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         result: Future[Any] = Future()
         result.set_running_or_notify_cancel()
+        from distributed.protocol.pickle import dumps  # as Dask sends everything between its own processes
+
         try:
             task = self._client.submit(
                 self._courier,
-                pickle.dumps((function, arguments)),
+                dumps((function, arguments)),
                 pure=False,
                 workers=[worker],
                 allow_other_workers=False,
@@ -157,9 +158,9 @@ def _make_courier() -> Callable[[bytes], Any]:
     """A function that travels as its code: a scheduler unpickles what it hands on and need not have this package."""
 
     def call(payload: bytes) -> Any:
-        import pickle
+        from distributed.protocol.pickle import loads
 
-        function, arguments = pickle.loads(payload)
+        function, arguments = loads(payload)
         return function(*arguments)
 
     return call
