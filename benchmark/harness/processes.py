@@ -19,7 +19,7 @@ from .crews import WorkerLostError
 from .faults import CASE_FAILURES, exit_reason
 
 _SERVER = "forkserver" in multiprocessing.get_all_start_methods()
-_CONTEXT = multiprocessing.get_context("forkserver" if _SERVER else "spawn")
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if _SERVER else "spawn")
 # A fork of a process with threads or a GPU does not work. A process that has loaded the code and done nothing else is
 # forked, so that a new worker costs no new loading of torch; where that cannot be, each loads it.
 _PAUSES_S = (0.2, 1.0, 5.0)  # before a process is started again that could not even be started

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -61,7 +61,8 @@ def _crew_around(executor: Executor, workers: int | None) -> Crew:
         from .dask_crew import DaskCrew, quiet_dask
 
         quiet_dask()
-        return DaskCrew(getattr(executor, "_client", executor))  # its executor keeps the client it came from
+        client: Any = getattr(executor, "_client", executor)  # its executor keeps the client it came from
+        return DaskCrew(client)
     return ExecutorCrew(executor, workers)
 
 

@@ -138,7 +138,7 @@ def _names(job: Job) -> tuple[str, str]:
 
 def _examples(
     bench: Bench, jobs: Sequence[tuple[Job, NamedModel]], records: Records
-) -> Iterator[tuple[Job, Example | Exception, str]]:
+) -> Iterator[tuple[Job, Example | BaseException, str]]:
     """Every attack again, with the seeds of the records, and what the records say; a failure replaces its example."""
     clean: dict[tuple[str, tuple[str, str]], Scored] = {}
     for job, target in jobs:
