@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +70,26 @@ def test_workers_without_the_module_or_without_the_data(light, dask_processes, c
     light.assert_same("serial", "cluster")
     said = capfd.readouterr().err
     assert "gets no jobs: it cannot do what was asked" in said or "No module named 'light'" in said
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_version_gets_no_jobs(light, dask_processes, capfd):
+    """A copy of the package in which one file differs: its numbers might, and nothing would fail."""
+    import robustvox.benchmark
+
+    root, copy = Path(robustvox.benchmark.__file__).parents[1], light.root / "other" / "robustvox"
+    for top in ("attacks", "benchmark", "datasets", "models"):
+        shutil.copytree(root / top, copy / top, ignore=shutil.ignore_patterns("zoo", "__pycache__"))
+    (copy / "attacks" / "pgd.py").write_text(
+        (root / "attacks" / "pgd.py").read_text() + "\n# another version\n"
+    )
+    older = f"{copy.parent}{os.pathsep}{light.environment['PYTHONPATH']}"
+    dask_processes.add_worker("older", environment={**light.environment, "PYTHONPATH": older})
+    dask_processes.add_worker("good")
+    assert light("serial") == 0
+    assert light("cluster", "--scheduler", dask_processes.address, "--wait", "60") == 0
+    light.assert_same("serial", "cluster")
+    assert "gets no jobs: expected robustvox" in " ".join(capfd.readouterr().err.split())
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
             model, spec = _names(job)
             label = escape(f"{job.case}, {model}, {short_name(spec)}")
             try:
-                if isinstance(example, Exception):
+                if isinstance(example, BaseException):
                     raise example
                 figure = slice_figure(example, request.convention.strip().lower())
             except CASE_FAILURES as error:
