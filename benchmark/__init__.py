@@ -20,20 +20,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cli.commands.run import run_benchmark
     from .evaluation import evaluate
     from .metrics.scores import score
     from .records.reading import load_records
     from .records.seal import seal_array, unlock_array
+    from .specs.crossing import Computing, Crossing, Writing
+    from .specs.requests import RunRequest
     from .studies.comparison import compare_models
     from .studies.sanity.runner import run_checks
 
-__all__ = ["compare_models", "evaluate", "load_records", "run_checks", "score", "seal_array", "unlock_array"]
+__all__ = [
+    "Computing",
+    "Crossing",
+    "RunRequest",
+    "Writing",
+    "compare_models",
+    "evaluate",
+    "load_records",
+    "run_benchmark",
+    "run_checks",
+    "score",
+    "seal_array",
+    "unlock_array",
+]
 
 _HOME = {
     "evaluate": "evaluation",
     "score": "metrics.scores",
     "load_records": "records.reading",
     "compare_models": "studies.comparison",
+    "Computing": "specs.crossing",
+    "Crossing": "specs.crossing",
+    "RunRequest": "specs.requests",
+    "Writing": "specs.crossing",
+    "run_benchmark": "cli.commands.run",
     "run_checks": "studies.sanity.runner",
     "seal_array": "records.seal",
     "unlock_array": "records.seal",

@@ -1,5 +1,6 @@
 """``python -m benchmark`` in the clone: hand over to the installed package."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -22,5 +23,16 @@ def _main() -> int:
     return main()
 
 
+def _exit_code() -> int:
+    """Ctrl-C before there is a command, or after it, is not worth a traceback."""
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        print("interrupted before anything was computed", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 if __name__ == "__main__":
-    raise SystemExit(_main())
+    raise SystemExit(_exit_code())

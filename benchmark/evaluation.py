@@ -24,7 +24,7 @@ from robustvox.models.precision import exact_float32
 
 from .craft.named import NamedAttack, NamedModel
 from .harness.bench import Bench
-from .harness.execute import Event, Status, execute
+from .harness.execute import Event, execute
 from .plan.attacks import attack_spec, match_all
 from .plan.bring import own_window
 from .plan.plan import Plan
@@ -114,8 +114,8 @@ def evaluate(
             provenance = records_store.provenance({"protocol": chosen.name})
             events = list(execute(Bench(plan), records_store, provenance))
         records = load_records(root)
-    failures = tuple(dict.fromkeys(_reason(e) for e in events if e.status is Status.FAILED))
-    if events and all(event.status is Status.FAILED for event in events):
+    failures = tuple(dict.fromkeys(_reason(e) for e in events if e.failed))
+    if events and all(event.failed for event in events):
         raise ValueError(f"every case failed: {'; '.join(failures)}")
     for failure in failures:
         warnings.warn(failure, UserWarning, stacklevel=2)

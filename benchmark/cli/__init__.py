@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,10 +17,10 @@ from robustvox.models import CheckpointError
 
 from ..records.unit import RecordsError
 from ..specs.names import printable
-from ..specs.spec import UsageError
+from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
-from .codes import DONE, INTERRUPTED, USAGE
+from .codes import DONE, INTERRUPTED, MISTAKE, UNFINISHED, USAGE
 from .compare import compare
 from .data import data
 from .figures import figures
@@ -28,6 +29,7 @@ from .leaderboard import leaderboard
 from .list_registries import list_registries
 from .mark import mark, marking, unlock
 from .migrate import migrate
+from .mistakes import keep_mistake
 from .run import run
 from .steal import steal
 from .train import train
@@ -81,16 +83,46 @@ def main(argv: list[str] | None = None) -> int:
 def reported(call: Callable[[], Any]) -> int:
     """The exit code of what a command does; what it refuses becomes one line."""
     try:
-        with _warnings_told_once():
+        with _warnings_told_once(), _stopped_by_terminate():
             code = call()
+        if code == INTERRUPTED:  # what newer Typer makes of Ctrl-C
+            return _interrupted()
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
     except REFUSALS as error:
         return _usage(str(error))
+    except UnfinishedError as error:
+        _usage(str(error))
+        return UNFINISHED
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; finished cases are recorded, the same command continues", err=True)
-        return INTERRUPTED
+        return _interrupted()
+    except Exception as error:  # noqa: BLE001  # a mistake of ours, which must be seen and need not be read on a screen
+        _usage(keep_mistake(error))
+        return MISTAKE
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted, continues with the same command; what is finished is recorded", err=True)
+    return INTERRUPTED
+
+
+@contextmanager
+def _stopped_by_terminate() -> Iterator[None]:
+    """SIGTERM, which schedulers send before they kill, ends a command as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, which alone hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, USAGE, UNFINISHED, MISTAKE, INTERRUPTED = 0, 1, 2, 3, 70, 130

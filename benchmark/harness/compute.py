@@ -15,6 +15,7 @@ from ..craft.named import NamedModel
 from ..metrics.distortion import Distortion
 from ..metrics.success import VoxelSuccess
 from ..plan.plan import Job
+from .faults import Kind, kind_of, reason_of, trace_of
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,22 @@ def channel_changes(image: np.ndarray, volume: Volume) -> str | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no outcome; one line."""
+    """Why there is no outcome.
+
+    Attributes:
+        reason: one line.
+        kind: whether it is the case's or the machine's.
+        trace: traceback of an error that nobody worded, else empty.
+    """
 
     reason: str
+    kind: Kind = Kind.CASE
+    trace: str = ""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """The failure that an exception is."""
-        return cls(" ".join(f"{error}".split()) or type(error).__name__)
+        return cls(reason_of(error), kind_of(error), trace_of(error))
 
 
 @dataclass(frozen=True)

@@ -1,145 +1,108 @@
-"""Running jobs in other processes: a local pool, or a Dask scheduler. Both speak ``concurrent.futures``.
-
-A job travels as names and hashes, not as tensors: every worker resolves the same request once and keeps its
-networks.
-"""
+"""Who computes the jobs of a run: from what was asked to a crew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import get_context
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..craft.named import NamedModel
-from ..plan.plan import Job, Plan
-from ..specs.spec import UsageError
-from .bench import Bench, requested_saver
-from .compute import Failure, Outcome
-from .execute import Submit
+from robustvox.datasets import Dataset
+
+from ..plan.model_text import absolute_model
+from ..records.sources import path_of
+from .crews import Crew, ExecutorCrew
+from .jobs import Assignment
 
 if TYPE_CHECKING:
-    from ..specs.crossing import Computing, Crossing, Writing
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker resolves for itself, once: what is crossed and how; where volumes go, if they are kept."""
-
-    crossing: Crossing
-    computing: Computing
-    keep: Writing | None
+    from ..specs.crossing import Computing
+    from ..specs.requests import RunRequest
 
 
 @contextmanager
-def submitter(assignment: Assignment) -> Iterator[Submit | None]:
-    """How to hand jobs out: None means here, one after another.
+def crew_of(computing: Computing, executor: Executor | None = None) -> Iterator[Crew | None]:
+    """Who computes; None for this process, one job after another. Processes that were started here end with it.
+
+    Args:
+        computing: its ``scheduler``, ``workers`` and ``device``.
+        executor: goes before what is asked there; a Dask client may stand for one.
 
     Raises:
-        UsageError: if the scheduler cannot be reached or Dask is not installed.
+        UsageError: Dask is not installed, or no scheduler answers at the address.
     """
-    workers, scheduler = assignment.computing.workers, assignment.computing.scheduler
-    if scheduler is not None:
-        client = _dask_client(scheduler)
-        with client:
-            yield _through(client.get_executor(), assignment)
-    elif workers > 1:
+    crew: Crew | None = None
+    if executor is not None:
+        crew = _crew_around(executor, computing.workers or None)
+    elif computing.scheduler is not None:
+        from .dask_crew import connect
+
+        crew = connect(computing.scheduler)
+    elif computing.workers > 0:
+        from .processes import ProcessCrew
+
         # Threads are shared out, or the workers would slow each other down.
-        threads = max(torch.get_num_threads() // workers, 1)
-        with ProcessPoolExecutor(
-            workers,
-            mp_context=get_context("spawn"),
-            initializer=torch.set_num_threads,
-            initargs=(threads,),
-        ) as pool:
-            yield _through(pool, assignment)
-    else:
-        yield None
-
-
-def _dask_client(address: str):
+        threads = max(torch.get_num_threads() // computing.workers, 1)
+        crew = ProcessCrew(computing.workers, threads=threads, environments=environments(computing.device))
     try:
-        from distributed import Client
-    except ImportError as error:
-        raise UsageError(
-            'expected Dask for --scheduler, found none; pip install "robustvox[cluster]"'
-        ) from error
-    try:
-        return Client(address, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"expected a Dask scheduler at {address}, found none: {error}") from error
+        yield crew
+    finally:
+        if crew is not None:
+            crew.close()
 
 
-def _through(executor: Executor, assignment: Assignment) -> Submit:
-    def submit(job: Job, targets: tuple[NamedModel, ...]):
-        return executor.submit(work, assignment, JobKey.of(job, targets))
+def _crew_around(executor: Executor, workers: int | None) -> Crew:
+    """An executor, or what Dask has in its place: a client, whose workers are known by name."""
+    if type(executor).__module__.partition(".")[0] == "distributed":
+        from .dask_crew import DaskCrew, quiet_dask
 
-    return submit
-
-
-@dataclass(frozen=True)
-class JobKey:
-    """A job as it travels: models by name and sha256, the attack by its spec, a saved volume by its path."""
-
-    case: str
-    surrogate: tuple[str, str] | None
-    attack: str | None
-    targets: tuple[tuple[str, str], ...]
-    saved: Path | None
-
-    @classmethod
-    def of(cls, job: Job, targets: tuple[NamedModel, ...]) -> JobKey:
-        """The key of a job that is scored on ``targets``."""
-        return cls(
-            case=job.case,
-            surrogate=job.surrogate.key if job.surrogate else None,
-            attack=job.attack.spec if job.attack else None,
-            targets=tuple(target.key for target in targets),
-            saved=job.saved.path if job.saved else None,
-        )
-
-    def find(self, plan: Plan) -> Job:
-        """The job of ``plan`` with this key.
-
-        Raises:
-            RuntimeError: the worker resolved the request to other models than the run.
-        """
-        models = {model.key: model for model in plan.models}
-        attacks = {named.spec: named for named in plan.attacks}
-        saved = {volume.path: volume for volume in plan.saved}
-        missing = [key for key in (self.surrogate, *self.targets) if key is not None and key not in models]
-        if missing:
-            name, sha256 = missing[0]
-            found = ", ".join(f"{n} {sha[:8]}" for n, sha in models) or "none"
-            raise RuntimeError(
-                f"expected the worker to have {name} with sha256 {sha256[:8]}, found {found}; give every worker the "
-                "same checkpoints and code"
-            )
-        return Job(
-            self.case,
-            models[self.surrogate] if self.surrogate else None,
-            attacks[self.attack] if self.attack else None,
-            tuple(models[key] for key in self.targets),
-            saved[self.saved] if self.saved else None,
-        )
+        quiet_dask()
+        client: Any = getattr(executor, "_client", executor)  # its executor keeps the client it came from
+        return DaskCrew(client)
+    return ExecutorCrew(executor, workers)
 
 
-def work(assignment: Assignment, key: JobKey) -> list[Outcome | Failure]:
-    """Compute one job in a worker, which resolves what it was assigned once."""
-    bench = _worker(assignment)
-    return bench.run(key.find(bench.plan))
+def environments(device: str) -> Sequence[Mapping[str, str]]:
+    """Variables of worker processes: on a machine with several cards each sees one, its own ``cuda:0``.
+
+    Example:
+        >>> environments("cpu"), environments("cuda:1")
+        (({},), ({},))
+    """
+    cards = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if cards < 2:
+        return ({},)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(names) != cards:
+        names = [str(card) for card in range(cards)]
+    return tuple({"CUDA_VISIBLE_DEVICES": name.strip()} for name in names)
 
 
-@lru_cache(maxsize=1)
-def _worker(assignment: Assignment) -> Bench:
-    # A worker resolves names; importing what that needs would slow the start of runs without workers.
-    from ..plan.build import build_plan
+def assign(request: RunRequest, dataset: Dataset) -> Assignment:
+    """What workers are told of a run: paths from the root, so that they mean the same in another folder.
 
-    plan = build_plan(assignment.crossing, assignment.computing)
-    return Bench(plan, save=requested_saver(assignment.keep, plan))
+    Args:
+        request: as typed.
+        dataset: what its ``dataset`` turned out to be.
+    """
+    crossing, writing, path = request.crossing, request.writing, path_of(dataset)
+    crossing = replace(
+        crossing,
+        dataset=crossing.dataset if path is None else str(_absolute(Path(path))),
+        dataset_name=dataset.name,
+        models=tuple(map(absolute_model, crossing.models)),
+        targets=tuple(map(absolute_model, crossing.targets)),
+        checkpoints=tuple(map(_absolute, crossing.checkpoints)),
+        data_root=None if crossing.data_root is None else _absolute(crossing.data_root),
+        adversarial=None if crossing.adversarial is None else _absolute(crossing.adversarial),
+    )
+    keep = replace(writing, out=_absolute(writing.out)) if writing.save_adversarial else None
+    return Assignment(crossing, request.computing, keep)
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()

@@ -119,13 +119,29 @@ def locate(text: str, names: Iterable[str] = ()) -> tuple[Path, Mapping[str, Any
     """
     if normalize(text.partition(":")[0]) in map(normalize, names):
         return None
-    path, tail = text, ""
-    found = re.fullmatch(r"(.+?):([A-Za-z_]\w*=.*)", text)
-    if found and not _exists(text):
-        path, tail = found[1], found[2]
+    path, tail = _split_path(text)
     if re.search(r"[/\\]", path) or path.startswith("~") or path.lower().endswith(SUFFIXES) or _exists(path):
         return Path(path).expanduser(), Spec.parse(f"path:{tail}" if tail else "path").parameters
     return None
+
+
+def absolute_model(text: str) -> str:
+    """The same model as typed in any other folder: a path from the root of the file system, a name as it is.
+
+    Example:
+        >>> absolute_model("unet:size=small"), absolute_model("runs/best.pt").endswith("/runs/best.pt")
+        ('unet:size=small', True)
+    """
+    if locate(split_precision(text, "")[0], (*CATALOG, *TARGETS)) is None:
+        return text
+    path, tail = _split_path(text)
+    return str(Path(path).expanduser().absolute()) + (f":{tail}" if tail else "")
+
+
+def _split_path(text: str) -> tuple[str, str]:
+    """A path, and the parameters behind it."""
+    found = re.fullmatch(r"(.+?):([A-Za-z_]\w*=.*)", text)
+    return (found[1], found[2]) if found and not _exists(text) else (text, "")
 
 
 def _exists(text: str) -> bool:

@@ -93,7 +93,17 @@ def _commit() -> str:
     clone = Path(__file__).resolve().parents[2]
     try:
         run = lambda *a: subprocess.run(  # noqa: E731
-            ("git", "-C", str(clone), *a), capture_output=True, text=True, timeout=10, check=True
+            (
+                "git",
+                "--no-optional-locks",
+                "-C",
+                str(clone),
+                *a,
+            ),  # a run that is killed leaves no lock in the clone
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         ).stdout.strip()
         code = ("attacks", "models", "datasets", "benchmark")
         dirty = run("status", "--porcelain", "--untracked-files=no", "--", *code)

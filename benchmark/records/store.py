@@ -19,17 +19,17 @@ NaN and infinite numbers are null in the files and NaN in the frames.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..specs.names import component
 from .compact import Definitions, write_lines
+from .lock import FolderLock
 from .paths import records_file
 from .reading import read_blocks, read_bytes, scan
 from .rows import COST, SCORE, encode, make_row, parse_line, plain, slot_of
-from .unit import RecordsError, Unit, digest
+from .unit import Unit, digest
 
 
 class RecordStore:
@@ -57,8 +57,8 @@ class RecordStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._lock: int | None = None
-        self._outcomes: dict[Path, dict[tuple, str | None]] = {}
+        self._lock = FolderLock(self.root)
+        self._outcomes: dict[Path, dict[tuple, str]] = {}
         self._defined: dict[Path, Definitions] = {}
 
     def __enter__(self) -> RecordStore:
@@ -72,9 +72,23 @@ class RecordStore:
 
     def close(self) -> None:
         """Release the lock; a later write takes it again."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        self._lock.release()
+
+    def lock(self, wait_s: float = 0.0, tell: Callable[[str], None] | None = None) -> None:
+        """Become the one writer now, before anything is computed.
+
+        Args:
+            wait_s: how long another process may still take, in seconds.
+            tell: hears whom this waits for.
+
+        Raises:
+            RecordsError: another process writes here.
+        """
+        if not self._lock.held:
+            self._lock.acquire(wait_s, tell)
+            # Somebody else may have written since this store last looked.
+            self._outcomes.clear()
+            self._defined.clear()
 
     def done(self, unit: Unit) -> bool:
         """Whether this very unit was completed and not replaced since; failed units are not done."""
@@ -98,11 +112,17 @@ class RecordStore:
         if not ids or len(set(ids)) != len(ids):
             raise ValueError(f"scores: expected one row per foreground class, got class_id {ids}")
         rows = [make_row("score", unit, row, SCORE) for row in scores]
-        self._write(unit, [*rows, make_row("cost", unit, cost, COST)], unit.key)
+        self._write(unit, [*rows, make_row("cost", unit, cost, COST)])
 
     def fail(self, unit: Unit, error: str) -> None:
-        """Write that a unit could not be computed and why; the next run tries it again."""
-        self._write(unit, [make_row("failure", unit, {"error": error}, ("error",))], None)
+        """Write that a unit could not be computed and why; the next run tries it again.
+
+        A failure that is the last thing known of the unit is not written twice.
+        """
+        row = make_row("failure", unit, {"error": error}, ("error",))
+        self.lock()
+        if self._known(self._path(unit)).get(unit.slot) != _outcome(row):
+            self._write(unit, [row])
 
     def provenance(self, entry: Mapping[str, Any]) -> str:
         """Store versions, hardware, command and the like once, and return the id the cost rows refer to.
@@ -123,7 +143,7 @@ class RecordStore:
         path = self.root / component(entry["protocol"]) / "provenance.jsonl"
         data = b"".join(read_bytes(path).rpartition(b"\n")[:2])
         if not any(parse_line(line).get("id") == identity for line in data.splitlines()):
-            self._acquire()
+            self.lock()
             _truncate(path, len(data))
             _append(path, encode({"id": identity, "entry": stored}))
         return identity
@@ -131,17 +151,15 @@ class RecordStore:
     def _path(self, unit: Unit) -> Path:
         return self.root / records_file(unit.protocol, unit.surrogate, unit.attack)
 
-    def _known(self, path: Path) -> dict[tuple, str | None]:
+    def _known(self, path: Path) -> dict[tuple, str]:
         if path not in self._outcomes:
             closing = [block[-1] for block, _ in read_blocks(path)]
-            self._outcomes[path] = {
-                slot_of(row): row["unit"] if row["kind"] == "cost" else None for row in closing
-            }
+            self._outcomes[path] = {slot_of(row): _outcome(row) for row in closing}
         return self._outcomes[path]
 
-    def _write(self, unit: Unit, rows: list[dict[str, Any]], key: str | None) -> None:
+    def _write(self, unit: Unit, rows: list[dict[str, Any]]) -> None:
         path = self._path(unit)
-        self._acquire()
+        self.lock()
         known = self._known(path)
         if path not in self._defined:
             _truncate(path, max((end for _, end in read_blocks(path)), default=0))
@@ -152,53 +170,12 @@ class RecordStore:
         defined = self._defined.pop(path)
         _append(path, write_lines(defined.new_lines(rows)))
         self._defined[path] = defined
-        known[unit.slot] = key
-
-    def _acquire(self) -> None:
-        if self._lock is not None:
-            return
-        self._lock = acquire(self.root)
-        if self._lock is not None:
-            # Somebody else may have written since this store last looked.
-            self._outcomes.clear()
-            self._defined.clear()
+        known[unit.slot] = _outcome(rows[-1])
 
 
-def acquire(root: Path) -> int | None:
-    """The lock of a records folder, to be closed; None where the system has no locks.
-
-    Raises:
-        RecordsError: another process writes here.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks, one writer remains the user's duty
-        return None
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise RecordsError(
-            f"{root}: expected to be the only writer, but another run is writing here; wait for it, "
-            "or give this one another --out folder"
-        ) from error
-    except OSError:  # a file system without locks, as some network mounts
-        os.close(handle)
-        return None
-    return handle
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """:func:`acquire` for the length of a block."""
-    handle = acquire(root)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
+def _outcome(row: Mapping[str, Any]) -> str:
+    """What a closing row says of its slot: the unit that is done, or why it failed."""
+    return row["unit"] if row["kind"] == "cost" else f"{row['unit']} failed: {row['error']}"
 
 
 def _truncate(path: Path, size: int) -> None:

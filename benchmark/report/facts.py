@@ -135,7 +135,7 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
     """What failed and why, in the order of the run; jobs of one case with one reason together."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for event in events:
-        if event.status is Status.FAILED:
+        if event.failed:
             job = event.job
             saved = f"saved volume {job.saved.path.name}" if job.saved else "clean image"
             attack = short_name(job.attack.spec) if job.attack else saved

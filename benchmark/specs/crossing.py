@@ -76,8 +76,14 @@ class Computing:
         str, Option(metavar="auto|keep|recompute", help="Windows' graphs until the backward pass.")
     ] = "auto"
     sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
-    workers: Annotated[int, Option(metavar="N", help="Processes on this machine.", least=0)] = 0
+    workers: Annotated[int, Option(metavar="N", help="Processes on this machine, one per card.", least=0)] = 0
     scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
+    wait: Annotated[
+        float,
+        Option(
+            metavar="SECONDS", help="How long for a worker, or for another run to leave the results.", least=0
+        ),
+    ] = 60.0
 
     @property
     def compute(self) -> Compute:

@@ -20,6 +20,13 @@ class UsageError(ValueError):
     """The user asked for something that cannot be; one line, exit code 2."""
 
 
+class UnfinishedError(RuntimeError):
+    """A run cannot go on, for no fault of a case: one line that says how it goes on, exit code 3.
+
+    What was finished is recorded, and the rest has no row: the same command tries it again.
+    """
+
+
 @dataclass(frozen=True)
 class Spec:
     """A name with parameters, as written on the command line.

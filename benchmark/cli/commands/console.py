@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -14,12 +14,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.text import Text
 
 from ...specs.names import printable
 
@@ -62,14 +64,32 @@ def make_console(*, stderr: bool = False) -> Console:
     return SafeConsole(stderr=stderr, highlight=False, emoji=False, width=PIPE_WIDTH)
 
 
+class _State(ProgressColumn):
+    """What is going on, asked at every drawing."""
+
+    def __init__(self, state: Callable[[], str]) -> None:
+        super().__init__()
+        self._state = state
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002
+        return Text(self._state())
+
+
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Progress]:
-    """A bar with the time left on stderr; a line a minute where stderr is not a terminal, such as a log file."""
+def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator[Progress]:
+    """A bar with the time left on stderr; a line a minute where stderr is not a terminal, such as a log file.
+
+    Args:
+        title: what goes on.
+        total: steps of it.
+        state: tells where it stands at any moment.
+    """
     console = make_console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _State(state),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -79,7 +99,7 @@ def progress(title: str, total: int) -> Iterator[Progress]:
     done = threading.Event()
     with bar:
         bar.add_task(escape(title), total=total)
-        log = threading.Thread(target=_log, args=(bar, console, done), daemon=True)
+        log = threading.Thread(target=_log, args=(bar, console, done, state), daemon=True)
         if not console.is_terminal:
             log.start()
         try:
@@ -90,9 +110,10 @@ def progress(title: str, total: int) -> Iterator[Progress]:
                 log.join()
 
 
-def _log(bar: Progress, console: Console, done: threading.Event) -> None:
+def _log(bar: Progress, console: Console, done: threading.Event, state: Callable[[], str]) -> None:
     while not done.wait(LOG_SECONDS):
-        console.print(progress_line(bar.tasks[0]), soft_wrap=True)
+        line = ", ".join(filter(None, (progress_line(bar.tasks[0]), state())))
+        console.print(line, soft_wrap=True)
 
 
 def progress_line(task: Task, now: float | None = None) -> str:

@@ -116,7 +116,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
             model, spec = _names(job)
             label = escape(f"{job.case}, {model}, {short_name(spec)}")
             try:
-                if isinstance(example, Exception):
+                if isinstance(example, BaseException):
                     raise example
                 figure = slice_figure(example, request.convention.strip().lower())
             except CASE_FAILURES as error:
@@ -138,7 +138,7 @@ def _names(job: Job) -> tuple[str, str]:
 
 def _examples(
     bench: Bench, jobs: Sequence[tuple[Job, NamedModel]], records: Records
-) -> Iterator[tuple[Job, Example | Exception, str]]:
+) -> Iterator[tuple[Job, Example | BaseException, str]]:
     """Every attack again, with the seeds of the records, and what the records say; a failure replaces its example."""
     clean: dict[tuple[str, tuple[str, str]], Scored] = {}
     for job, target in jobs:

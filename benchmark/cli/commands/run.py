@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from rich.console import Console
 
 from ...harness.bench import Bench, requested_saver
-from ...harness.execute import Event, Status, execute
-from ...harness.workers import Assignment, submitter
+from ...harness.cluster import Tally
+from ...harness.execute import Elsewhere, Event, Status, execute
+from ...harness.faults import ERRORS, storing
+from ...harness.preflight import Place, place_of
+from ...harness.workers import assign, crew_of
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.computing import describe_compute
@@ -35,34 +38,39 @@ from .console import escape, make_console, progress
 from .terminal_table import results_table
 
 
-def run_benchmark(request: RunRequest) -> int:
-    """Do what the request says; 0 when everything is done, 1 when some cases failed."""
+def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
+    """Do what the request says; 0 when everything is done, 1 when some cases failed.
+
+    Args:
+        request: as typed, or made in Python.
+        executor: who computes, in place of ``workers`` and ``scheduler`` of the request: any
+            ``concurrent.futures.Executor`` whose processes can resolve the request, or a Dask ``Client``, see
+            ``docs/clusters.md``. It stays open. ``workers`` then says how many jobs it computes at once, where it does
+            not tell.
+
+    Raises:
+        UsageError: for any name, parameter, path or combination that cannot be.
+        UnfinishedError: no worker, no scheduler, or results that cannot be written.
+    """
     started, clock = time.time(), time.perf_counter()
     console = make_console()
     gallery = FirstCase()
-    out, crossing, computing = request.writing.out, request.crossing, request.computing
-    plan = build_plan(crossing, computing, out)
+    out, computing = request.writing.out, request.computing
+    plan = build_plan(request.crossing, computing, out)
     save = requested_saver(request.writing, plan)
     bench = Bench(plan, save=save, watch=gallery if request.writing.report else None)
     for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
         console.print(escape(line), style="dim", soft_wrap=True)
-    claim(out, plan.dataset)
-    jobs = sum(1 for _ in plan.jobs())
+    folder = out / plan.dataset.name
     entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, computing.compute))
-    events: list[Event] = []
-    assignment = Assignment(
-        replace(crossing, dataset_name=plan.dataset.name), computing, request.writing if save else None
-    )
-    with (
-        RecordStore(out / plan.dataset.name / "records") as store,
-        submitter(assignment) as submit,
-        progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
-    ):
-        provenance = store.provenance({"protocol": plan.protocol.name, **entry})
-        for event in execute(bench, store, provenance, recompute=request.writing.recompute, submit=submit):
-            events.append(event)
-            bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
-    write(out)
+    with RecordStore(folder / "records") as store:
+        with storing(folder):
+            store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
+            claim(out, plan.dataset)
+        provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
+        events = _compute(request, bench, store, provenances, executor)
+        with storing(out):
+            write(out)
     for line in window_lines(bench):
         console.print(escape(line), style="dim", soft_wrap=True)
     records = _print(console, request.writing, plan, events)
@@ -74,7 +82,7 @@ def run_benchmark(request: RunRequest) -> int:
                 events=events,
                 records=records,
                 environment=entry,
-                provenance=provenance,
+                provenance=provenances.own,
                 out=out,
                 started=started,
                 seconds=time.perf_counter() - clock,
@@ -83,7 +91,60 @@ def run_benchmark(request: RunRequest) -> int:
         )
     for line in plan.refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
-    return SOME_FAILED if plan.refused or any(e.status is Status.FAILED for e in events) else DONE
+    return SOME_FAILED if plan.refused or any(event.failed for event in events) else DONE
+
+
+def _compute(
+    request: RunRequest,
+    bench: Bench,
+    store: RecordStore,
+    provenances: _Provenances,
+    executor: Executor | None,
+) -> list[Event]:
+    """Every job of the plan, with progress."""
+    plan, tally = bench.plan, Tally(sum(1 for _ in bench.plan.jobs()))
+    events: list[Event] = []
+    with (
+        crew_of(request.computing, executor) as crew,
+        progress(f"{plan.dataset.name}: {len(plan.cases)} cases", tally.jobs, lambda: str(tally)) as bar,
+    ):
+        elsewhere = None
+        if crew is not None:
+            elsewhere = Elsewhere(
+                crew=crew,
+                assignment=assign(request, plan.dataset),
+                wait_s=request.computing.wait,
+                tell=lambda line: bar.console.print(escape(line), soft_wrap=True),
+                provenance_at=provenances.at,
+            )
+        for event in execute(
+            bench,
+            store,
+            provenances.own,
+            recompute=request.writing.recompute,
+            elsewhere=elsewhere,
+            tally=tally,
+        ):
+            events.append(event)
+            bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
+    return events
+
+
+class _Provenances:
+    """The provenance of rows, by where they were computed; each is stored when it is first needed."""
+
+    def __init__(self, store: RecordStore, entry: Mapping[str, Any], place: Place) -> None:
+        self._store, self._entry = store, entry
+        with storing(store.root):
+            self.own = store.provenance(entry)
+        self._known = {place: self.own}
+
+    def at(self, place: Place) -> str:
+        if place not in self._known:
+            compute = {**self._entry["compute"], "device": place.device}
+            there = {"accelerator": place.accelerator, "threads": place.threads, "compute": compute}
+            self._known[place] = self._store.provenance({**self._entry, **there})
+        return self._known[place]
 
 
 def _describe(plan: Plan, job: Job) -> str:
@@ -97,7 +158,7 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
     """A line per case and reason, however many attacks it cost."""
     jobs: dict[tuple[str, str], list[str]] = {}
     for event in events:
-        if event.status is Status.FAILED:
+        if event.failed:
             jobs.setdefault((event.job.case, event.error), []).append(_describe(plan, event.job))
     for (_, error), failed in jobs.items():
         more = f" and {len(failed) - 1} more of this case" if len(failed) > 1 else ""
@@ -119,6 +180,9 @@ def _print(console: Console, writing: Writing, plan: Plan, events: Sequence[Even
         console.print(escape(line), soft_wrap=True)
     for line in _failures(plan, events):
         console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
+    if any(event.traced for event in events):
+        traces = escape(str(folder / "records" / ERRORS))
+        console.print(f"tracebacks of what nobody expected are in {traces}", soft_wrap=True)
     recorded = sum(e.status is Status.RECORDED for e in events)
     computed = sum(e.status is Status.COMPUTED for e in events)
     note = f"{computed} computed, {recorded} already recorded" + (
