@@ -68,6 +68,13 @@ class FolderLock:
         self._handle: int | None = None
         self._beat: threading.Event | None = None
 
+    def __enter__(self) -> FolderLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     @property
     def held(self) -> bool:
         """Whether this object has the lock."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .compact import Definitions, is_compact, write_lines
+from .lock import FolderLock
 from .reading import read_blocks, read_bytes
 from .rows import parse_line
-from .store import locked
 from .unit import RecordsError
 from .writing import replace_file
 
@@ -40,7 +40,7 @@ def migrate_folder(folder: Path) -> Migration:
         RecordsError: a damaged line, another writer, or a file that would not say the same.
     """
     changed = units = before = after = 0
-    with locked(folder):
+    with FolderLock(folder):
         for path in sorted(folder.glob("*/*/*.jsonl")):
             content = read_bytes(path)
             blocks = [block for block, _ in read_blocks(path)]

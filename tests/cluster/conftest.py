@@ -130,7 +130,7 @@ class Light:
     def wait_for_rows(self, out: str, count: int, seconds: float = 300) -> None:
         """Until so many units are recorded."""
         files = self.root / out / "toy" / "records"
-        rows = lambda: sum(f.read_bytes().count(b'"cost"') for f in files.glob("*/*/*.jsonl"))  # noqa: E731
+        rows = lambda: sum(f.read_bytes().count(b'"kind":"unit"') for f in files.glob("*/*/*.jsonl"))  # noqa: E731
         in_time(lambda: rows() >= count, seconds, f"no {count} units after {seconds} s")
 
     def assert_same(self, one: str, other: str) -> None:
