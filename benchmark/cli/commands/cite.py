@@ -14,6 +14,7 @@ from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ...records.coverage import record_folders
 from ...records.reading import load_records
+from ...specs.matched import split_spec
 from ...specs.spec import CLEAN, match
 
 BIBLIOGRAPHY = Path(__file__).resolve().parent / "citations.bib"
@@ -119,8 +120,8 @@ def _name(spec: str) -> str:
 
 def _attack_names(spec: str) -> list[str]:
     """The attack of a spec, and the reference it was matched to."""
-    parts = re.split(r"@[^@=]*=", spec, maxsplit=1)
-    names = [_name(part) for part in parts]
+    matched = split_spec(spec)
+    names = [_name(part) for part in ((matched.attack, matched.reference) if matched else (spec,))]
     return ["torchattacks" if name.startswith("torchattacks:") else name for name in names]
 
 
