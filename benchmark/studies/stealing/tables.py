@@ -130,9 +130,9 @@ def tables(folder: Path) -> dict[str, Frame]:
 
 
 HEADINGS = {
-    "function": ("row", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
-    "transfer": ("surrogate", "attack", "eps", "victim's Dice (95% interval)", "drop", "least seed", "ratio"),
-    "queries": ("row", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
+    "function": ("row", "seeds", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
+    "transfer": ("surrogate", "seeds", "attack", "eps", "victim's Dice (95% interval)", "drop", "least seed", "ratio"),
+    "queries": ("row", "seeds", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
 }
 
 
@@ -142,6 +142,7 @@ def cells(name: str, table: Frame) -> list[list[str]]:
         return [
             [
                 r["surrogate"],
+                str(r["n_seeds"]),
                 r["attack"],
                 f"{255 * r['eps']:g}/255",
                 _with(r, "dice_adv"),
@@ -154,6 +155,7 @@ def cells(name: str, table: Frame) -> list[list[str]]:
     return [
         [
             r["row"],
+            str(r["n_seeds"]),
             str(r["queries"]),
             _with(r, "dice"),
             _with(r, "agreement"),

@@ -56,7 +56,7 @@ def thefts(plain: Steal, curve: tuple[int, ...], *, full: bool = True) -> tuple[
     Args:
         plain: the thief of the first row, from which all others differ in one thing.
         curve: smaller budgets; the smallest is also a surrogate.
-        full: also the larger of them, a second round, chosen queries and a search of the filter.
+        full: also the larger of them, rounded answers, a second round, chosen queries and a search of the filter.
     """
     both, smooth = ("pgd", "smooth"), ("smooth",)
     soft = {"output": "probabilities"}
@@ -73,16 +73,12 @@ def thefts(plain: Steal, curve: tuple[int, ...], *, full: bool = True) -> tuple[
     for place, budget in enumerate(sorted(curve) if full else sorted(curve)[:1]):
         few = replace(plain, budget=budget)
         rows.append(Theft(name=f"{budget} queries", steal=few, attacks=() if place else smooth))
-    rows.append(
-        Theft(
-            name="answers: probabilities of 1 digit",
-            steal=plain,
-            port={**soft, "decimals": 1},
-            attacks=smooth,
-        )
-    )
     if not full:
         return tuple(rows)
+    rounded = {**soft, "decimals": 1}
+    rows.append(
+        Theft(name="answers: probabilities of 1 digit", steal=plain, port=rounded, attacks=smooth)
+    )
     twice = replace(plain, rounds=2)
     rows.append(Theft(name="two rounds", steal=twice))
     if curve:
