@@ -129,7 +129,7 @@ class StealRequest:
             help="Independent network of the zoo; may repeat. Default: segresnet.",
         ),
     ] = ()
-    full: Annotated[bool, Option(help="Also more budgets, rounded answers, two rounds, chosen queries.")] = False
+    full: Annotated[bool, Option(help="Also more budgets and defences, two rounds, chosen queries.")] = False
     device: Device = "auto"
     out: Out = Path("results")
 

@@ -130,9 +130,34 @@ def tables(folder: Path) -> dict[str, Frame]:
 
 
 HEADINGS = {
-    "function": ("row", "seeds", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
-    "transfer": ("surrogate", "seeds", "attack", "eps", "victim's Dice (95% interval)", "drop", "least seed", "ratio"),
-    "queries": ("row", "seeds", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
+    "function": (
+        "row",
+        "seeds",
+        "queries",
+        "Dice (95% interval)",
+        "agreement (95% interval)",
+        "worst seed",
+        "empty",
+    ),
+    "transfer": (
+        "surrogate",
+        "seeds",
+        "attack",
+        "eps",
+        "victim's Dice (95% interval)",
+        "drop",
+        "least seed",
+        "ratio",
+    ),
+    "queries": (
+        "row",
+        "seeds",
+        "queries",
+        "Dice (95% interval)",
+        "agreement (95% interval)",
+        "worst seed",
+        "empty",
+    ),
 }
 
 
