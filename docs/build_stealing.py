@@ -98,7 +98,7 @@ def transfer_figure(table: pd.DataFrame) -> bytes:
             xlabel="loss of the victim's Dice, 95% interval over patients",
             title="`smooth`, made on another network",
         )
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
         quiet_grid(axes)
         return encode(figure, "png")
 
