@@ -17,6 +17,7 @@ from robustvox.models.bring import BroughtModel, recognize
 from robustvox.models.prompted import TARGETS
 
 from ..craft.named import ModelWindow, NamedModel
+from ..records.sources import zoo_name
 from ..specs.compute import Compute
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical
@@ -276,7 +277,7 @@ def _registered(
         given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
         brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / dataset.name / f"{written.name}.safetensors"
+    file = checkpoint or ZOO / zoo_name(dataset) / f"{written.name}.safetensors"
     loaded = _load(file, written, dataset)
     roi_size = loaded.card.roi_size
     if asked is not None and tuple(asked) != tuple(roi_size):

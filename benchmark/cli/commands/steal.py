@@ -15,6 +15,7 @@ from robustvox.models import CATALOG, ZOO, CheckpointError
 
 from ...plan.cases import load_dataset
 from ...plan.models import choose_device
+from ...records.sources import claim, zoo_name
 from ...specs.requests import StealRequest
 from ...specs.spec import Spec, UsageError, canonical, match, parse_value
 from ...studies.stealing.setting import Setting, Study
@@ -38,10 +39,11 @@ def steal_model(request: StealRequest) -> int:
         UsageError: for any name, number, file or combination that cannot be.
     """
     console = make_console()
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_dataset(request.dataset, request.data_root, request.out)
     device = choose_device(request.device)
     try:
-        study = build_study(request, ZOO / dataset.name)
+        study = build_study(request, ZOO / zoo_name(dataset))
+        claim(request.out, dataset)
         folder = request.out / dataset.name / "stealing" / folder_name(study)
         with progress(f"steal {study.model}", 1) as bar:
 
@@ -51,7 +53,7 @@ def steal_model(request: StealRequest) -> int:
             setting = Setting(study, dataset, folder, device)
             setting.cast(study.seeds[0])  # too few patients are refused before anything is written
             _writable(folder)
-            Experiment(setting, zoo=ZOO / dataset.name, on_work=show).run()
+            Experiment(setting, zoo=ZOO / zoo_name(dataset), on_work=show).run()
         made = write(folder)
     except (CheckpointError, DatasetError, ValueError) as error:
         raise UsageError(str(error)) from error

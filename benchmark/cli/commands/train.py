@@ -10,6 +10,7 @@ from ...plan.bring import take_data_parameters
 from ...plan.cases import load_dataset, require_cases
 from ...plan.models import choose_device
 from ...plan.windows import choose_window, read_window, with_window
+from ...records.sources import zoo_name
 from ...specs.requests import TrainRequest
 from ...specs.spec import Spec, UsageError, match
 from ...training.recipe import Progress, Recipe
@@ -31,7 +32,7 @@ def train_model(request: TrainRequest) -> int:
         spec, dataset, asked or (request.roi_size and read_window(request.roi_size, "--roi-size")) or None
     )
     attack = load_attack(request.adversarial) if request.adversarial else None
-    path = request.checkpoint or ZOO / dataset.name / f"{spec.name}.safetensors"
+    path = request.checkpoint or ZOO / zoo_name(dataset) / f"{spec.name}.safetensors"
     recipe = Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr)
     with progress(f"train {spec.name} on {dataset.name}", request.steps) as bar:
 
@@ -52,6 +53,13 @@ def train_model(request: TrainRequest) -> int:
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
+        except RuntimeError as error:
+            # What PyTorch raises for a network that was built and cannot be run, `unet:channels=(0,4)`, or for memory.
+            said = " ".join(str(error).split())
+            raise UsageError(
+                f"expected {spec} to run on windows of {'x'.join(map(str, roi_size))}, found: {said}; change the parameters, "
+                "--roi-size or --batch-size"
+            ) from error
     make_console().print(f"{path}: validation Dice {card.validation_dice:.4f}")
     return DONE
 
