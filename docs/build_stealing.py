@@ -17,18 +17,21 @@ from robustvox.benchmark.studies.stealing.thefts import PLAIN
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "stealing.md"
 RESULTS = DOCS.parent / "results" / "hippocampus" / "stealing" / "unet-num_res_units-0-edge-6"
+LESS = RESULTS.with_name(f"{RESULTS.name}-victim_steps-400")
+"""The same study of a victim that was trained less; all finer questions were asked of it first."""
 FIGURES = {"function": "stealing_function.png", "transfer": "stealing_transfer.png"}
 
 
 def page(text: str, made: dict[str, pd.DataFrame]) -> str:
     """The page with its tables replaced."""
     for name, table in made.items():
+        kind = name.split()[0]
         begin, end = f"<!-- {name}: python docs/build_stealing.py -->", f"<!-- end of {name} -->"
         head, found, rest = text.partition(begin)
         if not found:
             raise SystemExit(f"error: expected {begin} in {PAGE.name}, found none")
         text = (
-            f"{head}{begin}\n\n{markdown(HEADINGS[name], cells(name, table))}\n{end}{rest.partition(end)[2]}"
+            f"{head}{begin}\n\n{markdown(HEADINGS[kind], cells(kind, table))}\n{end}{rest.partition(end)[2]}"
         )
     return text
 
@@ -95,18 +98,24 @@ def transfer_figure(table: pd.DataFrame) -> bytes:
             xlabel="loss of the victim's Dice, 95% interval over patients",
             title="`smooth`, made on another network",
         )
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
         quiet_grid(axes)
         return encode(figure, "png")
 
 
+def all_tables() -> dict[str, pd.DataFrame]:
+    """Every table of the page by the name of its marker."""
+    less = {f"{name} less": table for name, table in tables(LESS).items()}
+    return {**{name: table for name, table in tables(RESULTS).items() if name != "queries"}, **less}
+
+
 def build() -> tuple[str, dict[str, bytes]]:
     """The page, and its figures by file name."""
-    made = tables(RESULTS)
-    calibration = pd.read_csv(RESULTS / "calibration.csv")
+    made = all_tables()
+    calibration = pd.read_csv(LESS / "calibration.csv")
     figures = {
-        FIGURES["function"]: function_figure(calibration, made["function"]),
-        FIGURES["transfer"]: transfer_figure(made["transfer"]),
+        FIGURES["function"]: function_figure(calibration, made["function less"]),
+        FIGURES["transfer"]: transfer_figure(made["transfer less"]),
     }
     return page(PAGE.read_text(encoding="utf-8"), made), figures
 

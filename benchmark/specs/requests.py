@@ -106,7 +106,7 @@ class StealRequest:
         "unet:num_res_units=0"
     )
     rounds: Annotated[int, Option(help="Rounds of asking and calibrating.", least=1)] = 1
-    steps: Annotated[int, Option(help="Optimizer steps of the copy.", least=1)] = 200
+    steps: Annotated[int, Option(help="Optimizer steps of the copy.", least=1)] = 400
     calibration: Annotated[
         str, Option(metavar="population|phantom", help="Whose spectra the filter is made of.")
     ] = "population"
@@ -114,7 +114,7 @@ class StealRequest:
         Path | None, Option(metavar="FILE", help="A trained victim; default: one is trained.")
     ] = None
     victim_cases: Annotated[int, Option(help="Training cases of a victim trained here.", least=1)] = 100
-    victim_steps: Annotated[int, Option(help="Its optimizer steps.", least=1)] = 400
+    victim_steps: Annotated[int, Option(help="Its optimizer steps.", least=1)] = 1000
     pool: Annotated[int, Option(help="Patients of the thief.", least=2)] = 60
     reference: Annotated[int, Option(help="Public volumes of scanner A.", least=1)] = 5
     cases: Annotated[int, Option(help="Test patients, of the validation split.", least=1)] = 12
@@ -129,7 +129,7 @@ class StealRequest:
             help="Independent network of the zoo; may repeat. Default: segresnet.",
         ),
     ] = ()
-    full: Annotated[bool, Option(help="Also more budgets, two rounds, chosen queries.")] = False
+    full: Annotated[bool, Option(help="Also more budgets and defences, two rounds, chosen queries.")] = False
     device: Device = "auto"
     out: Out = Path("results")
 

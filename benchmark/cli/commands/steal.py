@@ -50,6 +50,8 @@ def steal_model(request: StealRequest) -> int:
                 bar.update(bar.task_ids[0], completed=done, total=total, description=escape(what))
 
             setting = Setting(study, dataset, folder, device)
+            setting.cast(study.seeds[0])  # too few patients are refused before anything is written
+            _writable(folder)
             Experiment(setting, zoo=ZOO / zoo_name(dataset), on_work=show).run()
         made = write(folder)
     except (CheckpointError, DatasetError, ValueError) as error:
@@ -101,14 +103,28 @@ def build_study(request: StealRequest, zoo: Path) -> Study:
 
 
 def folder_name(study: Study) -> str:
-    """One folder per victim's architecture and scanner.
+    """One folder per victim and scanner.
 
     Example:
         >>> folder_name(Study(model="unet:num_res_units=0,size=small"))
         'unet-num_res_units-0-edge-6'
+        >>> folder_name(Study(model="unet:size=small", victim_steps=400))
+        'unet-edge-6-victim_steps-400'
     """
     text = f"{study.model} {study.shift}".replace(",size=small", "").replace(":size=small", "")
+    if study.checkpoint is None and study.victim_steps != Study.victim_steps:
+        text = f"{text} victim_steps {study.victim_steps}"
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
+
+
+def _writable(folder: Path) -> None:
+    """Refuse a place where no result could be kept before hours of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"expected --out to be a folder that can be written, found {folder}: {error.strerror}; give another --out"
+        ) from error
 
 
 def _architecture(text: str) -> str:

@@ -87,8 +87,8 @@ def cast_roles(
     if len(chosen) < test or len(rest) < wanted or (isinstance(victim, int) and len(trained) < victim):
         raise ValueError(
             f"expected {test} test, {reference} reference and {pool} pool cases outside of the victim's "
-            f"{len(trained)}, found {len(rest) + len(chosen)} in {dataset.name}; ask for fewer --queries or "
-            "--victim-cases"
+            f"{len(trained)}, found {len(rest) + len(chosen)} in {dataset.name}; give a smaller --pool (and --queries) or, "
+            "without --checkpoint, fewer --victim-cases"
         )
     return Cast(
         victim=tuple(sorted(trained)),

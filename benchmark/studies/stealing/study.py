@@ -247,7 +247,11 @@ class Experiment:
             network = loaded.network.to(self.setting.device).requires_grad_(False)
             predictor = SlidingWindow(network, loaded.card.roi_size).eval()
             self._attack(
-                seed, f"independent, {name}, true labels", loaded.sha256, lambda _, p=predictor: p, everything
+                seed,
+                f"independent, {name}, true labels",
+                loaded.sha256,
+                lambda _, p=predictor: p,
+                everything if self.study.full else ("smooth",),
             )
         for each in self.study.seeds:
             self._attack(each, "sign noise", "none", lambda _: self.setting.deployed, ("uniform",))

@@ -131,9 +131,34 @@ def tables(folder: Path) -> dict[str, Frame]:
 
 
 HEADINGS = {
-    "function": ("row", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
-    "transfer": ("surrogate", "attack", "eps", "victim's Dice (95% interval)", "drop", "least seed", "ratio"),
-    "queries": ("row", "queries", "Dice (95% interval)", "agreement (95% interval)", "worst seed", "empty"),
+    "function": (
+        "row",
+        "seeds",
+        "queries",
+        "Dice (95% interval)",
+        "agreement (95% interval)",
+        "worst seed",
+        "empty",
+    ),
+    "transfer": (
+        "surrogate",
+        "seeds",
+        "attack",
+        "eps",
+        "victim's Dice (95% interval)",
+        "drop",
+        "least seed",
+        "ratio",
+    ),
+    "queries": (
+        "row",
+        "seeds",
+        "queries",
+        "Dice (95% interval)",
+        "agreement (95% interval)",
+        "worst seed",
+        "empty",
+    ),
 }
 
 
@@ -143,6 +168,7 @@ def cells(name: str, table: Frame) -> list[list[str]]:
         return [
             [
                 markdown_text(r["surrogate"]),
+                str(r["n_seeds"]),
                 markdown_text(r["attack"]),
                 f"{255 * r['eps']:g}/255",
                 _with(r, "dice_adv"),
@@ -155,6 +181,7 @@ def cells(name: str, table: Frame) -> list[list[str]]:
     return [
         [
             markdown_text(r["row"]),
+            str(r["n_seeds"]),
             str(r["queries"]),
             _with(r, "dice"),
             _with(r, "agreement"),

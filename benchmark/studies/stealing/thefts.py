@@ -56,33 +56,27 @@ def thefts(plain: Steal, curve: tuple[int, ...], *, full: bool = True) -> tuple[
     Args:
         plain: the thief of the first row, from which all others differ in one thing.
         curve: smaller budgets; the smallest is also a surrogate.
-        full: also the larger of them, a second round, chosen queries and a search of the filter.
+        full: also the larger of them, noisy and rounded answers, a second round, chosen queries, a search of the
+            filter, and PGD from the network that learned the truth.
     """
     both, smooth = ("pgd", "smooth"), ("smooth",)
     soft = {"output": "probabilities"}
     rows = [
         Theft(name=PLAIN, steal=plain, attacks=both),
         Theft(name=RAW, steal=replace(plain, calibration="none")),
-        Theft(name=TRUTH, steal=plain, truth=True, attacks=both),
+        Theft(name=TRUTH, steal=plain, truth=True, attacks=both if full else smooth),
         Theft(name=BEHIND, steal=replace(plain, domain="b"), attacks=smooth),
         Theft(name="answers: probabilities", steal=plain, port=soft, attacks=smooth),
-        Theft(
-            name=f"answers: labels, logit noise {NOISE:g}", steal=plain, port={"noise": NOISE}, attacks=smooth
-        ),
     ]
     for place, budget in enumerate(sorted(curve) if full else sorted(curve)[:1]):
         few = replace(plain, budget=budget)
         rows.append(Theft(name=f"{budget} queries", steal=few, attacks=() if place else smooth))
-    rows.append(
-        Theft(
-            name="answers: probabilities of 1 digit",
-            steal=plain,
-            port={**soft, "decimals": 1},
-            attacks=smooth,
-        )
-    )
     if not full:
         return tuple(rows)
+    noisy = f"answers: labels, logit noise {NOISE:g}"
+    rows.append(Theft(name=noisy, steal=plain, port={"noise": NOISE}, attacks=smooth))
+    rounded = {**soft, "decimals": 1}
+    rows.append(Theft(name="answers: probabilities of 1 digit", steal=plain, port=rounded, attacks=smooth))
     twice = replace(plain, rounds=2)
     rows.append(Theft(name="two rounds", steal=twice))
     if curve:

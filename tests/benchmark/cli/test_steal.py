@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from robustvox.benchmark.cli import main
@@ -57,11 +59,13 @@ def test_one_command_steals_attacks_and_writes_tables(msd_folder, tmp_path, caps
         ({"--roi-size": "16,x"}, "whole numbers of voxels"),
         ({"--roi-size": "15,15,15"}, "15"),
         ({"--queries": 50}, "expected --pool of at least the 50 queries"),
-        ({"--pool": 40}, "ask for fewer --queries or --victim-cases"),
+        ({"--pool": 40}, "give a smaller --pool"),
         ({"--rounds": 9}, "at least two volumes per round"),
         ({"--other": "segresnet"}, "segresnet"),
         ({"--checkpoint": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"--device": "abacus"}, "--device"),
+        ({"--seed": -1}, "expected --seed of at least 0"),
+        ({"--out": Path(__file__)}, "give another --out"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(msd_folder, tmp_path, capsys, more, message):
@@ -80,5 +84,6 @@ def test_the_defaults_are_those_of_the_study(tmp_path):
     assert folder_name(study) == "unet-edge-6"
     (tmp_path / "segresnet.safetensors").touch()
     assert build_study(StealRequest(model="unet"), tmp_path).others == ("segresnet",)
+    assert (study.victim_steps, study.steal.steps) == (1000, 400)
     few = build_study(StealRequest(model="unet", queries=2), tmp_path)
     assert few.curve == ()

@@ -51,7 +51,7 @@ def test_a_case_in_two_roles_is_refused():
 
 
 def test_too_few_patients_are_refused(blobs):
-    with pytest.raises(ValueError, match="ask for fewer --queries or --victim-cases"):
+    with pytest.raises(ValueError, match="give a smaller --pool"):
         cast_roles(blobs, pool=30, reference=2, test=3, victim=10)
     with pytest.raises(ValueError, match="found"):
         cast_roles(blobs, pool=2, reference=2, test=3, victim=31)

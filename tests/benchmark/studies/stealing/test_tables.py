@@ -96,4 +96,4 @@ def test_written_files_follow_from_the_rows(folder):
     }
     write(folder)
     assert first == {name: (folder / name).read_bytes() for name in first}
-    assert b"| stolen, calibrated queries | 38 | 0.750" in first["tables.md"]
+    assert b"| stolen, calibrated queries | 2 | 38 | 0.750" in first["tables.md"]
