@@ -74,8 +74,9 @@ def pages() -> dict[str, str]:
 
 
 def cards(name: str) -> list[tuple[Path, ModelCard]]:
-    """The zoo's checkpoints of an architecture."""
-    return [(path, read_card(path)) for path in sorted(ZOO.glob(f"*/{name}.safetensors"))]
+    """The zoo's checkpoints of an architecture, natural and defended."""
+    files = [*ZOO.glob(f"*/{name}.safetensors"), *ZOO.glob(f"*/{name}.*.safetensors")]
+    return [(path, read_card(path)) for path in sorted(files)]
 
 
 def page(name: str) -> str:
@@ -92,7 +93,8 @@ def page(name: str) -> str:
         lines.append("**Differs from the source.** " + _escape(differs[0].upper() + differs[1:]))
     lines += ["## Cost", "\n".join(_cost_table(name))]
     for path, card in cards(name):
-        lines += [f"## Model card: {card.dataset}", "\n".join(_card_table(path, card))]
+        defence = f", {card.defence}" if card.defence else ""
+        lines += [f"## Model card: {card.dataset}{defence}", "\n".join(_card_table(path, card))]
     if not cards(name):
         lines += [
             "## Model card",

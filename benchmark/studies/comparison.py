@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..specs.defences import split_hash
 from ..specs.protocols import DEFAULT_PROTOCOL
 from ..specs.spec import CLEAN, UsageError, match
 
@@ -105,7 +106,7 @@ def _compared(pairs: Any, name_a: str, name_b: str, attack: str) -> dict[str, An
 
 def _of_model(cases: Any, model: str, metric: str) -> tuple[str, Any]:
     """A model's name as the tables have it, and the metric by attack and case."""
-    name, _, prefix = model.partition("@")
+    name, prefix = split_hash(model)
     name = match(name, sorted(cases["target"].unique()), "model in the records")
     mine = cases[(cases["target"] == name) & cases["target_sha256"].str.startswith(prefix)]
     hashes = sorted(mine["target_sha256"].unique())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustvox.attacks import Task
+from robustvox.attacks import Task, input_gradient
 from robustvox.attacks.sign_gradient import Bounds, IterativeSign
 from robustvox.attacks.task import Objective
 
@@ -21,7 +21,9 @@ class Consistency(IterativeSign):
     """PGD on KL(f(x) || f(x')), from x + 0.001 N(0, 1).
 
     Source: Zhang et al., ICML 2019, arXiv 1901.08573.
-    Differs from the source: returns the visited point with the lowest Dice, as all attacks here do.
+
+    Like the source, and unlike the attacks of the registry, it returns the last point and not the one with the lowest
+    Dice: what the loss of TRADES adds is the divergence itself. steps + 1 forwards, steps backwards.
     """
 
     def start(self, task: Task, bounds: Bounds) -> Tensor:
@@ -31,3 +33,12 @@ class Consistency(IterativeSign):
         with torch.no_grad():
             clean = task.logits(task.images)
         return lambda logits, _: divergence(clean, logits, task.mask)
+
+    def perturb(self, task: Task) -> Tensor:
+        bounds, objective = self.bounds(task), self.objective(task)
+        images = self.start(task, bounds)
+        for step in range(self.steps):
+            images.requires_grad_()
+            gradient = input_gradient(objective(task.logits(images), step), images)
+            images = torch.add(images.detach(), gradient.sign(), alpha=self.step_size).clamp_(*bounds)
+        return images

@@ -341,11 +341,9 @@ class Adaptive(Mixed):
         radius = float(step.memory.get(case, torch.tensor(min(self.grow, largest), dtype=torch.float64)))
         best: list[Tensor] = []
         attack: Any = self.attack.attack
-        if getattr(attack, "alpha", None) is not None:
-            attack = replace(attack, alpha=attack.alpha * radius / largest)
-        changed = step.attacked(
-            replace(attack, eps=radius), [i], on_step=lambda info: best.append(info.metric)
-        )
+        steps = {} if getattr(attack, "alpha", None) is None else {"alpha": attack.alpha * radius / largest}
+        attack = replace(attack, eps=radius, **steps)
+        changed = step.attacked(attack, [i], on_step=lambda info: best.append(info.metric))
         held = min(float(metric.min()) for metric in best) >= self.hold if best else False
         step.memory[case] = torch.tensor(next_radius(radius, held, self.grow, largest), dtype=torch.float64)
         return changed
