@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume
+from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume, patient_of
 
 if TYPE_CHECKING:
     from .folder import CaseFolder
@@ -38,6 +38,7 @@ __all__ = [
     "IntensityWindow",
     "Volume",
     "open_dataset",
+    "patient_of",
 ]
 
 

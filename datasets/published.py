@@ -32,6 +32,7 @@ class Published:
         layouts: patterns of image and label; ``{id}`` is the case, ``{patient}`` its patient, ``{number}`` its
             number, ``{half}`` Tr or Val. The first layout whose image exists is taken, case by case; the first is also the expected one.
         access: where to register and what goes where.
+        frames: whether cases are frames of patients, ``PATIENT_frameNN``, and so several of one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Published:
     preparation: Preparation
     published: Preparation
     published_train: Preparation | None = None
+    frames: bool = False
 
     def open(self, data_root: Path | None, *, as_published: bool = False) -> CaseFolder:
         """Find the files below ``data_root``.
@@ -66,6 +68,7 @@ class Published:
             preparation=preparation,
             train_preparation=self.published_train if as_published else None,
             channels=self.channels,
+            patients={case: case.split("_")[0] for case in ids} if self.frames else {},
             notes={
                 "source": self.title,
                 "licence": self.licence,
@@ -160,6 +163,7 @@ def _acdc() -> Published:
             "test": split_lists.acdc_frames(split_lists.ACDC_TEST),
         },
         channels=("MRI",),
+        frames=True,
         preparation=recipe,
         published=replace(published, order=("orient", "resample", "pad", "window", "crop")),
         published_train=replace(published, order=("orient", "resample", "window", "crop", "pad")),

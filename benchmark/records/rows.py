@@ -22,6 +22,7 @@ OPTIONAL = (
     "linf_channels",
     "blind",
     "prompts",
+    "patient",
 )  # of cost rows; older ones lack them
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustvox.datasets import Dataset
+from robustvox.datasets import Dataset, patient_of
 from robustvox.models.complexity import measure
 
 from ..metrics.statistics import bootstrap_intervals
@@ -28,7 +28,8 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
         prediction = logits.argmax(1)[0].cpu().numpy()
         prediction = prediction if volume.ignore is None else np.where(volume.ignore, 0, prediction)
         scores.append(mean_dice(prediction, volume.label, len(dataset.class_names)))
-    low, high = bootstrap_intervals(np.array([scores]))
+    patients = [patient_of(dataset, case) for case in dataset.splits["validation"]]
+    low, high = bootstrap_intervals(np.array([scores]), patients=patients)
     return {
         "validation_dice": float(np.mean(scores)),
         "validation_interval": (float(low[0]), float(high[0])),

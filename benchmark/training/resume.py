@@ -74,7 +74,7 @@ class Resume:
 
     path: Path
     identity: str
-    every: int = 50
+    every: int = 20
     watch: Watch | None = None
 
     def save(self, run: Run) -> None:
