@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records.coverage import row_problems
+from ..records.organs import read_organs
 from ..records.outcomes import load_flags, load_warnings
 from ..records.reading import Frame, Records, load_records
 from ..records.writing import replace_file
@@ -148,5 +149,6 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         transfer=table[~same],
         outcomes=load_warnings(folder / "checks"),
         sources=load_sources(folder / "records"),
+        organs=read_organs(folder),
         **{k: with_hashes(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
     )

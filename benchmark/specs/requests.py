@@ -300,6 +300,10 @@ class DataRequest:
     ] = ()
     download: Annotated[bool, Option(help="Fetch an MSD task first.")] = False
     out: Annotated[Path | None, Option(metavar="FILE", help="Keep the findings as JSON.")] = None
+    organs: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Results folder whose page shall know the sizes of the organs."),
+    ] = None
 
 
 _NAMED = Option(metavar="NAME", help="May repeat.")

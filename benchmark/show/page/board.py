@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Board:
         classes: one row per scored class of a unit: ``class_id class_name dice status`` and its keys.
         failures: one row per failed unit. These three have the surrogate's name in the records as ``stored``.
         outcomes: what checks found, from :func:`robustvox.benchmark.records.outcomes.load_warnings`.
+        organs: mean millilitres by class id, from :mod:`robustvox.benchmark.records.organs`; empty where unknown.
         sources: lines that say where the data come from, under which licence.
     """
 
@@ -33,6 +35,7 @@ class Board:
     failures: Frame
     outcomes: Frame
     sources: tuple[str, ...] = ()
+    organs: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -48,6 +51,12 @@ class Board:
             for frame in (self.failures, self.cases)
             for shown, name in zip(frame["surrogate"].tolist(), frame["stored"].tolist(), strict=True)
         }
+
+    @cached_property
+    def patients(self) -> dict[str, str]:
+        """Whom each case is of; itself where the frame does not say."""
+        whose = self.cases["patient"] if "patient" in self.cases else self.cases["case"]
+        return dict(zip(self.cases["case"], whose, strict=True))
 
     @property
     def protocols(self) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...metrics.statistics import bootstrap_intervals
-from ..labels import NOISE, UNBOUNDED, AttackName, model_family
+from ..labels import NOISE, UNBOUNDED, AttackName, model_defence, model_family
 from .board import CLEAN, Board, Frame, own
 
 BUDGET = "L∞ 8/255"  # of the literature; another one only where nothing was attacked at this
@@ -35,6 +35,7 @@ class Place:
     tied: bool
     model: str
     family: str
+    defence: str
     clean: float
     worst: float
     low: float
@@ -79,8 +80,7 @@ def rank(board: Board, protocol: str, names: Mapping[str, AttackName]) -> Rankin
     ranked = [m for m in sorted(attacked) if not all(names[a].one_step for a in attacked[m])]
     attacks = sorted(set.intersection(*(attacked[m] for m in ranked))) if ranked else []
     cases = sorted(usual.intersection(*(covered[m][a] for m in ranked for a in attacks)))
-    patients = dict(zip(board.cases["case"], board.cases["patient"], strict=True))
-    places = _places(scores, ranked, attacks, cases, names, failed, patients) if attacks and cases else []
+    places = _places(scores, ranked, attacks, cases, names, failed, board.patients) if attacks and cases else []
     unranked = sorted(scores.keys() - {place.model for place in places})
     return Ranking(
         protocol,
@@ -187,6 +187,7 @@ def _places(
                 tied=tied,
                 model=model,
                 family=model_family(model),
+                defence=model_defence(model),
                 clean=_mean([scores[model][CLEAN][c][0] for c in cases]),
                 worst=mean,
                 low=min(float(low[i]), mean),
