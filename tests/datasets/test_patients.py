@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import nibabel as nib
+import numpy as np
 import pytest
 
-from robustvox.datasets import CaseError, open_dataset, patient_of
+from robustvox.datasets import CaseError, DatasetError, open_dataset, patient_of
 from robustvox.datasets.folder import CaseFolder
 from robustvox.datasets.published import PUBLISHED
 
@@ -39,3 +41,39 @@ def test_a_patient_in_two_splits_is_refused(msd_folder):
     assert shared.load(cases["train"][1]).id == cases["train"][1]
     assert patient_of(shared, train) == "p"
     assert patient_of(dataset, train) == train
+
+
+def test_the_light_preparation_is_a_dataset_of_its_own(data_root):
+    light, whole = (open_dataset(name, data_root) for name in ("acdc_light", "acdc"))
+    assert (light.name, whole.name) == ("acdc_light", "acdc")
+    assert {name: tuple(ids) for name, ids in light.splits.items()} == {
+        name: tuple(ids) for name, ids in whole.splits.items()
+    }
+    volume = light.load("patient096_frame01")  # 18 slices: the one that does not fit
+    assert volume.image.shape == (1, *light.roi_size) == (1, 64, 64, 32)
+    assert volume.spacing_mm == (2.5, 2.5, 5.0)
+    assert set(volume.label.ravel()) == {0, 1, 2, 3}
+    with pytest.raises(DatasetError, match="as_published"):
+        open_dataset("acdc_light", data_root, as_published=True)
+
+
+def test_a_copy_that_lost_its_spacing_says_so(data_root):
+    assert "nominal" in open_dataset("acdc_light", data_root).provenance["note"]
+
+
+@pytest.mark.parametrize("sides", [(1.5625,), (1.5625, 1.4)])
+def test_true_spacings_are_not_called_nominal(tmp_path, sides):
+    folder = tmp_path / "ACDC" / "training"
+    for number in range(1, 14):
+        side = sides[number % len(sides)]
+        path = folder / f"patient{number:03d}" / f"{FRAMES[number - 1]}.nii.gz"
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.diag([side, side, 10.0, 1.0])), path)
+    dataset = open_dataset("acdc", tmp_path)
+    assert ("note" in dataset.provenance) == (len(sides) == 1)
+
+
+FRAMES = [
+    next(case for ids in PUBLISHED["acdc"]().splits.values() for case in ids if case.startswith(f"patient{n:03d}"))
+    for n in range(1, 14)
+]

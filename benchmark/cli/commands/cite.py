@@ -36,6 +36,7 @@ DATASETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(TASK_NAMES, ("antonelli2022medical",)),
     "btcv": ("landman2015btcv",),
     "acdc": ("bernard2018acdc",),
+    "acdc_light": ("bernard2018acdc",),
     "hecktor": ("andrearczyk2023hecktor",),
     "flare22": ("ma2024flare22",),
 }

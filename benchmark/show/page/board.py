@@ -24,6 +24,7 @@ class Board:
         failures: one row per failed unit. These three have the surrogate's name in the records as ``stored``.
         outcomes: what checks found, from :func:`robustvox.benchmark.records.outcomes.load_warnings`.
         organs: mean millilitres by class id, from :mod:`robustvox.benchmark.records.organs`; empty where unknown.
+        notes: what every table of the data has to say.
         sources: lines that say where the data come from, under which licence.
     """
 
@@ -36,6 +37,7 @@ class Board:
     outcomes: Frame
     sources: tuple[str, ...] = ()
     organs: Mapping[int, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,14 +74,24 @@ def own(frame: Frame) -> Frame:
 
 def load_sources(records: Path) -> tuple[str, ...]:
     """Source and licence of the data, from the provenance beside ``results/<dataset>/records``; sorted."""
+    return _from_provenance(records, ("source", "licence"))
+
+
+def load_notes(records: Path) -> tuple[str, ...]:
+    """What every table of the data has to say, such as that millimetres are nominal, from the provenance; sorted."""
+    return _from_provenance(records, ("note",))
+
+
+def _from_provenance(records: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """These entries of the datasets, joined; those that lack one are left out."""
     found = set()
     for path in sorted(Path(records).glob("*/provenance.jsonl")):
         for line in path.read_bytes().splitlines():
             try:
                 data = json.loads(line)["entry"]["dataset"]
-                parts = (data["source"], data["licence"])
+                parts = [data[name] for name in names]
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # torn by a kill, or of an older form: only a credit line is lost
+                continue  # torn by a kill, or of an older form: only a line of text is lost
             if all(isinstance(part, str) and part for part in parts):
                 found.add(", ".join(parts))
     return tuple(sorted(found))

@@ -72,6 +72,7 @@ def section(board: Board) -> dict[str, Any]:
         "name": board.name,
         "folder": _link(board.folder),
         "sources": board.sources,
+        "notes": board.notes,
         "models": len({row["model"] for row in rows}),
         "cases": int(max(board.white_box["n_cases"], default=0)),
         "protocols": board.protocols,
