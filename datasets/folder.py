@@ -127,9 +127,7 @@ class CaseFolder:
         return self.preparation(raw)
 
 
-def _overlaps(
-    splits: Mapping[str, Sequence[str]], patients: Mapping[str, str]
-) -> dict[str, CaseError]:
+def _overlaps(splits: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> dict[str, CaseError]:
     """Cases that two splits share, or whose patient they share, which no result may rest on."""
     faults = {}
     own = {name: ids for name, ids in splits.items() if name != "all" and not name.startswith(FOLD)}

@@ -69,7 +69,9 @@ def draw_training(path: Path, name: str, trained: Trained) -> Path:
         ("fgsm", "FGSM", "#2f7fbf"),
         ("pgd", f"PGD-{STEPS}", "#c0392b"),
     ):
-        axes.plot(steps, [getattr(look, key) for look in trained.looks], "-o", ms=3.5, color=color, label=label)
+        axes.plot(
+            steps, [getattr(look, key) for look in trained.looks], "-o", ms=3.5, color=color, label=label
+        )
     axes.plot([chosen.step], [chosen.pgd], "o", ms=10, mfc="none", color="#c0392b", label="kept")
     axes.set(xlabel="optimizer steps", ylabel="mean foreground Dice", ylim=(0, 1), title=name)
     axes.grid(alpha=0.3)

@@ -234,9 +234,7 @@ class TrainRequest:
         Option(metavar="CHECKPOINT", help="Weights to start from; zoo for the zoo's own of this model."),
     ] = None
     looks: Annotated[int, Option(help="Moments at which a defended network is attacked.", least=1)] = 4
-    look_cases: Annotated[
-        int, Option(help="Cases of the end of the validation split for that.", least=1)
-    ] = 8
+    look_cases: Annotated[int, Option(help="Cases of the end of the validation split for that.", least=1)] = 8
     seed: Seed = 0
     device: Device = "auto"
     checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (

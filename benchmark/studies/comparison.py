@@ -75,7 +75,12 @@ def compare_models(
     shared = a.index.unique("attack").intersection(b.index.unique("attack"))
     pairs = a.join(b, how="inner").dropna()
     rows = [
-        {"attack": attack, "metric": metric, "protocol": protocol, **_compared(pairs, patients, name_a, name_b, attack)}
+        {
+            "attack": attack,
+            "metric": metric,
+            "protocol": protocol,
+            **_compared(pairs, patients, name_a, name_b, attack),
+        }
         for attack in attacks or sorted(set(shared) - {CLEAN})
     ]
     if not rows:

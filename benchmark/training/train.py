@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.losses.dice import DiceCELoss
@@ -63,6 +64,7 @@ def train(
     device: str | torch.device = "cpu",
     defence: NamedDefence = NATURAL,
     start: Path | None = None,
+    pretrained: Path | None = None,
     watching: Watching | None = None,
     on_step: Callable[[Progress], None] | None = None,
     roi_size: Sequence[int] | None = None,
@@ -83,6 +85,8 @@ def train(
         device: where to train.
         defence: what a step minimizes.
         start: checkpoint whose weights training starts from.
+        pretrained: checkpoint of the same architecture for other classes, of which every weight of the same shape is
+            taken and the others stay random.
         watching: how a training with a defence is watched.
         on_step: called after every step.
         roi_size: window in voxels; default the dataset's.
@@ -104,7 +108,7 @@ def train(
         roi_size=roi_size,
         **arguments,
     )
-    begun = "" if start is None else load_start(start, network, model.name)
+    begun = _begin(network, model.name, start, pretrained)
     network = network.to(device).to(memory_format=channels_last(len(roi_size)))
     samples = [Sample.of(dataset.load(case)) for case in dataset.splits["train"]]
     watch = _watch(dataset, defence, watching, recipe, roi_size, seed, device)
@@ -117,7 +121,9 @@ def train(
     }
     # Published loss of the benchmark; batch=False keeps samples apart.
     criterion = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
-    identity = digest({"model": str(model), "data": dict(dataset.provenance), "roi": roi_size, "seed": seed, **asked})
+    identity = digest(
+        {"model": str(model), "data": dict(dataset.provenance), "roi": roi_size, "seed": seed, **asked}
+    )
     resume = None if state is None else Resume(path=state, identity=identity, watch=watch)
     run = optimize(
         network,
@@ -135,13 +141,31 @@ def train(
     if watch is not None:
         averaged.load_state_dict(watch.best)
         asked["selected"] = {"rule": f"best Dice under PGD-{STEPS}", **asdict(watch.chosen)}
+    card = _card(model, dataset, averaged, roi_size, asked, seed, device)
+    save_checkpoint(path, averaged, card)
+    if resume is not None:
+        resume.remove()
+    looks = () if watch is None else tuple(watch.looks)
+    return Trained(card, looks, run.gradients, run.seconds, catastrophic(looks))
+
+
+def _card(
+    model: Spec,
+    dataset: Dataset,
+    averaged: nn.Module,
+    roi_size: Sequence[int],
+    asked: dict[str, Any],
+    seed: int,
+    device: str | torch.device,
+) -> ModelCard:
+    """What the checkpoint says of itself."""
     window = SlidingWindow(averaged, roi_size, overlap=0.5, sw_batch_size=4)
-    card = ModelCard(
+    return ModelCard(
         **validation(window, dataset, device),
         **cost(averaged, dataset, roi_size),
         source=CATALOG[model.name].source,
         architecture=model.name,
-        arguments=arguments,
+        arguments={"size": "small", **model.parameters},
         in_channels=dataset.in_channels,
         class_names=dataset.class_names,
         roi_size=tuple(roi_size),
@@ -152,22 +176,28 @@ def train(
         seed=seed,
         code_version=version(),
     )
-    save_checkpoint(path, averaged, card)
-    if resume is not None:
-        resume.remove()
-    looks = () if watch is None else tuple(watch.looks)
-    return Trained(card, looks, run.gradients, run.seconds, catastrophic(looks))
 
 
-def load_start(path: Path, network: nn.Module, architecture: str) -> str:
-    """Give a network the weights of a checkpoint of the same architecture; the file's sha256.
+def _begin(network: nn.Module, architecture: str, start: Path | None, pretrained: Path | None) -> str:
+    """Give a network the weights it starts from; what a card says of them, empty for random ones.
 
     Raises:
-        ValueError: another architecture, or other sizes.
+        ValueError: both, another architecture, or other sizes.
     """
+    if start is not None and pretrained is not None:
+        raise ValueError("expected start or pretrained, got both; weights come from one file")
+    path = start or pretrained
+    if path is None:
+        return ""
     loaded = load_checkpoint(path, architecture)
-    load_strictly(network, loaded.network.state_dict(), path.name)
-    return loaded.sha256
+    found = loaded.network.state_dict()
+    if start is not None:
+        load_strictly(network, found, path.name)
+        return loaded.sha256
+    own = network.state_dict()
+    taken = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    network.load_state_dict({**own, **taken})
+    return f"{len(taken)} of {len(own)} tensors of {loaded.sha256}"
 
 
 def _watch(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustvox.attacks import FGSM, PGD, Attack
-from robustvox.datasets import Dataset, Volume
+from robustvox.datasets import Volume
 from robustvox.models import SlidingWindow
 
 from ..craft.crafting import derive_seed, labelled

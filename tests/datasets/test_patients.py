@@ -13,7 +13,9 @@ from robustvox.datasets.published import PUBLISHED
 
 def test_frames_of_acdc_are_of_their_patient(data_root):
     dataset = open_dataset("acdc", data_root)
-    assert patient_of(dataset, "patient089_frame01") == patient_of(dataset, "patient089_frame10") == "patient089"
+    assert (
+        patient_of(dataset, "patient089_frame01") == patient_of(dataset, "patient089_frame10") == "patient089"
+    )
     counts = {name: len(ids) for name, ids in dataset.splits.items() if name != "all"}
     assert counts == {"train": 140, "validation": 20, "test": 40}
     whose = {name: {patient_of(dataset, case) for case in ids} for name, ids in dataset.splits.items()}
@@ -36,7 +38,9 @@ def test_a_patient_in_two_splits_is_refused(msd_folder):
     known = {name: getattr(dataset, name) for name in names}
     shared = CaseFolder(**known, patients={train: "p", held_out: "p"})
     for case in (train, held_out):
-        with pytest.raises(CaseError, match="expected a patient p of one split, found that patient in train and validation"):
+        with pytest.raises(
+            CaseError, match="expected a patient p of one split, found that patient in train and validation"
+        ):
             shared.load(case)
     assert shared.load(cases["train"][1]).id == cases["train"][1]
     assert patient_of(shared, train) == "p"
@@ -74,6 +78,11 @@ def test_true_spacings_are_not_called_nominal(tmp_path, sides):
 
 
 FRAMES = [
-    next(case for ids in PUBLISHED["acdc"]().splits.values() for case in ids if case.startswith(f"patient{n:03d}"))
+    next(
+        case
+        for ids in PUBLISHED["acdc"]().splits.values()
+        for case in ids
+        if case.startswith(f"patient{n:03d}")
+    )
     for n in range(1, 14)
 ]

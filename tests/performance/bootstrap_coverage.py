@@ -70,16 +70,26 @@ def frames_of_patients(
 def show_patients() -> None:
     """How often the interval of the mean over frames holds 0.7."""
     rng = np.random.default_rng(0)
-    print(f"\n{'frames, patients, correlation':32}{'patients resampled':>20}{'width':>8}{'frames':>10}{'width':>8}")
-    for frames, patients, correlation in ((2, 10, 0.8), (2, 20, 0.8), (2, 40, 0.8), (2, 10, 0.0), (4, 10, 0.8)):
+    print(
+        f"\n{'frames, patients, correlation':32}{'patients resampled':>20}{'width':>8}{'frames':>10}{'width':>8}"
+    )
+    for frames, patients, correlation in (
+        (2, 10, 0.8),
+        (2, 20, 0.8),
+        (2, 40, 0.8),
+        (2, 10, 0.0),
+        (4, 10, 0.8),
+    ):
         scores = frames_of_patients(rng, patients, frames, correlation)
         whose = [f"patient{i // frames}" for i in range(patients * frames)]
         cells = []
         for names in (whose, None):
             low, high = bootstrap_intervals(scores, patients=names, resamples=RESAMPLES)
-            cells += [np.mean((low <= 0.7) & (0.7 <= high)), np.mean(high - low)]
+            cells += [np.mean((low <= 0.7) & (high >= 0.7)), np.mean(high - low)]
         a, wa, b, wb = cells
-        print(f"{f'{frames}, {patients}, {correlation:g}':32}{a:20.3f}{wa:8.3f}{b:10.3f}{wb:8.3f}", flush=True)
+        print(
+            f"{f'{frames}, {patients}, {correlation:g}':32}{a:20.3f}{wa:8.3f}{b:10.3f}{wb:8.3f}", flush=True
+        )
 
 
 def main() -> None:

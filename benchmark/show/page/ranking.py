@@ -80,7 +80,9 @@ def rank(board: Board, protocol: str, names: Mapping[str, AttackName]) -> Rankin
     ranked = [m for m in sorted(attacked) if not all(names[a].one_step for a in attacked[m])]
     attacks = sorted(set.intersection(*(attacked[m] for m in ranked))) if ranked else []
     cases = sorted(usual.intersection(*(covered[m][a] for m in ranked for a in attacks)))
-    places = _places(scores, ranked, attacks, cases, names, failed, board.patients) if attacks and cases else []
+    places = (
+        _places(scores, ranked, attacks, cases, names, failed, board.patients) if attacks and cases else []
+    )
     unranked = sorted(scores.keys() - {place.model for place in places})
     return Ranking(
         protocol,

@@ -48,7 +48,10 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - bottom) / (top - bottom)
 
-    markers = {name: number for number, name in enumerate(dict.fromkeys(sorted({p.defence for p in places}, key=_first)))}
+    markers = {
+        name: number
+        for number, name in enumerate(dict.fromkeys(sorted({p.defence for p in places}, key=_first)))
+    }
     dots = tuple(
         Dot(
             place.model,

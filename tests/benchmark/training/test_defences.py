@@ -16,7 +16,8 @@ from robustvox.benchmark.plan.attacks import load_attack
 from robustvox.benchmark.specs.defences import CATALOG, split_defence, split_hash
 from robustvox.benchmark.specs.spec import Spec, UsageError
 from robustvox.benchmark.training.consistency import Consistency
-from robustvox.benchmark.training.defences import DEFENCES, build_defence, is_idle, next_radius
+from robustvox.benchmark.training.defence import is_idle
+from robustvox.benchmark.training.defences import DEFENCES, build_defence, next_radius
 from robustvox.benchmark.training.losses import divergence, spectral_distance
 from robustvox.benchmark.training.recipe import Recipe
 from robustvox.benchmark.training.step import Gradients, Step
@@ -139,7 +140,7 @@ def test_the_attack_inside_leaves_the_network_as_it_was(name):
     defence = make(SMALL[name][0])
     step = step_on(network)
     torch.manual_seed(11)
-    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is what is watched
+    numpy_state = np.random.get_state()[1].copy()
     expected = torch.get_rng_state()
     if name in ("pgd_at", "noise", "adaptive", "corrupt"):
         defence.change(step, [1])
@@ -147,7 +148,7 @@ def test_the_attack_inside_leaves_the_network_as_it_was(name):
         attack = Consistency(steps=2) if name == "trades" else defence.attack.attack
         step.attacked(attack, [0, 1])
     assert torch.equal(torch.get_rng_state(), expected)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
     assert states_equal(network, before)
     assert [module.training for module in network.modules()] == modes
     assert [p.requires_grad for p in network.parameters()] == [p.requires_grad for p in before.parameters()]
@@ -185,7 +186,9 @@ def test_half_of_the_batch_is_attacked_within_the_radius():
     network, defence = tiny(), make("pgd_at:eps=4/255,steps=2")
     step = step_on(network)
     seen = []
-    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+    network.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0]) if module.training else None
+    )
     network.train()
     defence.loss(step)
     moved = (seen[-1] - step.images).abs().flatten(1).max(1).values
@@ -213,9 +216,7 @@ def test_spectral_distance_is_that_of_scipys_dct():
     spectra = [dctn(x.double().numpy(), axes=(2, 3, 4), norm="ortho") for x in (clean, other)]
     distance, size = np.abs(spectra[0] - spectra[1]).sum(), np.abs(spectra[0]).sum()
     assert math.isclose(spectral_distance(clean, other).item(), distance / size, rel_tol=1e-5)
-    assert math.isclose(
-        spectral_distance(clean, other, normalized=False).item(), distance, rel_tol=1e-5
-    )
+    assert math.isclose(spectral_distance(clean, other, normalized=False).item(), distance, rel_tol=1e-5)
 
 
 def test_trades_is_the_plain_loss_plus_beta_times_the_divergence():

@@ -76,7 +76,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(folder, tmp_path, monkey
     first, second = weights(tmp_path, "whole"), weights(tmp_path, "part")
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert part.gradients == whole.gradients
-    assert [replace(look, seconds=0) for look in part.looks] == [replace(look, seconds=0) for look in whole.looks]
+    assert [replace(look, seconds=0) for look in part.looks] == [
+        replace(look, seconds=0) for look in whole.looks
+    ]
 
 
 def test_a_state_of_another_training_is_left_alone(folder, tmp_path, monkeypatch):

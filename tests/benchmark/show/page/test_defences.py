@@ -76,7 +76,21 @@ def test_sizes_are_means_over_cases_that_have_the_organ(tmp_path):
 
 def test_the_scatter_keeps_dots_inside_and_in_order(results):
     def place(name: str, clean: float, worst: float) -> Place:
-        return Place(1, False, name, "convolutional", model_defence(name), clean, worst, worst - 0.02, worst + 0.02, 0, 0, "pgd", 1)
+        return Place(
+            1,
+            False,
+            name,
+            "convolutional",
+            model_defence(name),
+            clean,
+            worst,
+            worst - 0.02,
+            worst + 0.02,
+            0,
+            0,
+            "pgd",
+            1,
+        )
 
     found = scatter([place("unet", 0.88, 0.55), place("unet@pgd_at", 0.87, 0.71), place("unetr", 0.85, 0.6)])
     assert found is not None
