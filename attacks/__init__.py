@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .apgd import APGD as APGD
     from .base import Attack as Attack
     from .base import BoundAttack as BoundAttack
+    from .base import frozen as frozen
     from .cospgd import CosPGD as CosPGD
     from .ensemble import Ensemble as Ensemble
     from .examples import tiny_case as tiny_case
@@ -48,7 +49,14 @@ if TYPE_CHECKING:
     ATTACKS: dict[str, type[Attack]]
 
 _HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.compatibility}
-_HOME |= {"Attack": "base", "BoundAttack": "base", "StepInfo": "task", "tiny_case": "examples", "Key": "keys"}
+_HOME |= {
+    "Attack": "base",
+    "BoundAttack": "base",
+    "frozen": "base",
+    "StepInfo": "task",
+    "tiny_case": "examples",
+    "Key": "keys",
+}
 _HOME |= {"BestIterate": "task", "input_gradient": "task", "Task": "task"}
 _HOME |= {"TorchAttack": "interop", "as_torchattacks": "interop"}
 
@@ -81,6 +89,7 @@ __all__ = [
     "TorchAttack",
     "Uniform",
     "as_torchattacks",
+    "frozen",
     "input_gradient",
     "load_attack_class",
     "tiny_case",

@@ -63,6 +63,7 @@ class Attack(ABC):
         generator: Generators | None = None,
         on_step: OnStep | None = None,
         targets: Tensor | None = None,
+        notes: list[Any] | None = None,
     ) -> Tensor:
         """Craft adversarial images.
 
@@ -82,6 +83,7 @@ class Attack(ABC):
             on_step: called with a `StepInfo` after every evaluated point.
             targets: class indices in [0, K), int64: the segmentation that the model shall be led to. None
                 attacks untargeted. Targets are the caller's choice and never default to the labels.
+            notes: a list that receives what the attack has to say beside its result; most say nothing.
 
         Shape:
             images (B, C, *spatial) with at least two spatial axes of any size;
@@ -106,19 +108,38 @@ class Attack(ABC):
             truth = checks.labels(labels, clean).clone()
             counted = checks.mask(mask, clean)
             counted = None if counted is None else counted.clone()
-            wanted = self._targets(targets, clean, truth, counted)
+            wanted = self.accept_targets(targets, clean, truth, counted)
             seeds = _seeds(generator, clean.shape[0])
             with own_precision(model, clean.device.type) as called:
-                task = Task(called, clean, truth, counted, seeds, on_step, self.min_classes, wanted)
-                return self._audited(self.perturb(task), checks.plain("images", images))
+                said = [] if notes is None else notes
+                task = Task(called, clean, truth, counted, seeds, on_step, self.min_classes, wanted, said)
+                return self.audited(task, checks.plain("images", images))
 
     def bind(self, model: Model) -> BoundAttack:
         """This attack with the model filled in: `attack.bind(model)(images, labels)`."""
         return BoundAttack(self, model)
 
-    def _targets(
+    @final
+    def audited(self, task: Task, images: Tensor) -> Tensor:
+        """What `perturb` makes of a task, projected on the claimed ball; for attacks that run other attacks.
+
+        Args:
+            task: a validated batch.
+            images: its clean images, which no attack can have written to.
+
+        Raises:
+            RuntimeError: if the result leaves the ball by more than rounding explains.
+        """
+        return self._audited(self.perturb(task), images)
+
+    def accept_targets(
         self, targets: Tensor | None, images: Tensor, labels: Tensor, mask: Tensor | None
     ) -> Tensor | None:
+        """A checked copy of the targets; an attack that runs another one lets that decide.
+
+        Raises:
+            TypeError, ValueError: as when called.
+        """
         if targets is not None and not self.takes_targets:
             raise ValueError(
                 f"targets: expected None for {type(self).__name__}, got a tensor. "

@@ -142,7 +142,7 @@ class TorchAttack(Attack):
         return dict(self.parameters)["eps"] if SUPPORTED[self.name] == "linf" else None
 
     def perturb(self, task: Task) -> Tensor:
-        return torch.cat([self._run(_sample(task, i)) for i in range(len(task.images))])
+        return torch.cat([self._run(task.sample(i)) for i in range(len(task.images))])
 
     def _run(self, task: Task) -> Tensor:
         """Their result for a task of one sample."""
@@ -210,13 +210,6 @@ def _defaults(name: str) -> dict[str, Any]:
     """Constructor arguments of their attack and their defaults."""
     parameters = inspect.signature(getattr(package(), name)).parameters
     return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
-
-
-def _sample(task: Task, i: int) -> Task:
-    """One sample as a task of its own."""
-    mask, targets = (None if t is None else t[i : i + 1] for t in (task.mask, task.targets))
-    images, labels = task.images[i : i + 1], task.labels[i : i + 1]
-    return Task(task.model, images, labels, mask, [task.seeds[i]], None, task.min_classes, targets)
 
 
 def _fold(values: Tensor, axes: int) -> Tensor:

@@ -89,18 +89,13 @@ class LastIterate(Attack):
     def radius(self) -> float | None:
         return self.attack.radius
 
-    def _targets(
+    def accept_targets(
         self, targets: Tensor | None, images: Tensor, labels: Tensor, mask: Tensor | None
     ) -> Tensor | None:
-        return self.attack._targets(targets, images, labels, mask)
+        return self.attack.accept_targets(targets, images, labels, mask)
 
     def perturb(self, task: Task) -> Tensor:
-        shared = {
-            name: getattr(task, name) for name in ("model", "images", "labels", "mask", "seeds", "targets")
-        }
-        return self.attack.perturb(
-            _LaterIsBetter(**shared, on_step=task.on_step, min_classes=self.min_classes)
-        )
+        return self.attack.perturb(_LaterIsBetter(**task.given()))
 
 
 class _LaterIsBetter(Task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class Task:
         on_step: observer of every evaluated point, or None.
         min_classes: least K that the attack can work with.
         targets: (B, 1, *spatial) int64, the segmentation to move to, or None for an untargeted attack.
+        notes: what an attack has to say beside its result; whoever called it may have given the list.
     """
 
     model: Callable[[Tensor], Any]
@@ -64,6 +65,7 @@ class Task:
     on_step: OnStep | None = None
     min_classes: int = 2
     targets: Tensor | None = None
+    notes: list[Any] = field(default_factory=list)
     _streams: list[torch.Generator] = field(init=False)
     _classes: int = field(init=False, default=0)
     _connected: bool = field(init=False, default=False)
@@ -86,6 +88,30 @@ class Task:
     def streams(self) -> Sequence[torch.Generator]:
         """One CPU generator per sample, for draws that are not shaped like the images."""
         return self._streams
+
+    def sample(self, index: int, *, on_step: OnStep | None = None, min_classes: int | None = None) -> Task:
+        """One sample as a task of its own, with its one seed, so that it gives what it gives when called alone.
+
+        Args:
+            index: of the sample.
+            on_step: observer of this task; the batch's own is not called.
+            min_classes: as the attack on this sample needs; None for the batch's.
+        """
+        one = slice(index, index + 1)
+        return replace(
+            self,
+            images=self.images[one],
+            labels=self.labels[one],
+            mask=None if self.mask is None else self.mask[one],
+            targets=None if self.targets is None else self.targets[one],
+            seeds=[self.seeds[index]],
+            on_step=on_step,
+            min_classes=self.min_classes if min_classes is None else min_classes,
+        )
+
+    def given(self) -> dict[str, Any]:
+        """What this task was made of, for a task of another kind."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
 
     def afresh(self) -> Task:
         """The same batch, unobserved, with its random streams at their start; what was checked stays so."""

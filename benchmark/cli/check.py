@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..specs.requests import CROSSED, CheckRequest
+from ..specs.crossing import CROSSED
+from ..specs.requests import CheckRequest
 from .options import command
 
 

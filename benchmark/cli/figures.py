@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ..specs.requests import CROSSED, FiguresRequest
+from ..specs.crossing import CROSSED
+from ..specs.requests import FiguresRequest
 from .options import command
 
 
-@command(FiguresRequest, keep=CROSSED, flags={"out": "--results"}, split="validation", cases="first:1")
+@command(FiguresRequest, keep=CROSSED, split="validation", cases="first:1")
 def figures(request: FiguresRequest) -> int:
     """Draw attacked cases in three planes, and budget curves and transfer heat maps of the records.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..specs.requests import CROSSED, FrequencyRequest
+from ..specs.crossing import CROSSED
+from ..specs.requests import FrequencyRequest
 from .options import command
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..specs.requests import CROSSED, MarkingRequest, MarkRequest, UnlockRequest
+from ..specs.crossing import CROSSED
+from ..specs.requests import MarkingRequest, MarkRequest, UnlockRequest
 from .options import command
 
 OWNER = ("models", "dataset", "data_root", "device", "checkpoints", "untrained")

@@ -13,7 +13,7 @@ from robustvox.datasets import Volume
 
 from ..specs.matched import noise_spec
 from ..specs.protocols import Protocol
-from .matched import matches
+from .matched import Match
 from .meter import Cost, Meter, StepWatch, Stopwatch
 from .named import NamedAttack, NamedModel
 from .view import attack_view
@@ -66,12 +66,15 @@ def craft(
     mask = labelled(volume, device)
     generator = noise_generator(seed, dataset, volume.id, attack.spec)
     meter, steps = Meter(surrogate.predictor, limit), StepWatch()
-    with matches() as found, Stopwatch(device) as watch:
+    notes: list[object] = []
+    with Stopwatch(device) as watch:
         fitted = attack.attack.at_spacing(volume.spacing_mm)
         crafted = attack_view(protocol, fitted, surrogate.predictor)
-        adversarial = crafted(meter, clean, labels, mask=mask, generator=generator, on_step=steps)
+        adversarial = crafted(
+            meter, clean, labels, mask=mask, generator=generator, on_step=steps, notes=notes
+        )
     flags = {*surrogate.flags, *steps.flags()} | ({"unchanged"} if torch.equal(adversarial, clean) else set())
-    flags |= {"unmatched" for match in found if not match.matched}
+    flags |= {"unmatched" for note in notes if isinstance(note, Match) and not note.matched}
     return Crafted(adversarial, Cost(meter.forwards, meter.backwards, watch.seconds), frozenset(flags))
 
 

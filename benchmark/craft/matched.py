@@ -7,9 +7,6 @@ same measured L2 or SSIM. In a spec it is written ``vafa:block_size=8@l2=pgd:eps
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,20 +49,6 @@ class Match:
     matched: bool
 
 
-_WATCHERS: ContextVar[list[Match] | None] = ContextVar("matches", default=None)
-
-
-@contextmanager
-def matches() -> Iterator[list[Match]]:
-    """Collect what every `Matched` that runs inside the block found, one entry per sample."""
-    found: list[Match] = []
-    token = _WATCHERS.set(found)
-    try:
-        yield found
-    finally:
-        _WATCHERS.reset(token)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Matched(Attack):
     """An attack whose knob is searched, per sample, until it distorts as much as a reference attack.
@@ -83,7 +66,7 @@ class Matched(Attack):
 
     The knob is the first of `q_max`, `rho`, `std` and `eps` that holds a number > 0, at most 2000, 1, 1, 1.
     `at_knob` says what follows it. All runs of a sample use its one seed, so the result is exactly what
-    `at_knob(attack, value)` gives alone. Forwards, backwards and seconds count everything: one run of the
+    `at_knob(attack, value)` gives alone. How a sample's search ended is a `Match` among the notes of the task. Forwards, backwards and seconds count everything: one run of the
     reference and, as a rule, two to six of the attack. `on_step` sees the points of the run that was kept, one
     sample after another.
 
@@ -130,11 +113,11 @@ class Matched(Attack):
     def min_classes(self) -> int:
         return max(self.attack.min_classes, self.reference.min_classes)
 
-    def _targets(
+    def accept_targets(
         self, targets: Tensor | None, images: Tensor, labels: Tensor, mask: Tensor | None
     ) -> Tensor | None:
-        self.reference._targets(targets, images, labels, mask)
-        return self.attack._targets(targets, images, labels, mask)
+        self.reference.accept_targets(targets, images, labels, mask)
+        return self.attack.accept_targets(targets, images, labels, mask)
 
     def perturb(self, task: Task) -> Tensor:
         return torch.cat([self._match(task, index) for index in range(task.images.shape[0])])
@@ -161,9 +144,7 @@ class Matched(Attack):
         if task.on_step is not None:
             for info in steps:
                 task.on_step(info)
-        watching = _WATCHERS.get()
-        if watching is not None:
-            watching.append(found)
+        task.notes.append(found)
         return images
 
     def _distortion(self, images: Tensor, clean: Tensor) -> float:
@@ -173,18 +154,9 @@ class Matched(Attack):
 
 def _run(attack: Attack, task: Task, index: int) -> tuple[Tensor, list[StepInfo]]:
     """One attack on one sample as if it had been called alone, and the steps it showed."""
-    one, shown = slice(index, index + 1), list[StepInfo]()
-    alone = replace(
-        task,
-        images=task.images[one],
-        labels=task.labels[one],
-        mask=None if task.mask is None else task.mask[one],
-        targets=None if task.targets is None else task.targets[one],
-        seeds=[task.seeds[index]],
-        on_step=shown.append,
-        min_classes=attack.min_classes,
-    )
-    return attack._audited(attack.perturb(alone), alone.images), shown
+    shown = list[StepInfo]()
+    alone = task.sample(index, on_step=shown.append, min_classes=attack.min_classes)
+    return attack.audited(alone, alone.images), shown
 
 
 def find_knob(attack: Attack) -> str:

@@ -21,7 +21,7 @@ from ..metrics.success import VoxelSuccess, voxel_success
 from ..plan.plan import Job, Plan
 from ..records.unit import data_fingerprint
 from ..records.volumes import Note, save_adversarial
-from ..specs.requests import RunRequest
+from ..specs.crossing import Writing
 from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
 from .faults import CASE_FAILURES
 from .scoring import Scorer, prepare_scorer
@@ -236,11 +236,11 @@ class Bench:
         return tuple(ClassScore(class_name=names[row["class_id"]], **row) for row in rows)
 
 
-def requested_saver(request: RunRequest, plan: Plan) -> Save | None:
+def requested_saver(writing: Writing | None, plan: Plan) -> Save | None:
     """The saver that a request asks for, None where it asks for none."""
-    if not request.save_adversarial:
+    if writing is None or not writing.save_adversarial:
         return None
-    return saver(plan, request.out / plan.dataset.name / "adversarial", request.units)
+    return saver(plan, writing.out / plan.dataset.name / "adversarial", writing.units)
 
 
 def saver(plan: Plan, folder: Path, units: str) -> Save:
@@ -249,7 +249,7 @@ def saver(plan: Plan, folder: Path, units: str) -> Save:
     Args:
         plan: names the record a volume belongs to.
         folder: ``results/<dataset>/adversarial``.
-        units: of the intensities in the file, among :data:`~robustvox.benchmark.records.volumes.UNITS`.
+        units: of the intensities in the file, among :data:`~robustvox.benchmark.specs.crossing.UNITS`.
     """
 
     def save(job: Job, case: PreparedCase, crafted: Crafted) -> None:

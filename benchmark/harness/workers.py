@@ -25,30 +25,40 @@ from .compute import Failure, Outcome
 from .execute import Submit
 
 if TYPE_CHECKING:
-    from ..specs.requests import RunRequest
+    from ..specs.crossing import Computing, Crossing, Writing
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker resolves for itself, once: what is crossed and how; where volumes go, if they are kept."""
+
+    crossing: Crossing
+    computing: Computing
+    keep: Writing | None
 
 
 @contextmanager
-def submitter(request: RunRequest) -> Iterator[Submit | None]:
+def submitter(assignment: Assignment) -> Iterator[Submit | None]:
     """How to hand jobs out: None means here, one after another.
 
     Raises:
         UsageError: if the scheduler cannot be reached or Dask is not installed.
     """
-    if request.scheduler is not None:
-        client = _dask_client(request.scheduler)
+    workers, scheduler = assignment.computing.workers, assignment.computing.scheduler
+    if scheduler is not None:
+        client = _dask_client(scheduler)
         with client:
-            yield _through(client.get_executor(), request)
-    elif request.workers > 1:
+            yield _through(client.get_executor(), assignment)
+    elif workers > 1:
         # Threads are shared out, or the workers would slow each other down.
-        threads = max(torch.get_num_threads() // request.workers, 1)
+        threads = max(torch.get_num_threads() // workers, 1)
         with ProcessPoolExecutor(
-            request.workers,
+            workers,
             mp_context=get_context("spawn"),
             initializer=torch.set_num_threads,
             initargs=(threads,),
         ) as pool:
-            yield _through(pool, request)
+            yield _through(pool, assignment)
     else:
         yield None
 
@@ -66,9 +76,9 @@ def _dask_client(address: str):
         raise UsageError(f"expected a Dask scheduler at {address}, found none: {error}") from error
 
 
-def _through(executor: Executor, request: RunRequest) -> Submit:
+def _through(executor: Executor, assignment: Assignment) -> Submit:
     def submit(job: Job, targets: tuple[NamedModel, ...]):
-        return executor.submit(work, request, JobKey.of(job, targets))
+        return executor.submit(work, assignment, JobKey.of(job, targets))
 
     return submit
 
@@ -120,16 +130,16 @@ class JobKey:
         )
 
 
-def work(request: RunRequest, key: JobKey) -> list[Outcome | Failure]:
-    """Compute one job in a worker, which resolves the request once."""
-    bench = _worker(request)
+def work(assignment: Assignment, key: JobKey) -> list[Outcome | Failure]:
+    """Compute one job in a worker, which resolves what it was assigned once."""
+    bench = _worker(assignment)
     return bench.run(key.find(bench.plan))
 
 
 @lru_cache(maxsize=1)
-def _worker(request: RunRequest) -> Bench:
+def _worker(assignment: Assignment) -> Bench:
     # A worker resolves names; importing what that needs would slow the start of runs without workers.
     from ..plan.build import build_plan
 
-    plan = build_plan(request)
-    return Bench(plan, save=requested_saver(request, plan))
+    plan = build_plan(assignment.crossing, assignment.computing)
+    return Bench(plan, save=requested_saver(assignment.keep, plan))

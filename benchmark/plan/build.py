@@ -11,10 +11,9 @@ from robustvox.datasets.folder import CaseFolder
 
 from ..craft.named import NamedAttack, NamedModel
 from ..records.sources import path_of
-from ..records.volumes import UNITS
+from ..specs.crossing import Computing, Crossing
 from ..specs.knobs import MEASURES
 from ..specs.protocols import Protocol, find_protocol
-from ..specs.requests import RunRequest
 from ..specs.spec import UsageError, match, normalize
 from .attacks import load_attack, match_all
 from .cases import EVERY_SPLIT, load_dataset, select_cases
@@ -25,27 +24,30 @@ from .saved import open_folder
 from .windows import read_window
 
 
-def build_plan(request: RunRequest) -> Plan:
-    """Resolve every name of the request.
+def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None) -> Plan:
+    """Resolve every name of a crossing.
+
+    Args:
+        crossing: what is crossed.
+        computing: on what device, in what precision.
+        out: folder of the results, which tells a dataset given by its path from another of the same name.
 
     Raises:
         UsageError: for any name, parameter, path or combination that cannot be.
     """
-    if request.adversarial is not None:
-        return _build_rescoring(request, request.adversarial)
-    if not request.models or not request.attacks:
+    if crossing.adversarial is not None:
+        return _build_rescoring(crossing, computing, out, crossing.adversarial)
+    if not crossing.models or not crossing.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
-    protocol = find_protocol(request.protocol)
-    attacks = load_attacks(request, protocol)
-    dataset = load_requested(request)
-    device = choose_device(request.device)
-    models = load_models(request, dataset, protocol, device)
-    split = request.split or "validation"
-    cases = select_cases(dataset, split, request.cases or "first:4", held_out(split, models))
-    surrogates = models[: len(request.models)]
-    targets = models[len(request.models) :] if request.targets and not request.transfer else models
-    if request.units not in UNITS:
-        raise UsageError(f"expected --units among {', '.join(UNITS)}, got {request.units!r}")
+    protocol = find_protocol(crossing.protocol)
+    attacks = load_attacks(crossing, protocol)
+    dataset = load_crossed(crossing, out)
+    device = choose_device(computing.device)
+    models = load_models(crossing, computing, dataset, protocol, device)
+    split = crossing.split or "validation"
+    cases = select_cases(dataset, split, crossing.cases or "first:4", held_out(split, models))
+    surrogates = models[: len(crossing.models)]
+    targets = models[len(crossing.models) :] if crossing.targets and not crossing.transfer else models
     return Plan(
         dataset=dataset,
         cases=cases,
@@ -53,39 +55,39 @@ def build_plan(request: RunRequest) -> Plan:
         targets=targets,
         attacks=attacks,
         protocol=protocol,
-        seed=request.seed,
+        seed=crossing.seed,
         device=device,
-        white_box=not (request.targets or request.transfer),
+        white_box=not (crossing.targets or crossing.transfer),
     )
 
 
-def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
+def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None, directory: Path) -> Plan:
     """The plan that scores the volumes saved in a directory on ``--target``; models and attacks are in their notes."""
     given = {
-        "--model": request.models,
-        "--attack": request.attacks,
-        "--transfer": request.transfer,
-        "--match": request.match,
-        "--save-adversarial": request.save_adversarial,
+        "--model": crossing.models,
+        "--attack": crossing.attacks,
+        "--transfer": crossing.transfer,
+        "--match": crossing.match,
     }
     superfluous = [option for option, value in given.items() if value]
-    if superfluous or not request.targets:
+    if superfluous or not crossing.targets:
         raise UsageError(
             "expected --adversarial DIR with --target NAME and neither model nor attack, which the files know; got "
             + (", ".join(superfluous) or "no --target")
         )
-    protocol = find_protocol(request.protocol)
-    dataset = load_requested(request)
-    device = choose_device(request.device)
+    protocol = find_protocol(crossing.protocol)
+    dataset = load_crossed(crossing, out)
+    device = choose_device(computing.device)
     folder = open_folder(
         directory,
         dataset,
         protocol.name,
-        select_cases(dataset, request.split or EVERY_SPLIT, request.cases or "all"),
+        select_cases(dataset, crossing.split or EVERY_SPLIT, crossing.cases or "all"),
     )
     if not folder.volumes and not folder.refused:
         raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")
-    targets = load_models(replace(request, models=request.targets, targets=()), dataset, protocol, device)
+    owned = replace(crossing, models=crossing.targets, targets=())
+    targets = load_models(owned, computing, dataset, protocol, device)
     return Plan(
         dataset=dataset,
         cases=folder.cases,
@@ -94,31 +96,31 @@ def _build_rescoring(request: RunRequest, directory: Path) -> Plan:
         attacks=(),
         protocol=protocol,
         # Of the clean images only, which no seed changes: theirs are then found in the records.
-        seed=min((volume.note.seed for volume in folder.volumes), default=request.seed),
+        seed=min((volume.note.seed for volume in folder.volumes), default=crossing.seed),
         device=device,
         saved=folder.volumes,
         refused=folder.refused,
     )
 
 
-def load_requested(request: RunRequest) -> Dataset:
-    """The dataset of a request, under the name its results have."""
-    dataset = load_dataset(request.dataset, request.data_root, request.out)
+def load_crossed(crossing: Crossing, out: Path | None) -> Dataset:
+    """The dataset that is crossed, under the name its results in ``out`` have."""
+    dataset = load_dataset(crossing.dataset, crossing.data_root, out)
     path = path_of(dataset)
-    if request.dataset_name is None or path is None or not isinstance(dataset, CaseFolder):
+    if crossing.dataset_name is None or path is None or not isinstance(dataset, CaseFolder):
         return dataset
-    return dataset.renamed(request.dataset_name, path)
+    return dataset.renamed(crossing.dataset_name, path)
 
 
-def load_attacks(request: RunRequest, protocol: Protocol) -> list[NamedAttack]:
+def load_attacks(crossing: Crossing, protocol: Protocol) -> list[NamedAttack]:
     """The attacks in the order given, matched to a reference where ``--match`` names one."""
-    attacks = [load_attack(text, protocol) for text in request.attacks]
-    if request.match is None:
-        if request.match_on is not None:
+    attacks = [load_attack(text, protocol) for text in crossing.attacks]
+    if crossing.match is None:
+        if crossing.match_on is not None:
             raise UsageError("expected --match ATTACK with --match-on, got none; add --match pgd:eps=8/255")
         return attacks
-    measure = match(request.match_on or "l2", MEASURES, "--match-on")
-    return match_all(attacks, load_attack(request.match, protocol), measure)
+    measure = match(crossing.match_on or "l2", MEASURES, "--match-on")
+    return match_all(attacks, load_attack(crossing.match, protocol), measure)
 
 
 def held_out(split: str, models: Sequence[NamedModel]) -> tuple[str, ...] | None:
@@ -127,18 +129,20 @@ def held_out(split: str, models: Sequence[NamedModel]) -> tuple[str, ...] | None
     return next(iter(told)) if len(told) == 1 and normalize(split) == "validation" else None
 
 
-def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
+def load_models(
+    crossing: Crossing, computing: Computing, dataset: Dataset, protocol: Protocol, device: str
+) -> list[NamedModel]:
     """Surrogates in the order given, then targets; one that is named twice is loaded once."""
-    models = [parse_model(text) for text in request.models]
+    models = [parse_model(text) for text in crossing.models]
     named = [model for model in models if model.takes_checkpoint]
-    if len(request.checkpoints) not in (0, len(named)):
+    if len(crossing.checkpoints) not in (0, len(named)):
         raise UsageError(
-            f"expected one --checkpoint per {'--target' if request.adversarial else '--model'} ({len(named)}, a path "
-            f"has its own weights), got {len(request.checkpoints)}; repeat it in the order of the models"
+            f"expected one --checkpoint per {'--target' if crossing.adversarial else '--model'} ({len(named)}, a path "
+            f"has its own weights), got {len(crossing.checkpoints)}; repeat it in the order of the models"
         )
-    files = iter(request.checkpoints)
+    files = iter(crossing.checkpoints)
     order = [(model, next(files, None) if model.takes_checkpoint else None) for model in models]
-    for text in request.targets:
+    for text in crossing.targets:
         target = parse_model(text)
         # A target that is also attacked is the same network, so it has the same weights.
         same = {file for model, file in order if model.identity == target.identity}
@@ -155,10 +159,10 @@ def load_models(request: RunRequest, dataset: Dataset, protocol: Protocol, devic
                 dataset,
                 protocol,
                 checkpoint=checkpoint,
-                untrained=request.untrained,
+                untrained=crossing.untrained,
                 device=device,
-                compute=request.compute,
-                seed=request.seed,
-                roi_size=None if request.roi_size is None else read_window(request.roi_size, "--roi-size"),
+                compute=computing.compute,
+                seed=crossing.seed,
+                roi_size=None if crossing.roi_size is None else read_window(crossing.roi_size, "--roi-size"),
             )
     return [loaded[model.identity, checkpoint] for model, checkpoint in order]

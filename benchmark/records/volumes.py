@@ -22,8 +22,7 @@ from robustvox.datasets import CaseError, ChannelWindows, Volume
 from robustvox.datasets.geometry import axes_of, turn
 from robustvox.datasets.nifti import check_affine, check_image, read_array
 
-UNITS = ("unit", "original")
-
+from ..specs.crossing import UNITS
 
 _PREFIX = b"robustvox "
 

@@ -6,98 +6,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from .compute import Compute, count_or_auto
+from .crossing import Computing, Crossing, Writing
 from .options import SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
 from .protocols import DEFAULT_PROTOCOL
+from .spec import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """The command line of ``run`` as written; see ``python -m benchmark run --help``."""
+    """The command line of ``run`` as written; see ``python -m benchmark run --help``.
 
-    models: Annotated[
-        tuple[str, ...], Option(flag="--model", metavar=SPEC, help="Attacked model; may repeat.")
-    ] = ()
-    attacks: Annotated[
-        tuple[str, ...], Option(flag="--attack", metavar=SPEC, help="Attack; may repeat.")
-    ] = ()
-    targets: Annotated[
-        tuple[str, ...],
-        Option(flag="--target", metavar="NAME", help="Scored model; may repeat. Default: the attacked one."),
-    ] = ()
-    transfer: Annotated[bool, Option(help="Score every model on every other's volumes.")] = False
-    adversarial: Annotated[
-        Path | None, Option(metavar="DIR", help="Score these saved volumes on --target instead.")
-    ] = None
-    dataset: DatasetName = "phantom"
-    data_root: DataRoot = None
-    split: Annotated[str, Option(help="Split of the dataset.", shown="validation")] = ""
-    cases: Annotated[
-        str,
-        Option(
-            metavar="N|first:N|ID,...|all",
-            help="How many, or which.",
-            shown="4; with --adversarial all it holds",
-        ),
-    ] = ""
-    protocol: ProtocolName = DEFAULT_PROTOCOL
-    seed: Seed = 0
-    device: Device = "auto"
-    checkpoints: Annotated[
-        tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
-    ] = ()
-    untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
-    roi_size: RoiSize = None
-    save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
-    units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
-    precision: Annotated[
-        str, Option(metavar="float32|tf32|bf16", help="Of the network; the attack stays float32.")
-    ] = "float32"
-    memory: Annotated[
-        str, Option(metavar="auto|keep|recompute", help="Windows' graphs until the backward pass.")
-    ] = "auto"
-    sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
-    workers: Annotated[int, Option(metavar="N", help="Processes on this machine.", least=0)] = 0
-    scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
-    match: Annotated[
-        str | None, Option(metavar="ATTACK", help="Give the others this attack's distortion, per case.")
-    ] = None
-    match_on: Annotated[str | None, Option(metavar="l2|ssim", help="What --match equates; default l2.")] = (
-        None
-    )
-    recompute: Annotated[bool, Option(help="Measure again what is recorded.")] = False
-    report: Annotated[bool, Option(flag="--report/--no-report", help="Write an HTML report of this run.")] = (
-        True
-    )
-    out: Out = Path("results")
-    # Nobody types it: what the results call a dataset that was given by its path, for the workers of a run.
-    dataset_name: str | None = None
+    Raises:
+        UsageError: volumes that are on the disk are to be saved.
+    """
 
-    @property
-    def compute(self) -> Compute:
-        """How the networks run.
+    crossing: Crossing
+    computing: Computing
+    writing: Writing
 
-        Raises:
-            UsageError: for a precision, memory or number of windows that cannot be.
-        """
-        windows = count_or_auto(self.sw_batch_size)
-        return Compute(precision=self.precision.lower(), memory=self.memory.lower(), sw_batch_size=windows)
-
-
-CROSSED = (
-    *("models", "attacks", "dataset", "data_root", "split", "cases", "protocol", "seed", "device"),
-    *("checkpoints", "untrained", "roi_size", "out"),
-)
-"""Fields of a run that every command takes which attacks: what is crossed, on which data, by which rules."""
+    def __post_init__(self) -> None:
+        if self.crossing.adversarial is not None and self.writing.save_adversarial:
+            raise UsageError(
+                "expected --adversarial DIR alone, whose volumes are saved already, got --save-adversarial"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRequest:
     """The command line of ``check``: the models, attacks, cases and folders of a run, and what is checked."""
 
-    run: RunRequest
+    crossing: Crossing
+    computing: Computing
     only: Annotated[str, Option(metavar="C2,...", help="Ids or names of checks.")] = ""
     queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
+    out: Out = Path("results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +47,17 @@ class FiguresRequest:
     """The command line of ``figures``: the models, attacks and cases of a run, its records, and where to.
 
     Args:
-        run: what a run would be; without models and attacks only the records are drawn.
+        crossing: what a run would be; without models and attacks only the records are drawn.
+        computing: how the attacks run again.
+        results: where the records are.
         folder: of the figures; ``<dataset>/`` is made in it.
         formats: among :data:`~robustvox.benchmark.show.figures.canvas.FORMATS`, with commas.
         convention: among :data:`~robustvox.benchmark.show.figures.planes.CONVENTIONS`.
     """
 
-    run: RunRequest
+    crossing: Crossing
+    computing: Computing
+    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = Path("results")
     formats: Annotated[str, Option(flag="--format", metavar="png,svg,pdf", help="File formats.")] = "png,svg"
     convention: Annotated[str, Option(help="Slices radiological or neurological.")] = "radiological"
     folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the figures.")] = Path(
@@ -121,9 +67,10 @@ class FiguresRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class FrequencyRequest:
-    """The command line of ``frequency`` as written; ``run`` says what is attacked, or which files are read."""
+    """The command line of ``frequency`` as written; ``crossing`` says what is attacked, or which files are read."""
 
-    run: RunRequest
+    crossing: Crossing
+    computing: Computing
     kinds: Annotated[
         tuple[str, ...],
         Option(
@@ -137,6 +84,7 @@ class FrequencyRequest:
         tuple[str, ...],
         Option(metavar="none|linf|l2", help="Norm every band gets back; may repeat. Default: none."),
     ] = ()
+    out: Out = Path("results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,9 +276,10 @@ class LeaderboardRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class MarkRequest:
-    """The command line of ``mark`` as written; ``run`` says on which models, of which dataset and where."""
+    """The command line of ``mark`` as written; ``crossing`` says on which models, of which dataset."""
 
-    run: RunRequest
+    crossing: Crossing
+    computing: Computing
     folder: Annotated[Path, Option(argument=True, metavar="FOLDER", help="Folder of NIfTI files.")]
     key_file: Annotated[Path, Option(metavar="FILE", help="The key: at least 16 bytes.")]
     marked: Annotated[Path, Option(flag="--out", metavar="DIR", help="Another folder; file names are kept.")]
@@ -363,17 +312,20 @@ class MarkingRequest:
     """The command line of ``marking``, the study of marks.
 
     Args:
-        run: the owner's models, of which marks are made on the first, and on all of them as one; models that are
+        crossing: the owner's models, of which marks are made on the first, and on all of them as one; models that are
             only scored; the cases.
+        computing: on what device.
         attackers: models on which somebody else trains a remover; by default the owner's first, the worst case.
         marks: which of the marks of the study; by default all.
         seeds: how many keys every case is marked with.
         pairs: volumes of the train split on which a remover is trained.
         remover_steps: gradient steps of that training.
         thorough: whether the second look is taken, see :class:`~robustvox.benchmark.studies.marking.study.MarkJob`.
+        out: of the table and the trained removers.
     """
 
-    run: RunRequest
+    crossing: Crossing
+    computing: Computing
     attackers: Annotated[
         tuple[str, ...],
         Option(
@@ -396,3 +348,4 @@ class MarkingRequest:
             help="Also train removers, and show every remover of the first mark to every model.",
         ),
     ] = True
+    out: Out = Path("results")

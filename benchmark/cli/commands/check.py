@@ -34,13 +34,13 @@ _COLORS = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}
 def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
     checks = select(request.only)
-    plan = build_plan(request.run)
+    plan = build_plan(request.crossing, request.computing, request.out)
     if plan.protocol != PROTOCOLS[DEFAULT_PROTOCOL]:
         raise UsageError(
             f"expected --protocol {DEFAULT_PROTOCOL}, whose view and scores the checks use, got {plan.protocol.name}; a "
             "single defect can be checked as an attack, --attack pgd:iterate=last"
         )
-    claim(request.run.out, plan.dataset)
+    claim(request.out, plan.dataset)
     console = make_console()
     volumes, broken = _load(plan, console)
     failed = broken
@@ -51,8 +51,8 @@ def check_benchmark(request: CheckRequest) -> int:
             console.print(_table(plan, model, attack, found, len(volumes)))
             _save(request, plan, model, attack, found, volumes)
     if volumes:
-        write(request.run.out)
-        console.print(f"outcomes in {escape(str(request.run.out / plan.dataset.name / 'checks'))}")
+        write(request.out)
+        console.print(f"outcomes in {escape(str(request.out / plan.dataset.name / 'checks'))}")
     return SOME_FAILED if failed else DONE
 
 
@@ -155,7 +155,7 @@ def _save(
 ) -> None:
     versions = describe()
     save(
-        request.run.out / plan.dataset.name / "checks",
+        request.out / plan.dataset.name / "checks",
         [
             CheckOutcome(
                 dataset=plan.dataset.name,

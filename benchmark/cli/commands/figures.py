@@ -75,15 +75,15 @@ def draw_figures(request: FiguresRequest) -> int:
         if wrong or not given:
             raise UsageError(f"expected {what} among {', '.join(known)}, got {', '.join(wrong) or 'nothing'}")
     console = make_console()
-    run = request.run
-    if bool(run.models) != bool(run.attacks):
+    crossing, results = request.crossing, request.results
+    if bool(crossing.models) != bool(crossing.attacks):
         raise UsageError("expected --model and --attack together, or neither for the figures of the records")
-    if not run.models:
-        _require_records(run.out)
-        _draw_records(request, console, recorded_name(run.out, run.dataset))
+    if not crossing.models:
+        _require_records(results)
+        _draw_records(request, console, recorded_name(results, crossing.dataset))
         return DONE
-    plan = build_plan(run)
-    records = load_records(run.out / plan.dataset.name / "records")
+    plan = build_plan(crossing, request.computing, results)
+    records = load_records(results / plan.dataset.name / "records")
     failed = _draw_cases(request, console, plan, records)
     if len(records.costs):
         _draw_records(request, console, plan.dataset.name, records)
@@ -163,7 +163,7 @@ def _draw_records(
     from ...show.tables import results as tables
 
     if records is None:
-        records = load_records(request.run.out / dataset / "records")
+        records = load_records(request.results / dataset / "records")
     white_box, transfer = tables.white_box(records), tables.transfer(records)
     for protocol in sorted({*white_box["protocol"], *transfer["protocol"]}):
         own = white_box[white_box["protocol"] == protocol]

@@ -31,9 +31,9 @@ def study_frequencies(request: FrequencyRequest) -> int:
     console = make_console()
     chosen = choose_bands(request.kinds, request.cuts)
     scalings = [match(r, RESCALE, "--rescale") for r in request.rescale] or ["none"]
-    plan = build_plan(request.run)
-    claim(request.run.out, plan.dataset)
-    folder = request.run.out / plan.dataset.name / "frequency"
+    plan = build_plan(request.crossing, request.computing, request.out)
+    claim(request.out, plan.dataset)
+    folder = request.out / plan.dataset.name / "frequency"
     jobs = [job for job in plan.jobs() if not job.clean]
     bench, failures = Bench(plan), list(plan.refused)
     measured: Frame = pd.DataFrame(columns=list(COLUMNS))

@@ -116,8 +116,8 @@ def mark_folder(request: MarkRequest) -> int:
 
 def _owner(request: MarkRequest) -> Owner:
     """Everything the request names, before a volume is read."""
-    run = request.run
-    if not run.models:
+    crossing = request.crossing
+    if not crossing.models:
         raise UsageError("expected at least one --model to make the mark on; see `python -m benchmark list`")
     key = read_key(request.key_file)
     protocol = PROTOCOLS["robustvox-1"]
@@ -131,14 +131,14 @@ def _owner(request: MarkRequest) -> Owner:
         raise UsageError(str(error)) from None
     if request.labels is not None and not request.labels.is_dir():
         raise UsageError(f"expected a folder as --labels, found none at {request.labels}")
-    dataset = load_dataset(run.dataset, run.data_root)
+    dataset = load_dataset(crossing.dataset, crossing.data_root)
     prepare: Any = getattr(dataset, "prepare", None)
     if prepare is None:
         raise UsageError(
             f"expected a dataset that can prepare other files, got {dataset.name}; name another --dataset"
         )
-    device = choose_device(run.device)
-    models = tuple(load_models(run, dataset, protocol, device))
+    device = choose_device(request.computing.device)
+    models = tuple(load_models(crossing, request.computing, dataset, protocol, device))
     return Owner(
         key=key,
         salt=secrets.token_bytes(16),

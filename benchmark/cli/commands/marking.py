@@ -61,22 +61,22 @@ def study_marks(request: MarkingRequest) -> int:
 
 
 def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
-    run = request.run
-    if not run.models:
+    crossing = request.crossing
+    if not crossing.models:
         raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
-    protocol = find_protocol(run.protocol)
-    dataset = load_dataset(run.dataset, run.data_root)
-    device = choose_device(run.device)
+    protocol = find_protocol(crossing.protocol)
+    dataset = load_dataset(crossing.dataset, crossing.data_root)
+    device = choose_device(request.computing.device)
     # Those that are attacked too are the same network; others have the weights of the zoo.
-    targets = (*run.targets, *(request.attackers or run.models[:1]))
-    loaded = load_models(replace(run, targets=targets), dataset, protocol, device)
-    scored = len(run.models) + len(run.targets)
-    owner, attackers = loaded[: len(run.models)], loaded[scored:]
-    folder = run.out / dataset.name / "marking"
+    targets = (*crossing.targets, *(request.attackers or crossing.models[:1]))
+    loaded = load_models(replace(crossing, targets=targets), request.computing, dataset, protocol, device)
+    scored = len(crossing.models) + len(crossing.targets)
+    owner, attackers = loaded[: len(crossing.models)], loaded[scored:]
+    folder = request.out / dataset.name / "marking"
     bench = MarkBench(
         dataset=dataset,
         protocol=protocol,
-        cases=select_cases(dataset, run.split, run.cases),
+        cases=select_cases(dataset, crossing.split, crossing.cases),
         marks=_chosen(studied_marks(owner), request.marks),
         targets=list({m.key: m for m in loaded[:scored]}.values()),
         attackers=[

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ...harness.bench import Bench, requested_saver
 from ...harness.execute import Event, Status, execute
-from ...harness.workers import submitter
+from ...harness.workers import Assignment, submitter
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.computing import describe_compute
@@ -28,6 +28,7 @@ from ...report.gallery import FirstCase
 from ...report.writing import announce
 from ...show.files import write
 from ...show.tables import results as tables
+from ...specs.crossing import Writing
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
@@ -43,28 +44,33 @@ def run_benchmark(request: RunRequest) -> int:
     started, clock = time.time(), time.perf_counter()
     console = make_console()
     gallery = FirstCase()
-    plan = build_plan(request)
-    bench = Bench(plan, save=requested_saver(request, plan), watch=gallery if request.report else None)
+    out, crossing, computing = request.writing.out, request.crossing, request.computing
+    plan = build_plan(crossing, computing, out)
+    save = requested_saver(request.writing, plan)
+    bench = Bench(plan, save=save, watch=gallery if request.writing.report else None)
     for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
         console.print(escape(line), style="dim", soft_wrap=True)
-    claim(request.out, plan.dataset)
+    claim(out, plan.dataset)
     jobs = sum(1 for _ in plan.jobs())
-    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, request.compute))
+    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, computing.compute))
     events: list[Event] = []
+    assignment = Assignment(
+        replace(crossing, dataset_name=plan.dataset.name), computing, request.writing if save else None
+    )
     with (
-        RecordStore(request.out / plan.dataset.name / "records") as store,
-        submitter(replace(request, dataset_name=plan.dataset.name)) as submit,
+        RecordStore(out / plan.dataset.name / "records") as store,
+        submitter(assignment) as submit,
         progress(f"{plan.dataset.name}: {len(plan.cases)} cases", jobs) as bar,
     ):
         provenance = store.provenance({"protocol": plan.protocol.name, **entry})
-        for event in execute(bench, store, provenance, recompute=request.recompute, submit=submit):
+        for event in execute(bench, store, provenance, recompute=request.writing.recompute, submit=submit):
             events.append(event)
             bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
-    write(request.out)
+    write(out)
     for line in window_lines(bench):
         console.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request, plan, events)
-    if request.report:
+    records = _print(console, request.writing, plan, events)
+    if request.writing.report:
         announce(
             console,
             Run(
@@ -73,7 +79,7 @@ def run_benchmark(request: RunRequest) -> int:
                 records=records,
                 environment=entry,
                 provenance=provenance,
-                out=request.out,
+                out=out,
                 started=started,
                 seconds=time.perf_counter() - clock,
                 gallery=gallery,
@@ -121,9 +127,9 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
         yield f"{failed[0]}{more}: {error}"
 
 
-def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[Event]) -> Records:
+def _print(console: Console, writing: Writing, plan: Plan, events: Sequence[Event]) -> Records:
     """Tables, failures and counts for the terminal; returns the records of this run."""
-    folder = request.out / plan.dataset.name
+    folder = writing.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
     records, checks = _only(load_records(folder / "records"), keys), load_flags(folder / "checks")
     for title, table in (
@@ -142,7 +148,7 @@ def _print(console: Console, request: RunRequest, plan: Plan, events: Sequence[E
         "" if not recorded else " (--recompute measures again)"
     )
     console.print(f"{note}; tables and records in {escape(str(folder))}")
-    if request.save_adversarial and recorded:
+    if writing.save_adversarial and recorded:
         console.print("what was already recorded was not attacked again, so its volumes were not saved")
     return records
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from robustvox.attacks.base import frozen
+from robustvox.attacks import frozen
 
 from ...craft.crafting import labelled
 from ...metrics.distortion import measure

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustvox.attacks import Attack, StepInfo
-from robustvox.attacks.base import frozen
+from robustvox.attacks import Attack, StepInfo, frozen
 from robustvox.datasets import Volume
 
 from ...craft.crafting import labelled, noise_generator

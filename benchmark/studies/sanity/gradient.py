@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from robustvox.attacks.base import frozen
+from robustvox.attacks import frozen
 from robustvox.attacks.losses import LOSSES
 
 from .base import FAIL, PASS, WARN, Finding, check

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustvox.attacks import Uniform
-from robustvox.attacks.base import frozen
+from robustvox.attacks import Uniform, frozen
 from robustvox.attacks.losses import LOSSES
 
 from ...specs.protocols import DEFAULT_PROTOCOL

@@ -15,7 +15,7 @@ from torch import nn
 from robustvox.attacks import ATTACKS, GN, PGD, VAFA, Attack, Uniform
 from robustvox.benchmark import evaluate
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.craft.matched import ATTEMPTS, Matched, at_knob, find_knob, matches
+from robustvox.benchmark.craft.matched import ATTEMPTS, Match, Matched, at_knob, find_knob
 from robustvox.benchmark.craft.search import KnobSearch
 from robustvox.benchmark.metrics.distortion import measure
 from robustvox.benchmark.plan.attacks import brief, load_attack
@@ -89,8 +89,8 @@ def job() -> Job:
 )
 def test_every_attack_with_a_knob_gets_the_distortion_of_the_reference(job, key, on):
     attack = small(key)
-    with matches() as found:
-        images = job(Matched(attack=attack, reference=REFERENCE, on=on))
+    found: list[Match] = []
+    images = job(Matched(attack=attack, reference=REFERENCE, on=on), notes=found)
     reference = job.moved(job(REFERENCE), on)
     for have, want, match in zip(job.moved(images, on), reference, found, strict=True):
         assert (have, want) == (match.distortion, match.reference)
@@ -105,8 +105,8 @@ def test_every_attack_with_a_knob_gets_the_distortion_of_the_reference(job, key,
 )
 def test_the_result_is_the_attack_alone_with_the_knob_that_was_found(job, attack):
     matched = Matched(attack=attack, reference=REFERENCE)
-    with matches() as found:
-        images = job(matched)
+    found: list[Match] = []
+    images = job(matched, notes=found)
     assert found[0].value != found[1].value
     for index, match in enumerate(found):
         assert match.knob == find_knob(attack)
@@ -115,8 +115,8 @@ def test_the_result_is_the_attack_alone_with_the_knob_that_was_found(job, attack
 
 
 def test_an_attack_is_its_own_match_at_its_own_value(job):
-    with matches() as found:
-        images = job(Matched(attack=REFERENCE, reference=REFERENCE))
+    found: list[Match] = []
+    images = job(Matched(attack=REFERENCE, reference=REFERENCE), notes=found)
     assert torch.equal(images, job(REFERENCE))
     assert [(m.runs, m.value, m.matched) for m in found] == [(1, 8 / 255, True)] * 2
 
@@ -128,11 +128,11 @@ def test_mask_targets_and_steps_reach_the_attack(job):
     shown = []
     with pytest.raises(ValueError, match="follows no target"):
         job(Matched(attack=attack, reference=GN()), targets=targets)
-    with matches() as found:
-        images = job(
-            Matched(attack=attack, reference=REFERENCE), 0, mask=mask[:1], targets=targets[:1],
-            on_step=shown.append,
-        )  # fmt: skip
+    found: list[Match] = []
+    images = job(
+        Matched(attack=attack, reference=REFERENCE), 0, mask=mask[:1], targets=targets[:1],
+        on_step=shown.append, notes=found,
+    )  # fmt: skip
     alone = job(at_knob(attack, found[0].value), 0, mask=mask[:1], targets=targets[:1])
     assert torch.equal(images, alone)
     assert found[0].runs > 1
@@ -140,8 +140,8 @@ def test_mask_targets_and_steps_reach_the_attack(job):
 
 
 def test_out_of_reach_keeps_the_nearest_and_says_so(job):
-    with matches() as found:
-        images = job(Matched(attack=VAFA(steps=2, block_size=4, eps=2 / 255), reference=REFERENCE))
+    found: list[Match] = []
+    images = job(Matched(attack=VAFA(steps=2, block_size=4, eps=2 / 255), reference=REFERENCE), notes=found)
     saturated = job.moved(job(VAFA(steps=2, block_size=4, eps=2 / 255, q_max=KNOBS["q_max"].largest)))
     for have, limit, match in zip(job.moved(images), saturated, found, strict=True):
         assert not match.matched
@@ -150,8 +150,10 @@ def test_out_of_reach_keeps_the_nearest_and_says_so(job):
 
 def test_what_cannot_get_weaker_is_flagged_too(job):
     # The stretch of every slice to [0, 1] moves the volume further than the reference at any q_max.
-    with matches() as found:
-        images = job(Matched(attack=VAFA(steps=1, block_size=4, renorm="slice"), reference=GN(std=1e-3)))
+    found: list[Match] = []
+    images = job(
+        Matched(attack=VAFA(steps=1, block_size=4, renorm="slice"), reference=GN(std=1e-3)), notes=found
+    )
     assert torch.isfinite(images).all()
     for have, match in zip(job.moved(images), found, strict=True):
         assert not match.matched
@@ -160,8 +162,9 @@ def test_what_cannot_get_weaker_is_flagged_too(job):
 
 
 def test_a_reference_that_changes_nothing_leaves_nothing_to_give(job):
-    with matches() as found:
-        assert torch.equal(job(Matched(attack=GN(), reference=PGD(eps=0.0, steps=1))), job.images)
+    found: list[Match] = []
+    still = Matched(attack=GN(), reference=PGD(eps=0.0, steps=1))
+    assert torch.equal(job(still, notes=found), job.images)
     assert [(m.runs, m.matched) for m in found] == [(0, True)] * 2
 
 
