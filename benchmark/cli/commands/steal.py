@@ -15,6 +15,7 @@ from robustvox.models import CATALOG, ZOO, CheckpointError
 
 from ...plan.cases import load_dataset
 from ...plan.models import choose_device
+from ...records.patients import note_patients
 from ...specs.requests import StealRequest
 from ...specs.spec import Spec, UsageError, canonical, match, parse_value
 from ...studies.stealing.setting import Setting, Study
@@ -50,6 +51,7 @@ def steal_model(request: StealRequest) -> int:
 
             setting = Setting(study, dataset, folder, device)
             Experiment(setting, zoo=ZOO / dataset.name, on_work=show).run()
+        note_patients(folder, dataset, dataset.splits["validation"])
         made = write(folder)
     except (CheckpointError, DatasetError, ValueError) as error:
         raise UsageError(str(error)) from error

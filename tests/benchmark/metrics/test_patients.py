@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,8 @@ from robustvox.benchmark.metrics.statistics import (
     expanded_tail,
     sign_flip,
 )
+from robustvox.benchmark.records.patients import note_patients, read_patients
+from robustvox.benchmark.studies.frequency.tables import COLUMNS, GROUP, summarize
 
 WHOSE = ["a", "a", "b", "c", "c", "c"]
 SCORES = np.array([[0.9, 0.8, 0.3, 0.6, 0.5, 0.7], [0.1, 0.5, 0.2, 0.9, 0.4, 0.3]])
@@ -122,3 +126,33 @@ def test_coverage_with_correlated_frames() -> None:
         covered.append(np.mean((low <= 0) & (high >= 0)))
     assert 0.90 <= covered[0] <= 0.98
     assert covered[1] < 0.89
+
+
+def test_studies_note_who_is_who_and_resample_patients(tmp_path) -> None:
+    """Rows of studies carry no patient; a list beside them does, and only where it says something."""
+
+    class Frames:
+        patients: ClassVar = {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2", "p2_b": "p2"}
+
+    note_patients(tmp_path, Frames(), ["p1_a", "p1_b"])  # type: ignore[arg-type]
+    note_patients(tmp_path, Frames(), ["p2_a", "p2_b", "own"])  # type: ignore[arg-type]
+    known = read_patients(tmp_path)
+    assert known == Frames.patients
+    note_patients(tmp_path / "plain", Frames(), ["own"])  # type: ignore[arg-type]
+    assert not (tmp_path / "plain").exists()
+
+    cases = ["p1_a", "p1_b", "p2_a", "p2_b", "own"]
+    dice = [0.9, 0.8, 0.2, 0.3, 0.6]
+    rows = [
+        {
+            **dict.fromkeys((*GROUP, "rescale", "kind", "band"), "x"),
+            **{"low": 0.0, "high": 1.0, "seed": 0, "case": case, "dice": value},
+            **dict.fromkeys((name for name in COLUMNS[-7:] if name != "dice"), 0.5),
+        }
+        for case, value in zip(cases, dice, strict=True)
+    ]
+    frame = pd.DataFrame(rows)
+    low, high = bootstrap_intervals(np.array([dice]), patients=[known.get(case, case) for case in cases])
+    table = summarize(frame, known)
+    assert (table["dice_low"][0], table["dice_high"][0]) == (low[0], high[0])
+    assert summarize(frame)["dice_low"][0] != low[0]
