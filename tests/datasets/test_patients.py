@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -86,3 +88,28 @@ FRAMES = [
     )
     for n in range(1, 14)
 ]
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_list_says_who_its_cases_are_of(tmp_path, declared):
+    rng = np.random.default_rng(0)
+    lines = ["image,label,id,patient" + (",split" if declared else "")]
+    for patient, frame in product(range(6), "ab"):
+        name = f"p{patient}{frame}"
+        image = rng.random((6, 6, 6)).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image((image > 0.5).astype(np.uint8), np.eye(4)), tmp_path / f"{name}_gt.nii.gz")
+        split = "," + ("validation" if (patient, frame) == (0, "a") else "train") if declared else ""
+        lines.append(f"{name}.nii.gz,{name}_gt.nii.gz,{name},p{patient}{split}")
+    (tmp_path / "frames.csv").write_text("\n".join(lines) + "\n")
+    dataset = open_dataset(tmp_path / "frames.csv")
+    assert patient_of(dataset, "p3a") == patient_of(dataset, "p3b") == "p3"
+    whose = {name: {patient_of(dataset, case) for case in ids} for name, ids in dataset.splits.items()}
+    if declared:  # the list cuts patient p0 in two, which its cases say when they are used
+        for case in ("p0a", "p0b"):
+            with pytest.raises(CaseError, match="patient p0 of one split"):
+                dataset.load(case)
+        assert dataset.load("p1a").id == "p1a"
+    else:
+        assert not whose["train"] & whose["validation"]
+        assert len(dataset.splits["validation"]) == 2 * len(whose["validation"]) == 2
