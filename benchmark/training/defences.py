@@ -184,10 +184,12 @@ class Free(Defence):
         super().__post_init__()
         in_range("eps", self.eps, 0.0, 1.0)
         in_range("repeats", self.repeats, 1)
+        if self.repeats != int(self.repeats):
+            raise ValueError(f"repeats: expected a whole number of steps, got {self.repeats!r}")
 
     @property
     def replays(self) -> int:
-        return self.repeats if self.eps else 1
+        return int(self.repeats) if self.eps else 1
 
     @property
     def radius(self) -> float:

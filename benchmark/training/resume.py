@@ -9,6 +9,7 @@ import copy
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -70,17 +71,20 @@ class Resume:
         identity: what was asked for; a file of anything else is left alone, and a new training starts.
         every: steps between two savings.
         watch: what was seen on the way, which is kept too.
+        saved: steps that the file has.
     """
 
     path: Path
     identity: str
     every: int = 20
     watch: Watch | None = None
+    saved: int = 0
 
     def save(self, run: Run) -> None:
-        """Keep the run if its turn has come."""
-        if run.done % self.every:
+        """Keep the run if so many steps were done since the last time."""
+        if run.done - self.saved < self.every:
             return
+        self.saved = run.done
         state = {
             "identity": self.identity,
             "network": run.network.state_dict(),
@@ -101,11 +105,22 @@ class Resume:
         partial.replace(self.path)
 
     def load(self, run: Run) -> None:
-        """Bring a run to where its file left it; without a file, or with one of another training, leave it alone."""
+        """Bring a run to where its file left it; without a file, or with one of another training, leave it alone.
+
+        Raises:
+            ValueError: a file that is no state of a training.
+        """
         if not self.path.is_file():
             return
-        state = torch.load(self.path, map_location=run.device, weights_only=True)
-        if state["identity"] != self.identity:
+        try:
+            state = torch.load(self.path, map_location=run.device, weights_only=True)
+            other = state["identity"] != self.identity
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
+            raise ValueError(
+                f"expected the state of an unfinished training in {self.path.name}, found {type(error).__name__}; remove "
+                "the file to start anew"
+            ) from error
+        if other:
             return
         run.network.load_state_dict(state["network"])
         run.averaged.load_state_dict(state["averaged"])
@@ -114,7 +129,7 @@ class Resume:
         run.memory.update(state["memory"])
         run.gradients.outer, run.gradients.inner = state["gradients"]["outer"], state["gradients"]["inner"]
         run.done, run.seconds = state["done"], state["seconds"]
-        run.schedule.last_epoch = run.done
+        run.schedule.last_epoch = self.saved = run.done
         torch.set_rng_state(state["torch"].cpu())
         if "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"].cpu(), run.device)

@@ -14,7 +14,7 @@ from robustvox.attacks.task import OnStep
 from ..craft.crafting import derive_seed
 from ..craft.meter import Meter
 from .losses import masked_loss
-from .windows import UNLABELLED, Draw, Windows
+from .windows import UNLABELLED, Draw, Windows, channels_last
 
 
 @dataclass
@@ -86,9 +86,10 @@ class Step:
         labels = targets.argmax(1, keepdim=True) if targets.is_floating_point() else targets
         counted = self.counted[index]
         meter = Meter(self.network)
+        images = self.images[index].contiguous(memory_format=channels_last(self.images.ndim - 2))
         changed = attack(
             meter,
-            self.images[index],
+            images,
             labels.clamp_min(0),
             None if bool(counted.all()) else counted,
             generator=[self.generator(self.windows.draws[i]) for i in which],

@@ -69,7 +69,9 @@ def train_model(request: TrainRequest) -> int:
     for line in described(trained):
         console.print(line)
     if request.report is not None:
-        console.print(f"{write_training_report(request.report, name, trained)}")
+        console.print(
+            f"{write_training_report(request.report, path.name.removesuffix('.safetensors'), trained)}"
+        )
     return DONE
 
 

@@ -299,6 +299,7 @@ def test_any_attack_of_the_registry_goes_inside():
         ("pgd_at:share=2", "share: expected a number of at least 0 and at most 1, got 2"),
         ("adaptive:attack=vafa", "expected one with an L-inf radius"),
         ("free:repeats=0", "repeats: expected"),
+        ("free:repeats=2.5", "repeats: expected a whole number"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(text, message):

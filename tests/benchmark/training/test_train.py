@@ -27,7 +27,7 @@ from .test_defences import SMALL, samples
 
 MODEL = Spec.parse("unet:channels=(4,8),num_res_units=1")
 RECIPE = Recipe(steps=8, batch_size=2, lr=1e-2)
-WATCHING = Watching(cases=2, looks=2)
+WATCHING = Watching(cases=1, looks=2)
 
 
 RESUME = training.Resume
@@ -94,6 +94,17 @@ def test_a_state_of_another_training_is_left_alone(folder, tmp_path, monkeypatch
     steps = []
     run(folder, tmp_path, "part", state=state, seed=1, on_step=lambda p: steps.append(p.step))
     assert steps[0] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04torn", b"\x80\x04K\x05."])
+def test_a_damaged_state_is_one_line(folder, tmp_path, content):
+    state = tmp_path / "part.state"
+    state.write_bytes(content)
+    with pytest.raises(
+        ValueError, match="expected the state of an unfinished training in part.state"
+    ) as error:
+        run(folder, tmp_path, "part", state=state)
+    assert "\n" not in str(error.value)
 
 
 def test_the_kept_weights_are_those_of_the_best_robust_look(folder, tmp_path):
