@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .apgd import APGD as APGD
     from .base import Attack as Attack
     from .base import BoundAttack as BoundAttack
+    from .base import ball as ball
     from .base import frozen as frozen
     from .cospgd import CosPGD as CosPGD
     from .ensemble import Ensemble as Ensemble
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .smooth import Smooth as Smooth
     from .smooth import SmoothNoise as SmoothNoise
     from .square import Square as Square
+    from .surrogates import Surrogates as Surrogates
     from .task import BestIterate as BestIterate
     from .task import StepInfo as StepInfo
     from .task import Task as Task
@@ -52,7 +54,9 @@ _HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.com
 _HOME |= {
     "Attack": "base",
     "BoundAttack": "base",
+    "ball": "base",
     "frozen": "base",
+    "Surrogates": "surrogates",
     "StepInfo": "task",
     "tiny_case": "examples",
     "Key": "keys",
@@ -85,10 +89,12 @@ __all__ = [
     "SmoothNoise",
     "Square",
     "StepInfo",
+    "Surrogates",
     "Task",
     "TorchAttack",
     "Uniform",
     "as_torchattacks",
+    "ball",
     "frozen",
     "input_gradient",
     "load_attack_class",

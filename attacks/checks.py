@@ -75,11 +75,7 @@ def images(value: Any) -> Tensor:
         raise ValueError(
             f"images: expected at least one voxel, got shape {tuple(value.shape)}. Pass a non-empty batch"
         )
-    low, high = (bound.item() for bound in torch.aminmax(value))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            f"images: expected finite values, got range [{low}, {high}]. Repair NaN and inf first"
-        )
+    low, high = _finite_range(value, "images: expected finite values", "Repair NaN and inf first")
     if low < 0 or high > 1:
         raise ValueError(
             f"images: expected values in [0, 1], got range [{low:g}, {high:g}]. "
@@ -173,11 +169,7 @@ def logits(value: Any, like: Tensor, top_label: int, min_classes: int) -> None:
         raise ValueError(
             f"labels: expected classes below K = {classes}, got {top_label}. Remap the labels (or targets)"
         )
-    low, high = (bound.item() for bound in torch.aminmax(value))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            f"model output: expected finite logits, got range [{low}, {high}]. Check weights and precision"
-        )
+    low, high = _finite_range(value, "model output: expected finite logits", "Check weights and precision")
     # Probabilities in half precision sum to one only as closely as they are rounded.
     total, slack = value.float().sum(1), max(1e-4, torch.finfo(value.dtype).eps)
     if low >= 0 and high <= 1 and torch.allclose(total, total.new_ones(()), atol=slack):
@@ -206,3 +198,11 @@ def connected(output: Tensor, images: Tensor) -> None:
         "model output: expected logits connected to the images by autograd, got a constant. "
         "Remove no_grad, inference_mode, detach or numpy from the model's forward"
     )
+
+
+def _finite_range(value: Tensor, expected: str, remedy: str) -> tuple[float, float]:
+    """Lowest and highest value."""
+    low, high = (bound.item() for bound in torch.aminmax(value))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{expected}, got range [{low}, {high}]. {remedy}")
+    return low, high

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import checks
 from .base import LossAttack, Model, ball, frozen
 from .logo import stamp
+from .mifgsm import accumulated_signs
 from .sign_gradient import Bounds, IterativeSign, StepRule
 from .task import Objective, Task
 
@@ -112,16 +113,8 @@ class KeyedMark(LossAttack, IterativeSign):
         return task.objective(self.loss)
 
     def step_rule(self) -> StepRule:
-        total: Tensor | float = 0.0
-
-        def accumulate(gradient: Tensor) -> Tensor:
-            nonlocal total
-            gradient = blur(gradient, self.smooth)
-            size = gradient.abs().mean(list(range(1, gradient.ndim)), keepdim=True)
-            total = self.momentum * total + gradient / size.clamp_min(torch.finfo(size.dtype).tiny)
-            return total.sign()
-
-        return accumulate
+        accumulate = accumulated_signs(self.momentum)
+        return lambda gradient: accumulate(blur(gradient, self.smooth))
 
     def start(self, task: Task, bounds: Bounds) -> Tensor:
         return torch.add(task.images, task.noise(torch.rand) * 2 - 1, alpha=self.eps).clamp_(*bounds)

@@ -57,14 +57,19 @@ class MIFGSM(LossAttack, IterativeSign):
         return task.objective(self.loss)
 
     def step_rule(self) -> StepRule:
-        total: Tensor | float = 0.0
+        return accumulated_signs(self.momentum)
 
-        def accumulate(gradient: Tensor) -> Tensor:
-            nonlocal total
-            # The mean in place of the sum scales every g by the number of voxels: the same signs, without
-            # entries that underflow in a large volume. The floor keeps an all-zero gradient zero.
-            size = gradient.abs().mean(list(range(1, gradient.ndim)), keepdim=True)
-            total = self.momentum * total + gradient / size.clamp_min(torch.finfo(size.dtype).tiny)
-            return total.sign()
 
-        return accumulate
+def accumulated_signs(momentum: float) -> StepRule:
+    """Signs of the gradients along a path, each scaled to unit L1 norm per sample; `momentum` weighs the past."""
+    total: Tensor | float = 0.0
+
+    def accumulate(gradient: Tensor) -> Tensor:
+        nonlocal total
+        # The mean in place of the sum scales every g by the number of voxels: the same signs, without
+        # entries that underflow in a large volume. The floor keeps an all-zero gradient zero.
+        size = gradient.abs().mean(list(range(1, gradient.ndim)), keepdim=True)
+        total = momentum * total + gradient / size.clamp_min(torch.finfo(size.dtype).tiny)
+        return total.sign()
+
+    return accumulate

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .metrics.scores import score
     from .records.reading import load_records
+    from .records.seal import seal_array, unlock_array
     from .studies.comparison import compare_models
     from .studies.sanity.runner import run_checks
 
-__all__ = ["compare_models", "evaluate", "load_records", "run_checks", "score"]
+__all__ = ["compare_models", "evaluate", "load_records", "run_checks", "score", "seal_array", "unlock_array"]
 
 _HOME = {
     "evaluate": "evaluation",
@@ -34,6 +35,8 @@ _HOME = {
     "load_records": "records.reading",
     "compare_models": "studies.comparison",
     "run_checks": "studies.sanity.runner",
+    "seal_array": "records.seal",
+    "unlock_array": "records.seal",
 }
 
 

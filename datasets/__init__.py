@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume, patient_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .folder import CaseFolder
     from .msd import MSDFolder
     from .phantom import Phantom
+    from .scanner import ScannerShift
 
 __all__ = [
     "ALIASES",
@@ -36,6 +37,7 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "IntensityWindow",
+    "ScannerShift",
     "Volume",
     "open_dataset",
     "patient_of",
@@ -149,3 +151,11 @@ def open_dataset(
         f"image and label paths, "
         f"found {name!r}"
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ScannerShift":
+        from .scanner import ScannerShift
+
+        return ScannerShift
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

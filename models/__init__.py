@@ -21,6 +21,8 @@ from .registry import CATALOG, MODELS, ZOO, ModelEntry, build_model
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from .filtered import Filtered
+    from .prompted.ssl_encoder import load_ssl_encoder
     from .sliding_window import SlidingWindow
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "ZOO",
     "Checkpoint",
     "CheckpointError",
+    "Filtered",
     "ModelCard",
     "ModelEntry",
     "SlidingWindow",
     "build_model",
     "load_checkpoint",
+    "load_ssl_encoder",
     "read_card",
     "save_checkpoint",
 ]
@@ -43,6 +47,8 @@ _LAZY = {
     "Checkpoint": ".checkpoint",
     "load_checkpoint": ".checkpoint",
     "save_checkpoint": ".checkpoint",
+    "Filtered": ".filtered",
+    "load_ssl_encoder": ".prompted.ssl_encoder",
 }
 
 

@@ -32,6 +32,16 @@ def bias_field(monkeypatch):
     return importlib.import_module("own_attack").BiasField
 
 
+# --- the public face ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.name)
+def test_code_on_a_page_imports_from_the_four_faces(page):
+    found = re.findall(r"^\s*(?:from|import) (robustvox[.\w]*)", page.read_text("utf-8"), re.MULTILINE)
+    inner = [module for module in found if module.count(".") > 1 and page.parent.name != "api"]
+    assert not inner, "export it from the face, or do not show it"
+
+
 # --- pages of attacks ---------------------------------------------------------------------------
 
 

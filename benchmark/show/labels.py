@@ -16,8 +16,8 @@ from robustvox.models import CATALOG as MODELS
 from ..specs.defences import NONE as NATURAL
 from ..specs.defences import split_defence
 from ..specs.knobs import KNOBS, STEPS, find_knob, is_number
-from ..specs.matched import split_spec
-from ..specs.spec import Spec, UsageError, canonical, format_value
+from ..specs.matched import ParsedSpec, parse_spec
+from ..specs.spec import canonical, format_value
 
 OTHER = "other"
 
@@ -105,9 +105,9 @@ def attack_names(
         >>> [a.line for a in names.values()]
         ['gn', 'pgd steps 100', 'pgd']
     """
-    parsed = {spec: _parse(spec) for spec in sorted(specs)}
+    parsed = {spec: parse_spec(spec) for spec in sorted(specs)}
     usual = _usual(parsed, specs)
-    labels = {spec: _label(*parsed[spec], usual) for spec in parsed}
+    labels = {spec: _label(parsed[spec], usual) for spec in parsed}
     seen = Counter(labels.values())
     for spec, label in labels.items():
         if seen[label] > 1:
@@ -119,7 +119,7 @@ def attack_names(
     for spec, (name, parameters, matched) in parsed.items():
         knob = "" if matched else find_knob(parameters)
         budget = (
-            f"{matched[0]} as {_label(*_parse(matched[1]), usual)}"
+            f"{matched.on.upper()} as {_label(parse_spec(matched.reference), usual)}"
             if matched
             else _budget(parameters, (measured or {}).get(spec, 0.0))
         )
@@ -135,20 +135,7 @@ def attack_names(
     }
 
 
-_Parsed = tuple[str, Mapping[str, Any], tuple[str, str] | None]
-
-
-def _parse(spec: str) -> _Parsed:
-    """Name, parameters, and for a matched attack the measure and the reference."""
-    matched = split_spec(spec)
-    try:
-        plain = Spec.parse(matched.attack if matched else spec)
-    except UsageError:
-        return spec, {}, None
-    return plain.name, plain.parameters, (matched.on.upper(), matched.reference) if matched else None
-
-
-def _usual(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[tuple[str, str], str]:
+def _usual(parsed: Mapping[str, ParsedSpec], rows: Mapping[str, int]) -> dict[tuple[str, str], str]:
     """The value of every parameter with the most rows; ties go to the smaller text."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for spec, (name, parameters, _) in parsed.items():
@@ -157,7 +144,7 @@ def _usual(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[tuple
     return {key: min(found, key=lambda v, c=found: (-c[v], v)) for key, found in counts.items()}
 
 
-def _kept(parsed: Mapping[str, _Parsed], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def _kept(parsed: Mapping[str, ParsedSpec], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Parameters that stay when only the budget changes, by spec.
 
     A step size follows the budget where it keeps the ratio that most specs keep which agree in all else. One that
@@ -193,12 +180,11 @@ def _ratios(parameters: Mapping[str, Any], knob: str) -> dict[str, float]:
 
 def _line(name: str, kept: Mapping[str, Any], usual: Mapping[tuple[str, str], str]) -> str:
     steps = [f"{step} {format_value(kept[step])}" for step in STEPS if step in kept]
-    return " ".join([_label(name, kept, None, usual), *steps])
+    return " ".join([_label(ParsedSpec(name, kept, None), usual), *steps])
 
 
-def _label(
-    name: str, parameters: Mapping[str, Any], matched: Any, usual: Mapping[tuple[str, str], str]
-) -> str:
+def _label(spec: ParsedSpec, usual: Mapping[tuple[str, str], str]) -> str:
+    name, parameters, matched = spec
     words = [name]
     for key in KNOBS:
         if _number(parameters.get(key)) and not matched:
@@ -209,7 +195,7 @@ def _label(
         if key not in (*KNOBS, *STEPS) and usual.get((name, key), text) != text:
             words.append(f"{key} {text}")
     if matched:
-        words.append(f"at {matched[0]} of {_label(*_parse(matched[1]), usual)}")
+        words.append(f"at {matched.on.upper()} of {_label(parse_spec(matched.reference), usual)}")
     return " ".join(words)
 
 

@@ -34,7 +34,7 @@ class Crossing:
     ] = ()
     transfer: Annotated[bool, Option(help="Score every model on every other's volumes.")] = False
     adversarial: Annotated[
-        Path | None, Option(metavar="DIR", help="Score these saved volumes on --target instead.")
+        Path | None, Option(metavar="DIR", help="Read these saved volumes with --target instead.")
     ] = None
     dataset: DatasetName = "phantom"
     data_root: DataRoot = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .knobs import TOLERANCE
-from .spec import format_value
+from .spec import Spec, UsageError, format_value
 
 
 class MatchedSpec(NamedTuple):
@@ -37,3 +38,32 @@ def noise_spec(spec: str) -> str:
     """
     parts = split_spec(spec)
     return spec if parts is None else parts.reference
+
+
+class ParsedSpec(NamedTuple):
+    """A recorded spec in its parts.
+
+    Attributes:
+        name: registry key, or what stands in its place.
+        parameters: of the attack itself.
+        matched: what it was matched to, if it was.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    matched: MatchedSpec | None
+
+
+def parse_spec(spec: str) -> ParsedSpec:
+    """The parts of any recorded spec; a text that is none is its own name.
+
+    Example:
+        >>> parse_spec("vafa:steps=5@l2=pgd:eps=8/255").name, parse_spec("no spec: at all").name
+        ('vafa', 'no spec: at all')
+    """
+    matched = split_spec(spec)
+    try:
+        plain = Spec.parse(matched.attack if matched else spec)
+    except UsageError:
+        return ParsedSpec(spec, {}, None)
+    return ParsedSpec(plain.name, plain.parameters, matched)

@@ -16,6 +16,7 @@ from ...records.coverage import record_folders
 from ...records.reading import load_records
 from ...specs.defences import CATALOG as DEFENCE_CATALOG
 from ...specs.defences import split_defence
+from ...specs.matched import split_spec
 from ...specs.spec import CLEAN, match
 
 BIBLIOGRAPHY = Path(__file__).resolve().parent / "citations.bib"
@@ -130,8 +131,8 @@ def _defences(models: Iterable[str]) -> list[str]:
 
 def _attack_names(spec: str) -> list[str]:
     """The attack of a spec, and the reference it was matched to."""
-    parts = re.split(r"@[^@=]*=", spec, maxsplit=1)
-    names = [_name(part) for part in parts]
+    matched = split_spec(spec)
+    names = [_name(part) for part in ((matched.attack, matched.reference) if matched else (spec,))]
     return ["torchattacks" if name.startswith("torchattacks:") else name for name in names]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...records.reading import Frame
 from ...specs.knobs import KNOBS
-from ...specs.spec import CLEAN
+from ...specs.matched import MatchedSpec, parse_spec
+from ...specs.spec import CLEAN, format_value
 from . import views
 from .best import BEST, Marks
 from .markup import latex_text, markdown_table, markdown_text
@@ -91,34 +92,26 @@ def labels(specs: set[str]) -> dict[str, str]:
         {'fgsm:eps=8/255': 'fgsm eps=8/255', 'pgd:eps=8/255,loss=ce,steps=20': 'pgd eps=8/255 loss=ce', \
 'pgd:eps=8/255,loss=dice,steps=20': 'pgd eps=8/255 loss=dice'}
     """
+    parsed = {spec: parse_spec(spec) for spec in sorted(specs)}
     alike: dict[tuple[str, str], list[str]] = {}
-    for spec in sorted(specs):
-        alike.setdefault((_name(spec), _match(spec)), []).append(spec)
+    for spec, (name, _, matched) in parsed.items():
+        alike.setdefault(
+            (name, f"@{matched.on}~{matched.tolerance}={_name(matched)}" if matched else ""), []
+        ).append(spec)
     short = {}
     for (name, match), group in alike.items():
-        pairs = {spec: _parameters(spec) for spec in group}
-        shared = set.intersection(*(set(p) for p in pairs.values()))
+        pairs = {spec: {(k, format_value(v)) for k, v in parsed[spec][1].items()} for spec in group}
+        shared = set.intersection(*pairs.values())
         for spec in group:
-            kept = [p for p in pairs[spec] if p not in shared or _is_budget(p)]
+            kept = [f"{k}={v}" for k, v in sorted(pairs[spec]) if (k, v) not in shared or _is_budget(k, v)]
             short[spec] = " ".join([name, *kept, *([match] if match else [])])
     counts = list(short.values())
     return {spec: label if counts.count(label) == 1 else spec for spec, label in sorted(short.items())}
 
 
-def _name(spec: str) -> str:
-    return spec.partition("@")[0].partition(":")[0]
+def _name(matched: MatchedSpec) -> str:
+    return parse_spec(matched.reference).name
 
 
-def _match(spec: str) -> str:
-    """``@l2~0.02=pgd`` of a matched attack."""
-    _, at, rest = spec.partition("@")
-    return f"@{rest.partition(':')[0]}" if at else ""
-
-
-def _parameters(spec: str) -> list[str]:
-    return [pair for pair in spec.partition("@")[0].partition(":")[2].split(",") if pair]
-
-
-def _is_budget(pair: str) -> bool:
-    name, _, value = pair.partition("=")
+def _is_budget(name: str, value: str) -> bool:
     return name in KNOBS and value != "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +17,10 @@ from ...craft.view import truncate
 from ...harness.bench import Bench
 from ...plan.plan import Job
 from .bands import Band, energy_share, filter_perturbation
-from .tables import GROUP, WHOLE, band_name
+from .tables import GROUP, WHOLE, BandScore, band_name
 
 
-def study(
-    bench: Bench, job: Job, chosen: Sequence[Band], scalings: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+def study(bench: Bench, job: Job, chosen: Sequence[Band], scalings: Sequence[str]) -> Iterator[BandScore]:
     """A row per target, scaling and band of one adversarial volume, the whole perturbation first.
 
     Args:
@@ -30,9 +28,6 @@ def study(
         job: what is attacked; the volume is crafted once for all targets.
         chosen: the bands beside the whole perturbation.
         scalings: norms that every band gets back, of :data:`~robustvox.benchmark.studies.frequency.bands.RESCALE`.
-
-    Returns:
-        Rows with the columns of ``cases.csv``, :data:`~robustvox.benchmark.studies.frequency.tables.COLUMNS`.
     """
     crafted = bench.craft(job)
     for target in job.targets:
@@ -40,12 +35,28 @@ def study(
         for rescale in scalings:
             whole = filtered.score(WHOLE, rescale)
             for band in (WHOLE, *chosen):
-                edges = {
-                    **{"rescale": rescale, "kind": band.kind, "band": band_name(band)},
-                    **{"low": band.low, "high": band.high, "share": float(filtered.mask(band).mean())},
-                }
-                dice = {"dice_clean": filtered.clean_dice, "dice_adv": whole["dice"]}
-                yield {**filtered.identity, **edges, **dice, **filtered.score(band, rescale)}
+                yield BandScore(
+                    **filtered.identity,
+                    rescale=rescale,
+                    kind=band.kind,
+                    band=band_name(band),
+                    low=band.low,
+                    high=band.high,
+                    share=float(filtered.mask(band).mean()),
+                    dice_clean=filtered.clean_dice,
+                    dice_adv=whole.dice,
+                    **asdict(filtered.score(band, rescale)),
+                )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a perturbation: its share of the energy, and the norms and the Dice of what is scored."""
+
+    energy: float
+    linf: float
+    l2: float
+    dice: float
 
 
 @dataclass
@@ -61,7 +72,7 @@ class _Filtered:
         self._case = self.bench.case(self.job.case)
         self._image = self._case.volume.image
         self._whole = self.crafted.images[0].cpu().numpy().astype(np.float64) - self._image
-        self._scored: dict[bytes, dict[str, float]] = {}
+        self._scored: dict[bytes, _Part] = {}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -79,8 +90,8 @@ class _Filtered:
         shape = self._case.volume.label.shape
         return np.ones(shape, bool) if band is WHOLE else band.mask(shape)
 
-    def score(self, band: Band, rescale: str) -> dict[str, float]:
-        """Energy of a part, and norms and Dice of what is scored."""
+    def score(self, band: Band, rescale: str) -> _Part:
+        """What a band of the perturbation does."""
         mask = self.mask(band)
         # The published cubes and the low bands share members.
         key = rescale.encode() + hashlib.sha256(np.packbits(mask).tobytes()).digest()
@@ -88,7 +99,7 @@ class _Filtered:
             self._scored[key] = self._measure(None if mask.all() else mask, rescale)
         return self._scored[key]
 
-    def _measure(self, mask: np.ndarray | None, rescale: str) -> dict[str, float]:
+    def _measure(self, mask: np.ndarray | None, rescale: str) -> _Part:
         plan, whole = self.bench.plan, self._whole
         part = whole if mask is None else filter_perturbation(whole, mask)
         scaled = whole if mask is None else filter_perturbation(whole, mask, rescale=rescale)
@@ -97,12 +108,12 @@ class _Filtered:
         # What another model sees under this protocol, as in a run.
         images = truncate(images) if self.bench.truncates(self.job, self.target) else images
         change = images[0].cpu().numpy().astype(np.float64) - self._image
-        return {
-            "energy": energy_share(part, whole),
-            "linf": float(np.abs(change).max()),
-            "l2": float(np.linalg.norm(change)),
-            "dice": self._dice(predict(self.bench.for_case(self.target, self._case.volume), images)),
-        }
+        return _Part(
+            energy=energy_share(part, whole),
+            linf=float(np.abs(change).max()),
+            l2=float(np.linalg.norm(change)),
+            dice=self._dice(predict(self.bench.for_case(self.target, self._case.volume), images)),
+        )
 
     def _dice(self, prediction: np.ndarray) -> float:
         dice: Any = self._case.scorer(prediction)["dice"]

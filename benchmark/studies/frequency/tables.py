@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,45 @@ _ORDER = ("whole", "low", "high", "cube", "radial")
 TEXT = (*GROUP, "case", "rescale", "kind", "band")
 """Columns of text; names come from records and are escaped."""
 
-COLUMNS = (*GROUP, "seed", "case", *BAND, "share", "energy", "linf", "l2", "dice_clean", "dice_adv", "dice")
+
+@dataclass(frozen=True, kw_only=True)
+class BandScore:
+    """A row of ``cases.csv``: one band of the perturbation of one case, on one target.
+
+    Attributes:
+        dataset, protocol, surrogate, surrogate_sha256, target, target_sha256, attack, seed, case: what was crossed.
+        rescale: norm that the band got back.
+        kind, band, low, high: the band, with its edges as shares of Nyquist.
+        share: of all frequencies that the band holds.
+        energy: of the perturbation that the band holds, as a share.
+        linf, l2: of what was scored, in intensity units.
+        dice_clean, dice_adv, dice: of the clean image, under the whole perturbation, and under this band of it.
+    """
+
+    dataset: str
+    protocol: str
+    surrogate: str
+    surrogate_sha256: str
+    target: str
+    target_sha256: str
+    attack: str
+    seed: int
+    case: str
+    rescale: str
+    kind: str
+    band: str
+    low: float
+    high: float
+    share: float
+    energy: float
+    linf: float
+    l2: float
+    dice_clean: float
+    dice_adv: float
+    dice: float
+
+
+COLUMNS = tuple(field.name for field in fields(BandScore))
 
 
 def band_name(band: Band) -> str:

@@ -7,6 +7,7 @@ import math
 
 from robustvox.attacks import FGSM, GN, Square, Uniform
 
+from ...craft.named import NamedAttack
 from .base import FAIL, PASS, WARN, Finding, check, grade
 from .context import Case, Context, is_noise, lacks, mean, no_eps, no_gradient, no_radius
 
@@ -79,10 +80,10 @@ def unbounded(context: Context) -> Finding:
 def iterative(context: Context) -> Finding:
     loss = {"loss": context.value("loss")} if context.has("loss") else {}
     single = context.other("fgsm", FGSM(eps=context.value("eps"), **loss))
-    gaps = [context.run(case).dice - context.run(case, single).dice for case in context.cases]
+    gaps = _gaps(context, single)
     violations = sum(gap > 0 for gap in gaps)
     status = PASS if not violations else grade(max(gaps), 0.0, 0.005)
-    detail = f"of {len(gaps)} cases; mean Dice {context.mean():.3f}, FGSM {context.mean(single):.3f}"
+    detail = _side_by_side(context, "FGSM", single)
     return Finding(status, float(violations), detail)
 
 
@@ -150,9 +151,9 @@ def convergence(context: Context) -> Finding:
 )
 def gradient_free(context: Context) -> Finding:
     probe = context.other("square", Square(eps=context.attack.radius or 0.0, queries=context.queries))
-    gaps = [context.run(case).dice - context.run(case, probe).dice for case in context.cases]
+    gaps = _gaps(context, probe)
     worse = sum(gap > _TOLERANCE for gap in gaps)
-    detail = f"of {len(gaps)} cases; mean Dice {context.mean():.3f}, Square {context.mean(probe):.3f}"
+    detail = _side_by_side(context, "Square", probe)
     few = "" if context.queries >= 1000 else f" with only {context.queries} queries"
     detail += f"{few}{': gradients mislead the attack' if worse else ''}"
     return Finding(FAIL if worse or not gaps else PASS, float(worse), detail)
@@ -216,6 +217,16 @@ def reference_strength(context: Context) -> Finding:
     return Finding(
         PASS if dice < 0.2 else WARN, dice, f"mean Dice at 8/255, clean {context.clean_mean():.3f}"
     )
+
+
+def _gaps(context: Context, other: NamedAttack) -> list[float]:
+    """By how much another attack breaks a case further."""
+    return [context.run(case).dice - context.run(case, other).dice for case in context.cases]
+
+
+def _side_by_side(context: Context, name: str, other: NamedAttack) -> str:
+    means = f"mean Dice {context.mean():.3f}, {name} {context.mean(other):.3f}"
+    return f"of {len(context.cases)} cases; {means}"
 
 
 CHECKS = (
