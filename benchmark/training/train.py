@@ -18,6 +18,7 @@ from robustvox.models.checkpoint import load_strictly
 
 from ..records.provenance import version
 from ..records.unit import digest
+from ..specs.defences import CATALOG as DEFENCES
 from ..specs.spec import Spec
 from .card import cost, validation
 from .defences import NATURAL, Defence, NamedDefence, Natural
@@ -140,7 +141,10 @@ def train(
     averaged = run.averaged
     if watch is not None:
         averaged.load_state_dict(watch.best)
-        asked["selected"] = {"rule": f"best Dice under PGD-{STEPS}", **asdict(watch.chosen)}
+        asked["selected"] = {
+            "rule": "last" if watch.last else f"best Dice under PGD-{STEPS}",
+            **asdict(watch.chosen),
+        }
     card = _card(model, dataset, averaged, roi_size, asked, seed, device)
     save_checkpoint(path, averaged, card)
     if resume is not None:
@@ -222,6 +226,7 @@ def _watch(
         every=max(recipe.steps // max(watching.looks, 1), 1),
         seed=seed,
         device=device,
+        last=DEFENCES[defence.name].control,
     )
 
 

@@ -60,6 +60,8 @@ class Watch:
         every: steps between two looks.
         seed: of the attacks' noise.
         device: where the network is.
+        last: keep the weights of the last look instead, for controls: the question there is what the training does, and
+            the weights that hold out best may well be those it began with.
     """
 
     volumes: Sequence[Volume]
@@ -69,6 +71,7 @@ class Watch:
     every: int
     seed: int = 0
     device: str | torch.device = "cpu"
+    last: bool = False
     looks: list[Look] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -98,15 +101,15 @@ class Watch:
             pgd=self.dice(network, PGD(eps=self.eps, steps=STEPS)),
             **cost,
         )
-        if not self.looks or look.pgd >= max(one.pgd for one in self.looks):
+        if self.last or not self.looks or look.pgd >= max(one.pgd for one in self.looks):
             self.best = copy.deepcopy(network.state_dict())
         self.looks.append(look)
         return look
 
     @property
     def chosen(self) -> Look:
-        """The look whose weights are kept: the last of the best under PGD."""
-        return max(self.looks, key=lambda look: (look.pgd, look.step))
+        """The look whose weights are kept: the last of the best under PGD, or the last of all."""
+        return self.looks[-1] if self.last else max(self.looks, key=lambda look: (look.pgd, look.step))
 
     def state(self) -> dict[str, Any]:
         """What a saved training keeps of it."""

@@ -128,6 +128,13 @@ def test_a_training_that_gets_worse_keeps_where_it_started(folder, tmp_path):
     assert trained.card.recipe["start"] == load_checkpoint(start).sha256
 
 
+def test_a_control_keeps_what_it_has_become(folder, tmp_path):
+    """Its question is what the training does; the best weights may be those it began with."""
+    trained = run(folder, tmp_path, defence="noise", recipe=replace(RECIPE, steps=4, lr=1.0))
+    assert trained.card.recipe["selected"]["step"] == 4
+    assert trained.card.recipe["selected"]["rule"] == "last"
+
+
 def test_looks_do_not_change_what_is_learned(folder, tmp_path):
     """Half as many looks, the same weights at the end."""
     seen = {}
