@@ -132,7 +132,8 @@ def _cost_table(name: str) -> list[str]:
 
 def _card_table(path: Path, card: ModelCard) -> list[str]:
     low, high = card.validation_interval or (float("nan"), float("nan"))
-    recipe = ", ".join(f"{key} {value}" for key, value in sorted(card.recipe.items()))
+    plain = {key: value for key, value in card.recipe.items() if key != "selected"}
+    recipe = ", ".join(f"{key} {value}" for key, value in sorted(plain.items()))
     arguments = ", ".join(f"{key}={value}" for key, value in sorted(card.arguments.items()))
     rows = {
         "file": f"`models/zoo/{path.parent.name}/{path.name}`, {path.stat().st_size / 1e6:.1f} MB, half precision",
@@ -146,6 +147,7 @@ def _card_table(path: Path, card: ModelCard) -> list[str]:
         "window": f"{_window(card.roi_size)} voxels, {card.in_channels} channel(s)",
         "classes": ", ".join(card.class_names),
         "recipe": recipe,
+        **_kept(card),
         "seed": str(card.seed),
         "clean Dice": f"{card.validation_dice:.3f} (95% interval {low:.3f}-{high:.3f}), "
         f"{card.validation_cases} validation cases",
@@ -155,8 +157,22 @@ def _card_table(path: Path, card: ModelCard) -> list[str]:
     return ["| card | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
 
 
+def _kept(card: ModelCard) -> dict[str, str]:
+    """Which weights of a training with a defence were kept, and what they hold out; nothing for a natural one."""
+    if "selected" not in card.recipe:
+        return {}
+    look = card.recipe["selected"]
+    found = f"Dice {look['clean']:.3f} clean, {look['fgsm']:.3f} FGSM, {look['pgd']:.3f} PGD-10 on the cases watched"
+    return {"weights kept": f"{look['rule']}, step {look['step']}: {found}"}
+
+
 def _window(roi_size: Any) -> str:
     return " x ".join(map(str, roi_size))
+
+
+def _zoo_cell(card: ModelCard) -> str:
+    mark = f"@{card.defence}" if card.defence else ""
+    return f"{card.dataset}{mark} {card.validation_dice:.3f}"
 
 
 def index_page() -> str:
@@ -170,7 +186,7 @@ def index_page() -> str:
             size: f"{c['parameters'] / 1e6:.2f} M, {c['flops'] / 1e9:.1f}"
             for size, c in facts()[name].items()
         }
-        zoo = ", ".join(f"{card.dataset} {card.validation_dice:.3f}" for _, card in cards(name)) or "none"
+        zoo = ", ".join(_zoo_cell(card) for _, card in cards(name)) or "none"
         rows.append(
             f"| [`{name}`]({name}.md) | {CATALOG[name].summary} | {CATALOG[name].source} | {cost['paper']} | {cost['small']} | {zoo} |"
         )
