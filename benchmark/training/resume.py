@@ -9,7 +9,6 @@ import copy
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +114,7 @@ class Resume:
         try:
             state = torch.load(self.path, map_location=run.device, weights_only=True)
             other = state["identity"] != self.identity
-        except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
+        except Exception as error:  # what is no state fails in any way, inside torch or after it
             raise ValueError(
                 f"expected the state of an unfinished training in {self.path.name}, found {type(error).__name__}; remove "
                 "the file to start anew"
