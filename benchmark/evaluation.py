@@ -28,7 +28,7 @@ from .harness.execute import Event, Status, execute
 from .plan.attacks import attack_spec, match_all
 from .plan.bring import own_window
 from .plan.plan import Plan
-from .plan.windows import choose_window, with_window
+from .plan.windows import choose_window, read_window, with_window
 from .records.reading import load_records
 from .records.store import RecordStore
 from .show.tables import results as tables
@@ -41,7 +41,7 @@ def evaluate(
     data: Dataset | Iterable[Volume],
     *,
     cases: Sequence[str] | None = None,
-    roi_size: Sequence[int] | None = None,
+    roi_size: Sequence[int] | int | None = None,
     num_classes: int | None = None,
     transfer: bool = False,
     protocol: str = DEFAULT_PROTOCOL,
@@ -80,17 +80,20 @@ def evaluate(
         ``attrs["failures"]`` of the table.
 
     Raises:
-        ValueError: no model, attack or case, a missing ``roi_size`` or ``num_classes``, an attack that cannot be
+        ValueError: no model, attack or case, a missing ``num_classes``, an attack that cannot be
             matched, a volume that cannot be used, ids that are not unique, or that every case failed.
     """
-    dataset = _dataset(data, num_classes, roi_size)
+    _require(models, nn.Module, "models")
+    _require(attacks, Attack, "attacks")
     chosen = find_protocol(protocol)
+    window = _window(roi_size)
+    dataset = _dataset(data, num_classes, window)
     chosen_attacks = _named(attacks)
     if match is not None:
         chosen_attacks = match_all(chosen_attacks, _reference(match, attacks), match_on)
     named = []
     for name, model in models.items():
-        predictor, sha256 = _predictor(name, model, dataset, roi_size, chosen)
+        predictor, sha256 = _predictor(name, model, dataset, window, chosen)
         named.append(NamedModel(name, sha256, predictor.to(device).eval()))
     plan = Plan(
         dataset=dataset,
@@ -119,6 +122,31 @@ def evaluate(
     table = pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
     table.attrs["failures"] = failures
     return table
+
+
+def _require(named: Mapping[str, object], kind: type, what: str) -> None:
+    """Names and objects of one kind.
+
+    Raises:
+        ValueError: another kind, or no names.
+    """
+    if not isinstance(named, Mapping):
+        raise ValueError(
+            f"expected {what} by name, {{'mine': ...}}, got {type(named).__name__}; give each one a name"
+        )
+    for name, value in named.items():
+        if not isinstance(value, kind):
+            found = f"the class {value.__name__}" if isinstance(value, type) else repr(value)[:80]
+            raise ValueError(
+                f"expected {what} to be objects of {kind.__module__}.{kind.__name__}, got {found} as {name}; build it first"
+            )
+
+
+def _window(roi_size: Sequence[int] | int | None) -> tuple[int, ...] | None:
+    """The window that was asked for; one number means all three sides."""
+    if roi_size is None:
+        return None
+    return read_window(roi_size, "roi_size", len(roi_size) if isinstance(roi_size, Sequence) else 3)
 
 
 def _reason(event: Event) -> str:
@@ -215,11 +243,14 @@ class _BareVolumes:
 def _bare(volumes: Sequence[Volume], num_classes: int | None, roi_size: Sequence[int] | None) -> _BareVolumes:
     if not volumes:
         raise ValueError("expected at least one volume, got none")
-    if num_classes is None or roi_size is None:
-        raise ValueError("expected num_classes and roi_size with bare volumes; a Dataset knows both")
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(
+            f"expected num_classes of at least 2 with bare volumes, whose labels may lack the last classes, got "
+            f"{num_classes!r}; count the background too"
+        )
     names = ("background", *(f"class_{k}" for k in range(1, num_classes)))
     checked = check_volumes(volumes, num_classes)
     channels = sorted({len(volume.image) for volume in checked})
     if len(channels) > 1:
         raise ValueError(f"expected volumes of one number of channels, got {channels}; evaluate them apart")
-    return _BareVolumes(MappingProxyType({v.id: v for v in checked}), names, tuple(roi_size))
+    return _BareVolumes(MappingProxyType({v.id: v for v in checked}), names, tuple(roi_size or ()))

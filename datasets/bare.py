@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import ChannelWindows, DatasetError, IntensityWindow, Volume
+from .geometry import DISAGREEMENT, spacing_of
 
 _ROUNDING = 1e-5  # by which float16 and interpolation may leave [0, 1]
 
@@ -34,8 +35,9 @@ def check_volume(volume: Volume, num_classes: int) -> Volume:
     """A volume as the harness needs it: float32 in [0, 1], ``(C, *spatial)``, whole labels ``(*spatial)``.
 
     Tensors, views with negative strides, other number types, a missing channel axis of the image, and axes of length
-    1 that the label has beside the image's are converted. Intensities outside [0, 1], NaN, labels that are not whole
-    or not classes, and shapes or spacings that do not fit are refused: nothing is guessed.
+    1 that the label has beside the image's are converted; an affine that is missing or the identity gets the sides of
+    ``spacing_mm``. Intensities outside [0, 1], NaN, labels that are not whole or not classes, shapes that do not fit, and
+    an affine with other sides than ``spacing_mm`` are refused: nothing is guessed.
 
     Args:
         volume: as given.
@@ -58,16 +60,14 @@ def check_volume(volume: Volume, num_classes: int) -> Volume:
     case = str(volume.id)
     image, label = _array(volume.image, case, "image"), _array(volume.label, case, "label")
     image, label = _fit(image, label, case)
-    affine = (
-        np.eye(4) if volume.affine is None else np.asarray(_array(volume.affine, case, "affine"), np.float64)
-    )
+    spacing = _spacing(volume.spacing_mm, label.ndim, case)
     checked = replace(
         volume,
         id=case,
         image=_intensities(image, case),
         label=_classes(label, num_classes, case),
-        spacing_mm=_spacing(volume.spacing_mm, label.ndim, case),
-        affine=affine,
+        spacing_mm=spacing,
+        affine=_affine(volume.affine, spacing, case),
     )
     _check_window(checked)
     if volume.ignore is None:
@@ -156,6 +156,30 @@ def _spacing(spacing: Any, rank: int, case: str) -> tuple[float, ...]:
             case, f"{rank} positive voxel sides in mm", f"{sides}", "give one per axis of the label"
         )
     return sides
+
+
+def _affine(affine: Any, spacing: tuple[float, ...], case: str) -> np.ndarray:
+    """The affine, which must have the sides that are scored; none, or the identity, says nothing but the sides."""
+    plain = np.diag([*(spacing if len(spacing) == 3 else (1.0, 1.0, 1.0)), 1.0])
+    if affine is None:
+        return plain
+    given = np.asarray(_array(affine, case, "affine"), np.float64)
+    if given.shape != (4, 4) or not np.isfinite(given).all():
+        raise _refuse(
+            case, "a finite affine of shape (4, 4)", f"shape {given.shape}", "give voxel to world in mm"
+        )
+    if len(spacing) != 3 or np.array_equal(given[:3, :3], np.eye(3)):
+        plain[:3, 3] = given[:3, 3]
+        return plain if len(spacing) == 3 else given
+    sides = spacing_of(given)
+    if not np.allclose(sides, spacing, rtol=DISAGREEMENT, atol=0):
+        raise _refuse(
+            case,
+            "one voxel spacing",
+            f"{spacing} in spacing_mm and {sides} in the affine",
+            "give the right one to both",
+        )
+    return given
 
 
 def _check_window(volume: Volume) -> None:

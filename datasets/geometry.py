@@ -149,9 +149,11 @@ def grid_of(image: Any, path: Path, case_id: str) -> Grid:
 
 def _header(image: Any, path: Path, case_id: str) -> tuple[str, str, float, tuple[float, ...]]:
     """Where the affine is from, the unit with its millimetres, and the sides as the file has them."""
-    if not isinstance(image, nib.Nifti1Image):
+    if not isinstance(image, nib.Nifti1Pair):
         return "header", "mm", 1.0, tuple(float(z) for z in image.header.get_zooms()[:3])
-    with ImageOpener(str(path)) as stream:
+    # A pair keeps its header in a file of its own.
+    place = image.file_map.get("header") or image.file_map["image"]
+    with ImageOpener(str(place.filename or path)) as stream:
         # As stored: nibabel quietly turns a side of 0 into 1 when it loads.
         header = type(image.header).from_fileobj(stream, check=False)
     code = int(header["xyzt_units"]) & 7

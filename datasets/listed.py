@@ -11,19 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .base import CaseError, DatasetError
 from .counting import count_channels, count_classes
 from .entries import FOLD, SHARE, Entry, arrange, is_hidden, split_ids
 from .folder import CaseFolder
-from .meta import Classes, channels_of, classes_of, read_any, read_json
+from .folds import SPLITS, Fold, five_folds, read_folds
+from .meta import Classes, channels_of, classes_of, read_json
 from .nifti import CaseFiles
 from .prepare import Preparation
 from .windows import windows_of
-
-FOLDS = 5
-"""Of nnU-Net, where no ``splits_final.json`` says otherwise."""
 
 _SPLITS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -127,43 +123,21 @@ def _splits(
     root: Path, files: Mapping[str, CaseFiles]
 ) -> tuple[dict[str, tuple[str, ...]], str, tuple[str, ...]]:
     """Splits, who made them, and the cases a split file names."""
-    path = root / "splits_final.json"
+    path = root / SPLITS
     if not path.is_file():
-        splits = split_ids(list(files), SHARE, 0)
-        own = nnunet_folds(list(files))
-        return {**splits, **own}, f"sha256 order, seed 0, validation share {SHARE}", ()
-    try:
-        folds = [(tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in read_any(path)]
-        train, validation = folds[0]
-    except (LookupError, TypeError) as error:
-        raise DatasetError(
-            f'expected a list of {{"train", "val"}} in {path}, found {error!r}; repair it'
-        ) from error
+        splits = {**split_ids(list(files), SHARE, 0), **_named(five_folds(list(files)))}
+        return splits, f"sha256 order, seed 0, validation share {SHARE}", ()
+    folds = read_folds(path)
+    train, validation = folds[0]
     everything = tuple(sorted({*files, *train, *validation}))
-    named = {f"{FOLD}{k}": val for k, (_, val) in enumerate(folds)}
-    declared = tuple(dict.fromkeys(case for fold in folds for case in (*fold[0], *fold[1])))
-    splits = {"train": train, "validation": validation, **named, "all": everything}
-    return splits, "fold 0 of splits_final.json", declared
+    declared = tuple(dict.fromkeys(case for fold in folds for case in (*fold.train, *fold.validation)))
+    splits = {"train": train, "validation": validation, **_named(folds), "all": everything}
+    return splits, f"fold 0 of {SPLITS}", declared
 
 
-def nnunet_folds(ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The validation cases of the five folds nnU-Net makes when it is given none; empty for fewer than five cases.
-
-    It is scikit-learn's ``KFold(5, shuffle=True, random_state=12345)`` of the sorted ids.
-
-    Example:
-        >>> nnunet_folds([f"case_{k}" for k in range(10)])["fold_0"]
-        ('case_0', 'case_7')
-    """
-    if len(ids) < FOLDS:
-        return {}
-    order = np.arange(len(ids))
-    np.random.RandomState(12345).shuffle(order)
-    names = sorted(ids)
-    return {
-        f"{FOLD}{k}": tuple(names[i] for i in sorted(part))
-        for k, part in enumerate(np.array_split(order, FOLDS))
-    }
+def _named(folds: Sequence[Fold]) -> dict[str, tuple[str, ...]]:
+    """What each fold holds out, as splits of their own names."""
+    return {f"{FOLD}{k}": fold.validation for k, fold in enumerate(folds)}
 
 
 def open_csv(path: Path) -> CaseFolder:

@@ -13,7 +13,7 @@ from .entries import SHARE, Entry, arrange, case_id, split_ids
 from .folder import CaseFolder
 from .meta import Classes, channels_of, classes_of, read_json
 from .prepare import Preparation
-from .windows import CT_WINDOW, windows_of
+from .windows import CT_WINDOW, is_ct, windows_of
 
 __all__ = ["CT_WINDOW", "MSDFolder", "case_id", "open_datalist", "read_meta", "split_ids"]
 
@@ -98,7 +98,7 @@ def _arguments(
     seed: int,
 ) -> dict[str, Any]:
     """What both layouts have in common, as arguments of :class:`CaseFolder`."""
-    root, channels = path.parent, channels_of(meta, path)
+    root, channels = path.parent, _channels(meta, path)
     entries = [
         Entry(
             images=_images(root, entry["image"], len(channels)),
@@ -131,6 +131,31 @@ def _arguments(
             "split": found.rule,
         },
     }
+
+
+def _channels(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Channel names. One text for lists of files means each of them, unless it is CT.
+
+    Raises:
+        DatasetError: one CT beside other files, whose channels it does not name.
+    """
+    channels = channels_of(meta, path)
+    files = {
+        len(entry["image"])
+        for key in LISTS
+        for entry in meta.get(key, ())
+        if isinstance(entry, dict) and isinstance(entry.get("image"), list)
+    }
+    said = meta.get("channel_names") or meta.get("modality") or meta.get("channels")
+    if len(files) != 1 or files == {1} or not (said is None or isinstance(said, str)):
+        return channels
+    (number,) = files
+    if channels and is_ct(channels[0]):
+        raise DatasetError(
+            f'expected a name for each of {number} channels as "modality" in {path}, found {channels[0]!r}; write '
+            f'{{"0": "CT", "1": ...}}, only what is called CT is windowed in HU'
+        )
+    return (channels or ("image",)) * number
 
 
 def _split(key: str, meta: Mapping[str, Any]) -> str:

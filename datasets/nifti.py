@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 
 from .base import CaseError
-from .geometry import Grid, check_affine, check_right_angles, grid_of
+from .geometry import Grid, check_affine, check_right_angles, grid_of, turn
 
 __all__ = [
     "MAX_VOXELS",
@@ -106,7 +106,7 @@ def read_case(
         image = check_image(first.array, channels, case_id)
     else:
         image = _stack(first, paths[1:-1], channels, case_id)
-    last = read_file(paths[-1], case_id)
+    last = _along(first.grid, read_file(paths[-1], case_id))
     known = num_classes if relabel is None else MAX_LABELS
     label = check_label(last.array, image.shape[1:], known, case_id, ignore=ignore)
     if relabel is not None:
@@ -129,7 +129,7 @@ def _stack(first: StoredFile, others: Sequence[Path], channels: int, case_id: st
         )
     images = [check_image(first.array, 1, case_id)]
     for path in others:
-        other = read_file(path, case_id)
+        other = _along(first.grid, read_file(path, case_id))
         images.append(check_image(other.array, 1, case_id))
         if images[-1].shape != images[0].shape:
             raise CaseError(
@@ -140,6 +140,15 @@ def _stack(first: StoredFile, others: Sequence[Path], channels: int, case_id: st
             )
         check_affine(first.grid.affine, other.grid.affine, case_id, what=f"all channels ({path.name})")
     return np.concatenate(images)
+
+
+def _along(grid: Grid, file: StoredFile) -> StoredFile:
+    """A file with its axes permuted and flipped to run as those of a grid; whether it lies on it is for the caller."""
+    array = spatial(file.array)
+    if array.ndim != 3 or file.grid.axes == grid.axes:
+        return file
+    turned, affine = turn(array, file.grid.affine, grid.axes)
+    return StoredFile(turned, replace(file.grid, affine=affine))
 
 
 def sha256_of(path: Path) -> str:
@@ -255,7 +264,7 @@ def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
             case_id,
             f"a 3-D image with {channels} channel(s)",
             f"shape {stored}",
-            "split or convert the file",
+            "name every channel in the list of the data, or split the file",
         )
     if 0 in array.shape:
         raise CaseError(case_id, "an image with voxels", f"shape {array.shape}", "convert the file again")

@@ -19,7 +19,8 @@ MOSTLY = 0.5
 """From this share of voxels of one value on, that value is the empty part of the field of view."""
 
 LEAST_SPAN = 0.02
-"""Share of a given window that a channel must span; one in [0, 1] that is called CT spans 0.0024 of it."""
+"""Share of a given window that a channel must span; one in [0, 1] that is called CT spans 0.0024 of it. In a mostly empty
+field of view, the share of their distance from the empty part that the other voxels must span."""
 
 Windows = IntensityWindow | tuple[IntensityWindow | None, ...] | None
 """One window for all channels, one per channel (``None``: its percentiles), or percentiles for all."""
@@ -37,8 +38,10 @@ def is_ct(channel: str) -> bool:
         >>> [is_ct(name) for name in ("CT", "ct", "CT_contrast", "PET/CT", "MRI", "octant")]
         [True, True, True, False, False, False]
     """
-    words = set(re.split(r"[^A-Z0-9]+", channel.upper()))
-    return bool(words & _CT) and not words & _OTHER
+    text = channel.upper()
+    words = set(re.split(r"[^A-Z0-9]+", text))
+    said = bool(words & _CT) or "COMPUTED TOMOGRAPHY" in text
+    return said and not words & _OTHER and "EMISSION" not in text
 
 
 def windows_of(channels: Sequence[str]) -> Windows:
@@ -96,7 +99,7 @@ def percentile_window(image: np.ndarray, case_id: str, *, where: str = "") -> In
     """The window that maps the 0.5 and 99.5 percentile of an image to 0 and 1.
 
     Where more than half of all voxels hold one and the same value, as around a masked organ, the percentiles are
-    those of the others: a field of view that is mostly empty is not an empty volume. Others that are all equal
+    those of the others: a field of view that is mostly empty is not an empty volume. Others that are nearly equal
     (a mask, vessels at one value) span the window together with the empty part.
 
     Args:
@@ -123,7 +126,7 @@ def percentile_window(image: np.ndarray, case_id: str, *, where: str = "") -> In
         )
     values = there if share < MOSTLY else image
     low, high = (float(v) for v in np.percentile(values, PERCENTILES))
-    if share < MOSTLY and not high > low:
+    if share < MOSTLY and high - low <= LEAST_SPAN * max(abs(low - empty), abs(high - empty)):
         low, high = min(low, empty), max(high, empty)
     if not high > low:
         raise CaseError(

@@ -90,6 +90,8 @@ def _warnings_told_once() -> Iterator[None]:
     with warnings.catch_warnings():
         usual = warnings.showwarning
         warnings.showwarning = tell
+        # These are messages of the command, not of Python: PYTHONWARNINGS=ignore does not take them away.
+        warnings.filterwarnings("always", category=UserWarning, module=r"robustvox\.")
         yield
 
 

@@ -12,15 +12,16 @@ from typing import Any
 
 from torch import nn
 
-from robustvox.datasets import Dataset
+from robustvox.datasets import Dataset, DatasetError
 from robustvox.models import CheckpointError, SlidingWindow
-from robustvox.models.bring import BroughtModel, open_model
+from robustvox.models.bring import BroughtModel, Folds, open_model, recognize
 from robustvox.models.bring.foreign import Foreign, can_be_asked, check_window
 from robustvox.models.case import CasePredictor
 from robustvox.models.checkpoint import state_sha256
 
 from ..specs.protocols import Protocol
 from ..specs.spec import UsageError, canonical
+from .folds import training_folds
 from .windows import WindowChoice, choose_window, read_window, with_window
 
 UNASKED = 32
@@ -71,14 +72,22 @@ def load_path(
             overlap=protocol.overlap,
             mode=protocol.mode,
             sw_batch_size=sw_batch_size,
-            cases=tuple(dict.fromkeys(case for cases in dataset.splits.values() for case in cases)),
-            data=getattr(dataset, "root", None),
+            folds=folds,
         )
 
     try:
+        folds = _folds(path, dataset)
         return with_window(choice, read, CheckpointError)[0]
-    except CheckpointError as error:
+    except (CheckpointError, DatasetError) as error:
         raise UsageError(str(error)) from error
+
+
+def _folds(path: Path, dataset: Dataset) -> Folds | None:
+    """Which cases the folds of an nnU-Net folder were trained on; None of any other model."""
+    if recognize(path) != "nnunet":
+        return None
+    cases = tuple(dict.fromkeys(case for cases in dataset.splits.values() for case in cases))
+    return training_folds(path, cases, getattr(dataset, "root", None))
 
 
 def take_data_parameters(

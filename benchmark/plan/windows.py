@@ -91,16 +91,19 @@ def with_window(
     build: Callable[[tuple[int, ...]], Any],
     refusals: type[Exception] | tuple[type[Exception], ...],
 ) -> tuple[Any, tuple[int, ...]]:
-    """What ``build`` makes of the first window it takes, and that window; where it takes none, its first refusal."""
-    first: Exception | None = None
+    """What ``build`` makes of the first window it takes, and that window; where it takes none, its last refusal.
+
+    The last window is the roundest: what is said of it is least likely to be about the window and not about a parameter.
+    """
+    last: Exception | None = None
     for size in choice.sizes:
         try:
             return build(size), size
         except refusals as error:
-            first = first or error
-    if first is None:
+            last = error
+    if last is None:
         raise UsageError("expected a window, got none; give --roi-size")
-    raise first
+    raise last
 
 
 def read_window(value: Any, where: str, axes: int = 3) -> tuple[int, ...]:

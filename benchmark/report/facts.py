@@ -16,6 +16,7 @@ from ..plan.plan import Plan
 from ..records.outcomes import load_flags, load_outcomes
 from ..records.reading import Frame, Records
 from ..show.tables import results as tables
+from .reading import reading_of
 
 if TYPE_CHECKING:
     from .gallery import FirstCase
@@ -102,6 +103,7 @@ def facts(run: Run) -> dict[str, Any]:
         "check_command": _check_command(plan),
         "environment": _environment(run),
         "models": [(m.name, m.sha256 or "unknown") for m in plan.models],
+        "readings": [(m.name, lines) for m in plan.models if (lines := reading_of(run.bench, m))],
         "attacks": [a.spec for a in plan.attacks],
         "cases": list(plan.cases),
         "data": sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items()),

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..header import CheckpointError
 from .brought import BroughtModel
+from .folds import Folds
 from .recognize import FORMATS, recognize
 
-__all__ = ["FORMATS", "BroughtModel", "open_model", "recognize"]
+__all__ = ["FORMATS", "BroughtModel", "Folds", "open_model", "recognize"]
 
 
 def open_model(
@@ -30,8 +31,7 @@ def open_model(
     overlap: float = 0.5,
     mode: str = "gaussian",
     sw_batch_size: int | str = 1,
-    cases: Sequence[str] = (),
-    data: Path | None = None,
+    folds: Folds | None = None,
 ) -> BroughtModel:
     """Read the model that a folder or file holds; nothing in it is run.
 
@@ -47,8 +47,7 @@ def open_model(
         overlap: of the windows, for formats that predict whole volumes themselves.
         mode: of the windows' weights, likewise.
         sw_batch_size: windows per forward, likewise.
-        cases: ids of the data's cases, to know which of them a model was trained on.
-        data: folder of the data, likewise.
+        folds: which of the data's cases the folds of an nnU-Net folder were trained on, where that is known.
 
     Raises:
         CheckpointError: not a known format, or one that cannot be used; one line with expected, found, remedy.
@@ -60,7 +59,7 @@ def open_model(
     if kind == "nnunet":
         _refuse_parameters(path, given, ("fold", "checkpoint", "window"))
         chosen = {key: value if key == "window" else str(value) for key, value in given.items()}
-        return _reader("nnunet")(path, **classes, **windows, **chosen, cases=tuple(cases), data=data)
+        return _reader("nnunet")(path, **classes, **windows, **chosen, folds=folds)
     if kind == "bundle":
         _refuse_parameters(path, given, ("legacy_merging",))
         return _reader("bundle")(path, **classes, roi_size=tuple(roi_size), **given)

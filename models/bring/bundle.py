@@ -18,6 +18,7 @@ from .brought import BroughtModel
 from .configuration import Configuration, read_json
 from .foreign import Foreign, check_window
 from .preprocessing import Preprocessing, flat_transforms, read_preprocessing
+from .transforms import Orientation
 from .weights import load_network, read_state
 
 NETWORKS = (
@@ -45,6 +46,17 @@ CONFIGURATIONS = tuple(
 )
 DEFINITIONS = ("network_def", "network", "net", "model")
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
+
+READING = 2
+"""Counts the ways in which files were read here, so that records of an earlier way are not taken for today's."""
+
+AS_STORED = "axes as stored in the file"
+
+SILENT = (
+    "Activations", "AsDiscrete", "Invert", "EnsureType", "SaveImage", "SelectItems", "Identity", "ToTensor", "ToDevice",
+    "Decollate", "CopyItems", "DeleteItems", "CastToType",
+)  # fmt: skip
+"""Postprocessing that decides no class, or that the grid we score and the argmax do anyway."""
 
 REMEDY = "bring the model with a factory, --model package.module:factory"
 
@@ -77,7 +89,7 @@ def load(
     preprocessing = read_preprocessing(config)
     _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
-    _check_postprocessing(config)
+    notes += _check_postprocessing(config)
     notes += _modernize(target, arguments, metadata, legacy_merging)
     window = _window(config, metadata, len(roi_size))
     own_window = window is not None
@@ -105,7 +117,7 @@ def load(
         raise CheckpointError(str(error)) from error
     steps = repr(preprocessing.steps) if preprocessing is not None else ""
     identity = json.dumps(
-        [target, arguments, window, steps, file_sha256(weights)], sort_keys=True, default=repr
+        [READING, target, arguments, window, steps, file_sha256(weights)], sort_keys=True, default=repr
     )
     return BroughtModel(
         name=name,
@@ -259,13 +271,16 @@ def _check_values(metadata: Mapping[str, Any], preprocessing: Preprocessing | No
         )
 
 
-def _check_postprocessing(config: Configuration) -> None:
-    """Refuse classes that overlap, however the bundle writes it."""
+def _check_postprocessing(config: Configuration) -> list[str]:
+    """Refuse classes that overlap, however the bundle writes it; name what else it does and we do not."""
+    left_out: list[str] = []
     for place in ("postprocessing", "validate::postprocessing"):
         for step, where in flat_transforms(config, place):
             name = str(step.get("_target_")).rpartition(".")[2]
             found = None
-            if name.startswith("Activations"):
+            if name.startswith("Lambda"):
+                found = f"{name} {step.get('func')}, which may be a sigmoid,"
+            elif name.startswith("Activations"):
                 if _truthy(config, step.get("sigmoid", False), f"{where}::sigmoid"):
                     found = "sigmoid"
                 elif step.get("other") is not None:
@@ -281,6 +296,11 @@ def _check_postprocessing(config: Configuration) -> None:
                     f"expected one class per voxel, found overlapping ones ({found}) in the postprocessing of "
                     f"{config.source}; {REMEDY} that returns logits of exclusive classes"
                 )
+            if not name.startswith(SILENT):
+                left_out.append(name)
+        if left_out:
+            return [f"its postprocessing is not done: {', '.join(dict.fromkeys(left_out))}"]
+    return []
 
 
 def _truthy(config: Configuration, value: Any, where: str) -> bool:
@@ -292,10 +312,10 @@ def _said(preprocessing: Preprocessing | None) -> list[str]:
     if preprocessing is None:
         return ["the bundle declares no preprocessing; it gets images in [0, 1] on the grid of the data"]
     if not preprocessing.said:
-        return [
-            "its preprocessing changes nothing; it gets the intensities of the file on the grid of the data"
-        ]
-    return [f"its own preprocessing is done inside the model: {', '.join(preprocessing.said)}"]
+        return [f"its preprocessing changes nothing; it gets the intensities of the file, {AS_STORED}"]
+    turned = any(isinstance(step, Orientation) for step in preprocessing.steps)
+    axes = "" if turned else f"; it names no Orientation: {AS_STORED}"
+    return [f"its own preprocessing is done inside the model: {', '.join(preprocessing.said)}{axes}"]
 
 
 def _window(config: Configuration, metadata: Mapping[str, Any], axes: int) -> tuple[int, ...] | None:

@@ -43,8 +43,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: not readable as such, or YAML without PyYAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else _yaml(text, path)
+        raw = path.read_bytes()
+        content = json.loads(raw) if path.suffix == ".json" else _yaml(raw.decode("utf-8-sig"), path)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"expected {path.name} as JSON or YAML, found: {error}; correct the file"

@@ -14,7 +14,7 @@ from ..checkpoint import file_sha256
 from ..header import CheckpointError
 from .brought import BroughtModel
 from .configuration import read_json
-from .folds import Folds, find_folds
+from .folds import Folds
 from .nnunet_plan import (
     build_network,
     check_data,
@@ -45,8 +45,7 @@ def load(
     mode: str = "gaussian",
     sw_batch_size: int | str = 1,
     window: tuple[float, float] | None = None,
-    cases: Sequence[str] = (),
-    data: Path | None = None,
+    folds: Folds | None = None,
 ) -> BroughtModel:
     """The model of ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
 
@@ -61,15 +60,13 @@ def load(
         mode: ``"gaussian"`` or ``"constant"`` weights of the windows.
         sw_batch_size: windows per forward.
         window: original intensities that are 0 and 1 in the data, for images of which no case is known.
-        cases: every id of the data, and
-        data: their folder, to know which of them the fold was trained on.
+        folds: which of the data's cases each fold was trained on, where that is known.
 
     Raises:
         CheckpointError: a plan that cannot be followed (2d, cascade, regions, own preprocessing, another network),
             other channels or classes, a checkpoint of more than tensors and numbers, other weights.
     """
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    folds = find_folds(folder, dataset, cases, data)
     names = _fold_names(folder, fold, folds)
     files = [folder / f"fold_{name}" / Path(checkpoint).name for name in names]
     contents = [_read(file, folder) for file in files]
@@ -89,6 +86,7 @@ def load(
         raise refusal(folder, "window as (low, high)", repr(window), "write window=(-175,250)")
     reorient = plans["image_reader_writer"].endswith("WithReorient")
     held_out, trained_on, note = _cases(folds, fold, names)
+    by_case = _by_case(folds, names) if fold == EACH else None
     predictor = NnUNetPredictor(
         networks,
         normalizations(plans, plan, in_channels, window, folder),
@@ -101,13 +99,13 @@ def load(
         spacing_mm=plan["spacing"],
         resampling=resampling(plan, folder),
         reorient=reorient,
-        held_out=_by_case(folds, names) if fold == EACH else None,
+        held_out=by_case,
     ).eval()
     spacing_mm = tuple(float(plan["spacing"][predictor.order.index(axis)]) for axis in range(3))
     identity = [file_sha256(file) for file in (folder / "plans.json", folder / "dataset.json", *files)]
     return BroughtModel(
         name=folder.resolve().name,
-        sha256=hashlib.sha256(repr((READING, fold, identity, window)).encode()).hexdigest(),
+        sha256=_sha256(fold, identity, window, by_case, trained_on),
         roi_size=predictor.roi_size,
         predictor=predictor,
         notes=(
@@ -121,6 +119,19 @@ def load(
         held_out=held_out,
         trained_on=trained_on,
     )
+
+
+def _sha256(
+    fold: str,
+    files: Sequence[str],
+    window: tuple[float, float] | None,
+    by_case: Mapping[str, int] | None,
+    trained_on: frozenset[str],
+) -> str:
+    """Of all that decides what is predicted, and of what rows are flagged for: other folds ask for rows of their own."""
+    told = sorted(by_case.items()) if by_case is not None else sorted(trained_on)
+    identity = (READING, fold, list(files), window, *([told] if told else []))
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
 
 
 def _fold_names(folder: Path, fold: str, folds: Folds | None) -> list[str]:

@@ -23,7 +23,10 @@ PLACES = (
     "val_transforms",
     "transforms",
 )
-"""Where bundles keep what is done to an image that is segmented."""
+"""Where bundles keep what is done to an image that is segmented, the first one that is there."""
+
+AFTER = ("postprocess", "post_transforms", "inverse")
+"""In the name of a place that is for predictions."""
 
 NOTHING = frozenset(
     ("LoadImage", "EnsureChannelFirst", "EnsureType", "ToTensor", "ToDevice", "Identity", "SelectItems")
@@ -73,7 +76,7 @@ def read_preprocessing(config: Configuration) -> Preprocessing | None:
     Raises:
         CheckpointError: a transform, or an argument of one, that is not followed.
     """
-    place = next((place for place in PLACES if _raw(config, place) is not None), None)
+    place = _place(config)
     if place is None:
         return None
     listed = flat_transforms(config, place)
@@ -107,6 +110,36 @@ def read_preprocessing(config: Configuration) -> Preprocessing | None:
         spacing_mm=spacings[-1] if spacings else None,
         values=_values(found),
     )
+
+
+def _place(config: Configuration) -> str | None:
+    """Where the preprocessing stands: under a usual name, else wherever transforms begin by reading a file.
+
+    Raises:
+        CheckpointError: two chains that read files, under no usual name.
+    """
+    usual = next((place for place in PLACES if _raw(config, place) is not None), None)
+    if usual is not None:
+        return usual
+    found = [place for place in _chains(config.content, "") if not any(word in place for word in AFTER)]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"expected one preprocessing in {config.source}, found {', '.join(found)}; call the one for inference "
+            f"{PLACES[0]}"
+        )
+    return found[0] if found else None
+
+
+def _chains(value: Any, where: str) -> Iterator[str]:
+    """Places of lists and `Compose`s of transforms that read a file."""
+    if isinstance(value, Mapping) and "_target_" in value and _name(value) == "Compose":
+        if any(isinstance(t, Mapping) and _name(t) == "LoadImage" for t in value.get("transforms") or ()):
+            yield where
+    elif isinstance(value, list) and any(isinstance(t, Mapping) and _name(t) == "LoadImage" for t in value):
+        yield where
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _chains(item, f"{where}::{key}" if where else str(key))
 
 
 def flat_transforms(config: Configuration, place: str) -> list[tuple[Mapping[str, Any], str]]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..case import CasePredictor, CaseSource, axes_of, turn, turn_back, turn_between
+from ..case import CasePredictor, CaseSource, Turn, axes_of, turn, turn_back, turn_between
 from ..resampling import along, spacing_matrix, spacing_matrix_back
 
 BELOW = -1e4
@@ -220,12 +220,16 @@ class Orientation:
     axcodes: str
 
     def __call__(self, frame: Frame) -> None:
-        how = turn_between(frame.affine, axes_of(self.axcodes))
-        frame.image = turn(frame.image, how)
-        axes, flips = how
-        columns = frame.affine[:3, list(axes)] * np.where(flips, -1, 1)
-        frame.affine = np.block([[columns, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
-        frame.back.append(lambda logits: turn_back(logits, how))
+        _turn(frame, turn_between(frame.affine, axes_of(self.axcodes)))
+
+
+def _turn(frame: Frame, how: Turn) -> None:
+    """Permute and flip the axes of a frame."""
+    frame.image = turn(frame.image, how)
+    axes, flips = how
+    columns = frame.affine[:3, list(axes)] * np.where(flips, -1, 1)
+    frame.affine = np.block([[columns, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
+    frame.back.append(lambda logits: turn_back(logits, how))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +305,13 @@ class SpatialPad:
         frame.back.append(lambda logits: logits[(slice(None), *box)])
 
 
+def _as_read(image: Tensor, source: CaseSource) -> Frame:
+    """An image of a case along the axes of its file."""
+    frame = Frame(image, np.asarray(source.affine, float), source.id)
+    _turn(frame, source.turn_to_stored())
+    return frame
+
+
 ABSOLUTE = (ScaleIntensityRange, ThresholdIntensity, CropForeground)
 """Steps that mean something else in [0, 1] than in the unit of the file."""
 
@@ -308,7 +319,8 @@ ABSOLUTE = (ScaleIntensityRange, ThresholdIntensity, CropForeground)
 class Preprocessed(CasePredictor):
     """A predictor of windows behind the preprocessing its network was trained with; logits on the grid that is scored.
 
-    Bound to a case it starts from the intensities of the file. Without one it refuses where these matter.
+    Bound to a case it starts from the intensities of the file along the axes of the file, which is what MONAI's reader
+    gives. Without one it refuses where these matter.
 
     Args:
         predictor: of whole volumes, ``(B, C, *spatial)`` to logits ``(B, K, *spatial)``.
@@ -332,7 +344,7 @@ class Preprocessed(CasePredictor):
 
     def sides(self, source: CaseSource) -> tuple[float, ...]:
         # An image without values is enough: neither of these steps asks for any.
-        frame = Frame(torch.empty((0, *source.image.shape[1:])), np.asarray(source.affine, float))
+        frame = _as_read(torch.empty((0, *source.image.shape[1:])), source)
         for step in self.steps:
             if isinstance(step, Orientation | Spacing | SpatialPad):
                 step(frame)
@@ -346,11 +358,10 @@ class Preprocessed(CasePredictor):
                 "bind the predictor with for_case"
             )
         values = images if source is None else source.intensities(images)
-        affine = np.eye(4) if source is None else np.asarray(source.affine, float)
-        return torch.stack([self._predict(image, affine, source.id if source else "") for image in values])
+        return torch.stack([self._predict(image, source) for image in values])
 
-    def _predict(self, image: Tensor, affine: np.ndarray, case: str) -> Tensor:
-        frame = Frame(image, affine, case)
+    def _predict(self, image: Tensor, source: CaseSource | None) -> Tensor:
+        frame = Frame(image, np.eye(4)) if source is None else _as_read(image, source)
         for step in self.steps:
             step(frame)
         logits = self.predictor(frame.image[None].contiguous())[0]

@@ -122,6 +122,21 @@ def test_interrupted_evaluations_continue(tmp_path):
     assert (first.loc[0, "n_cases"], both.loc[0, "n_cases"]) == (1, 2)
 
 
+def test_without_a_window_the_volumes_decide():
+    volumes = [bright_cube("a"), bright_cube("b")]
+    shapes = []
+
+    class Watching(Threshold):
+        def forward(self, images):
+            shapes.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    table = evaluate({"t": Watching()}, {"gn": GN(std=0.0)}, volumes, num_classes=2)
+    assert table.loc[0, "dice_clean"] == 1.0
+    assert (12, 11, 9) in shapes
+    assert max(shapes) <= (12, 12, 12)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="num_classes"):
         evaluate({"t": Threshold()}, {"gn": GN()}, [bright_cube()])
@@ -129,6 +144,33 @@ def test_bad_arguments():
         evaluate({}, {"gn": GN()}, [bright_cube()], num_classes=2, roi_size=(8, 8, 8))
     with pytest.raises(ValueError, match="volume"):
         evaluate({"t": Threshold()}, {"gn": GN()}, [], num_classes=2, roi_size=(8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": [Threshold()]}, "models by name, {'mine': ...}, got list"),
+        ({"models": {"m": "unet"}}, "models to be objects of torch.nn.modules.module.Module, got 'unet' as m"),
+        ({"models": {"m": Threshold}}, "got the class Threshold as m; build it first"),
+        ({"attacks": {"a": FGSM}}, "attacks to be objects of .*Attack, got the class FGSM as a"),
+        ({"roi_size": (0, 8, 8)}, "roi_size as one or 3 positive whole numbers"),
+        ({"roi_size": 7.5}, "roi_size as one or 3 positive whole numbers"),
+        ({"num_classes": 1}, "num_classes of at least 2 .* got 1"),
+        ({"num_classes": "2"}, "num_classes of at least 2 .* got '2'"),
+    ],
+)  # fmt: skip
+def test_python_gets_the_reason(changes, message):
+    given = {
+        "models": {"m": Threshold()},
+        "attacks": {"a": GN()},
+        "data": [bright_cube()],
+        "num_classes": 2,
+        "roi_size": 8,
+    }
+    with pytest.raises(ValueError, match=message):
+        evaluate(**{**given, **changes})
+    # One number is a cube.
+    assert evaluate(**given).loc[0, "n_cases"] == 1
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ZOO / "phantom").glob("*.safetensors")))

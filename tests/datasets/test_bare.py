@@ -69,6 +69,11 @@ REFUSED = {
     "two sides": ({"spacing_mm": (1.0, 1.0)}, "3 positive voxel sides"),
     "no spacing": ({"spacing_mm": None}, "voxel sides"),
     "no window": ({"window": (0, 1)}, "an IntensityWindow"),
+    "another affine": (
+        {"affine": np.diag([-25.0, 25, 25, 1])},
+        r"one voxel spacing, found \(1.0, 1.0, 2.0\) in spacing_mm and \(25.0, 25.0, 25.0\) in the affine",
+    ),
+    "half an affine": ({"affine": np.eye(3)}, r"a finite affine of shape \(4, 4\)"),
 }
 
 
@@ -84,3 +89,17 @@ def test_what_is_not_is_refused_by_name(name):
 def test_equal_ids_are_refused():
     with pytest.raises(DatasetError, match="an id of its own for each volume, found 'a' more than once"):
         check_volumes([volume(id="a"), volume(id="a"), volume(id="b")], num_classes=2)
+
+
+@pytest.mark.parametrize("affine", [None, np.eye(4)], ids=["none", "identity"])
+def test_an_affine_that_says_nothing_gets_the_sides_that_are_scored(affine):
+    # A model that reads the spacing from the affine and HD95 mean the same millimetres.
+    np.testing.assert_array_equal(
+        check_volume(volume(affine=affine), num_classes=2).affine, np.diag([1.0, 1, 2, 1])
+    )
+
+
+def test_an_affine_that_agrees_is_kept():
+    oblique = np.eye(4)
+    oblique[:3, :3] = [[0, 0, -2.0], [0.6, -0.8, 0], [0.8, 0.6, 0]]
+    np.testing.assert_array_equal(check_volume(volume(affine=oblique), num_classes=2).affine, oblique)

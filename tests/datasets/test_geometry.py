@@ -211,3 +211,42 @@ def test_a_file_of_an_axis_less_than_three_or_no_grid(tmp_path):
     put(tmp_path / "imagesTr/a.nii.gz", np.zeros((4, 4), np.float32), np.eye(4))
     with pytest.raises(CaseError, match="3-D image"):
         open_dataset(tmp_path).load("a")
+
+
+def test_a_header_in_a_file_of_its_own_has_a_unit_too(tmp_path):
+    case, rows = example(), "id,image,label\na,a.img,b.img\n"
+    affine = np.diag([-500.0, 500.0, 2000.0, 1.0])
+    for name, array in (("a", case.channels[0]), ("b", case.label)):
+        image = nib.Nifti1Pair(array, affine)
+        image.header.set_xyzt_units("micron")
+        nib.save(image, tmp_path / f"{name}.img")
+    (tmp_path / "cohort.csv").write_text(rows)
+    volume = open_dataset(tmp_path / "cohort.csv").load("a")
+    assert volume.spacing_mm == (0.5, 0.5, 2.0)
+    assert (volume.stored.unit, volume.stored.axes) == ("um", "LAS")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("axes", ["LPS", "SAR", "PIR"])
+def test_a_label_with_other_axes_than_its_image_is_turned_to_it(tmp_path, layout, axes):
+    affine = np.diag([0.75, 1.25, 2.5, 1.0])
+    affine[:3, 3] = (-30.0, 12.5, 400.0)
+    plain = example(affine=affine)
+    path = write(layout, tmp_path, {"a": plain})
+    (file,) = (tmp_path / "labelsTr").glob("a*.nii.gz")
+    label, turned = turn(plain.label, affine, axes)
+    put(file, label, turned)
+    np.testing.assert_array_equal(open_dataset(path).load("a").label, plain.label)
+    # Elsewhere in the world it is another label, whatever its axes are.
+    turned[0, 3] += 1.0
+    put(file, label, turned)
+    with pytest.raises(CaseError, match="one affine for image and label"):
+        open_dataset(path).load("a")
+
+
+def test_channels_with_other_axes_than_the_first_are_turned_to_it(tmp_path):
+    plain = example(affine=np.diag([0.75, 1.25, 2.5, 1.0]))
+    both = Stored((plain.channels[0], plain.channels[0] * 3), plain.label, plain.affine)
+    path = write("nnunet_v2", tmp_path, {"a": both}, modality=("T1", "T2"))
+    put(tmp_path / "imagesTr" / "a_0001.nii.gz", *turn(both.channels[1], plain.affine, "SLP"))
+    np.testing.assert_array_equal(open_dataset(path).load("a").original, np.stack(both.channels))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robustvox.datasets import CaseError, DatasetError, open_dataset
-from robustvox.datasets.listed import nnunet_folds
+from robustvox.datasets.folds import five_folds
 
 from .layouts import LAYOUTS, Stored, example, put, write
 
@@ -71,9 +71,9 @@ def test_folds_of_a_list(tmp_path):
 
 def test_folds_of_nnunet(tmp_path):
     write("nnunet_v2", tmp_path, TEN)
-    own = nnunet_folds(list(TEN))
-    # scikit-learn's KFold(5, shuffle=True, random_state=12345) of ten: computed with it once.
-    assert [open_dataset(tmp_path).splits[f"fold_{k}"] for k in range(5)] == list(own.values())
+    # Without a file, nnU-Net's own.
+    own = [fold.validation for fold in five_folds(list(TEN))]
+    assert [open_dataset(tmp_path).splits[f"fold_{k}"] for k in range(5)] == own
     names = list(TEN)
     folds = [
         {
@@ -87,14 +87,6 @@ def test_folds_of_nnunet(tmp_path):
     assert data.splits["validation"] == ("case_000", "case_005")
     assert data.splits["fold_1"] == ("case_001", "case_006")
     data.load("case_001")
-
-
-def test_folds_of_nnunet_are_those_of_scikit_learn():
-    model_selection = pytest.importorskip("sklearn.model_selection")
-    for size in (5, 7, 10, 23):
-        ids = np.array([f"case_{k:03d}" for k in range(size)])
-        folds = model_selection.KFold(5, shuffle=True, random_state=12345).split(ids)
-        assert list(nnunet_folds(list(ids)).values()) == [tuple(ids[val]) for _, val in folds]
 
 
 def test_a_csv_may_declare_folds(tmp_path):
@@ -239,3 +231,25 @@ def test_voxels_nobody_labelled(tmp_path, layout):
     volume = data.load("a")
     np.testing.assert_array_equal(volume.ignore, label == 3)
     np.testing.assert_array_equal(volume.label, case.label)
+
+
+# ---- kind 4 and 5: lists of files, a channel each
+
+
+@pytest.mark.parametrize("modality", ["MRI", None])
+def test_one_name_for_lists_of_files_means_each_of_them(tmp_path, modality):
+    case = example()
+    path = write("datalist", tmp_path, {"a": Stored((case.channels[0],) * 3, case.label, case.affine)})
+    meta = {**json.loads(path.read_text()), "modality": modality}
+    path.write_text(json.dumps(meta if modality else {k: v for k, v in meta.items() if k != "modality"}))
+    assert open_dataset(path).load("a").image.shape == (3, *case.label.shape)
+
+
+def test_one_ct_for_several_channels_is_not_applied_to_all(tmp_path):
+    case = example()
+    path = write("datalist", tmp_path, {"a": Stored((case.channels[0],) * 2, case.label, case.affine)})
+    edit(path, modality="CT")
+    with pytest.raises(DatasetError, match="a name for each of 2 channels as \"modality\" .* found 'CT'"):
+        open_dataset(path)
+    edit(path, modality={"0": "CT", "1": "PET"})
+    assert open_dataset(path).load("a").window.unit == "HU, a.u."

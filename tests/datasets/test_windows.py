@@ -77,6 +77,15 @@ def test_spots_of_one_value_span_the_window(tmp_path):
     assert volume.stored.nonzero == pytest.approx((np.count_nonzero(image) / image.size,))
 
 
+def test_spots_of_nearly_one_value_do_too(tmp_path):
+    # Their own percentiles would show the rounding of the file, and them as dark as what is empty.
+    case = example()
+    image = np.zeros(case.label.shape, np.float32)
+    image.flat[::40] = np.linspace(50, 50.1, image.flat[::40].size)
+    volume = open_dataset(write("msd", tmp_path, {"a": Stored((image,), case.label, case.affine)})).load("a")
+    assert (volume.window.low, volume.window.high) == pytest.approx((0.0, 50.1), abs=1e-2)
+
+
 def test_an_empty_volume_is_refused_with_what_was_found(tmp_path):
     case = example()
     image = np.full(case.label.shape, 7.0, np.float32)

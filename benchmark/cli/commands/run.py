@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from ...records.sources import claim
 from ...records.store import RecordStore
 from ...report.facts import Run
 from ...report.gallery import FirstCase
+from ...report.reading import window_lines
 from ...report.writing import announce
 from ...show.files import write
 from ...show.tables import results as tables
@@ -34,9 +34,6 @@ from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 from .terminal_table import results_table
-
-MOSTLY = 0.5
-"""Below this share a window is mostly padding, and a run says what to do."""
 
 
 def run_benchmark(request: RunRequest) -> int:
@@ -88,25 +85,6 @@ def run_benchmark(request: RunRequest) -> int:
     for line in plan.refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
     return SOME_FAILED if plan.refused or any(e.status is Status.FAILED for e in events) else DONE
-
-
-def window_lines(bench: Bench) -> Iterator[str]:
-    """What window each model has, who chose it, and how much of it the volumes filled."""
-    for model in bench.plan.models:
-        shares = sorted(bench.filled.get(model.key, {}).values())
-        if model.window is None or not shares:
-            continue
-        window = "x".join(map(str, model.window.roi_size))
-        middle, least = statistics.median(shares), shares[0]
-        line = f"{model.name}: window {window} by {model.window.source}; volumes fill {middle:.0%} of it"
-        line += f" (the smallest {least:.0%})" if least < middle else ""
-        if middle < MOSTLY:
-            line += (
-                "; the rest is padding, which costs time and may be nothing the network knows: "
-                + ("give --roi-size" if model.window.source != "the model" else "see --protocol")
-                + f", or pad by --protocol {bench.plan.protocol.name.partition(':')[0]}:padding=edge"
-            )
-        yield line
 
 
 def _describe(plan: Plan, job: Job) -> str:

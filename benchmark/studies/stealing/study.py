@@ -27,7 +27,7 @@ from .copies import Copy
 from .port import QueryPort
 from .rows import FunctionRow, Rows, TransferRow
 from .setting import Setting
-from .thefts import NOISE, Theft, thefts
+from .thefts import COMPARED, NOISE, Theft, thefts
 
 VICTIM = "victim"
 WHITE_BOX = "white box"
@@ -71,6 +71,8 @@ class Experiment:
             for seed in self.study.seeds
             for theft in thefts(replace(plain, seed=seed), self.study.curve, full=self.study.full)
         ]
+        # What everything is compared with comes first, of every seed: a run that is stopped has said the most.
+        work.sort(key=lambda item: item[1].name not in COMPARED)
         # Victim, its rows and the other surrogates are one piece each.
         self._all = 3 + len(work)
         self._tell("victim")
@@ -80,16 +82,22 @@ class Experiment:
         for seed in self.study.seeds:
             self.measure_victim(seed)
         self.write_calibrations()
+        compared = [item for item in work if item[1].name in COMPARED]
+        for seed, theft in compared:
+            self.steal(seed, theft)
         self._tell("attacks on the victim, on other networks, and noise")
         self.attack_others(self.study.seeds[0])
-        for seed, theft in work:
-            self._tell(f"seed {seed}: {theft.name}")
-            if self._measured(seed, theft):
-                # Rows are enough; the copy behind them need not be stolen again.
-                continue
-            copy = self.setting.copy(seed, theft)
-            self.measure_copy(seed, theft, copy)
-            self.attack_copy(seed, theft, copy)
+        for seed, theft in work[len(compared) :]:
+            self.steal(seed, theft)
+
+    def steal(self, seed: int, theft: Theft) -> None:
+        """One theft with its rows. Where those are there, the copy behind them is not stolen again."""
+        self._tell(f"seed {seed}: {theft.name}")
+        if self._measured(seed, theft):
+            return
+        copy = self.setting.copy(seed, theft)
+        self.measure_copy(seed, theft, copy)
+        self.attack_copy(seed, theft, copy)
 
     def _measured(self, seed: int, theft: Theft) -> bool:
         cases = [volume.id for volume in self.setting.test]

@@ -17,6 +17,9 @@ PLAIN, RAW, BEHIND = (
     "stolen, raw queries",
     "stolen, own images (behind a filter)",
 )
+COMPARED = (PLAIN, RAW)
+"""What the calibration is worth, and what every other row is compared with."""
+
 TRUTH = "independent, same architecture, true labels"
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from monai.networks.nets.unet import UNet
 from monai.transforms.intensity.array import NormalizeIntensity
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "models" / "bring"))
-from test_nnunet_reading import write
+from test_nnunet_reading import read, write
 
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.metrics import score
+from robustvox.benchmark.plan.folds import training_folds
 
 NET = {
     "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8],
@@ -106,18 +108,21 @@ def test_an_nnunet_scores_the_same_array_the_same_under_every_header(tmp_path, c
     }
     model, found = write(tmp_path / "model", spacing=(3.0, 1.0, 1.0)), {}
     for name, affine in headers.items():
-        command = [
-            "--no-report",
-            "--model",
-            str(model),
-            "--attack",
-            "gn:std=0",
-            "--dataset",
-            str(raw(tmp_path / name, affine)),
-        ]
+        report = "--report" if name == "sagittal" else "--no-report"
+        data = str(raw(tmp_path / name, affine))
+        command = [report, "--model", str(model), "--attack", "gn:std=0", "--dataset", data]
         assert main([*command, "--out", str(tmp_path / "out")]) == 0
         found[name], _ = clean_dice(tmp_path / "out" / name)
         assert "volumes fill" in capsys.readouterr().out
+    (page,) = (tmp_path / "out" / "sagittal" / "reports").glob("*.html")
+    text = page.read_text()
+    for said in (
+        "What each model was fed",
+        "axes as stored in the file",
+        "resampled to 1 x 1 x 3 mm",
+        "volumes fill",
+    ):
+        assert said in text
     assert found["ras"] == pytest.approx(found["las"])
     assert found["ras"] == pytest.approx(found["sagittal"])
 
@@ -144,3 +149,30 @@ def test_a_fold_is_scored_on_what_it_held_out_and_training_cases_are_flagged(tmp
     _, rows = clean_dice(tmp_path / "each" / "data")
     assert {row["case"] for row in rows} == {"case_001", "case_002"}
     assert not any("training-case" in row.get("flags", []) for row in rows)
+
+
+def test_rows_follow_what_becomes_known_of_the_folds(tmp_path):
+    """A split file that is added or changed later flags its rows, though their numbers are recorded already."""
+    data, model = raw(tmp_path / "data", np.eye(4)), write(tmp_path / "model", folds=("0", "1"), number=7)
+    ids = [f"case_{index:03d}" for index in range(5)]
+    command = ["--no-report", "--attack", "gn:std=0", "--dataset", str(data), "--out", str(tmp_path / "out")]
+    command += ["--cases", "case_002,case_003"]
+
+    def flagged():
+        assert main([*command, "--model", str(model)]) == 0
+        table = pd.read_csv(tmp_path / "out" / "data" / "white_box.csv")
+        return sorted(table["flags"].str.contains("training-case"))
+
+    assert flagged() == [False]
+    (data / "splits_final.json").write_text(json.dumps([{"train": ids[1:], "val": ids[:1]}] * 2))
+    assert flagged() == [False, True]
+    # `cv` predicts a case by the fold that held it out: other folds are another model.
+    (data / "splits_final.json").write_text(
+        json.dumps([{"train": ids[:3], "val": ids[3:]}, {"train": ids[3:], "val": ids[:3]}])
+    )
+    folds = [read(model, fold="cv", folds=training_folds(model, ids, data)).sha256]
+    (data / "splits_final.json").write_text(
+        json.dumps([{"train": ids[3:], "val": ids[:3]}, {"train": ids[:3], "val": ids[3:]}])
+    )
+    folds.append(read(model, fold="cv", folds=training_folds(model, ids, data)).sha256)
+    assert folds[0] != folds[1]

@@ -73,6 +73,7 @@ def test_a_mostly_empty_window_says_what_to_do(toy, capsys, monkeypatch):
     monkeypatch.setattr("sys.path", [str(__file__).rpartition("/")[0], *__import__("sys").path])
     _, out, _ = run(toy, capsys, "test_windows:anywhere", "--roi-size", "40")
     assert "the rest is padding" in " ".join(out.split())
+    assert "leave --roi-size out, or give a smaller one" in " ".join(out.split())
     code, out, _ = run(
         toy, capsys, "test_windows:anywhere", "--roi-size", "40", "--protocol", "robustvox-1:padding=edge"
     )
@@ -96,6 +97,8 @@ def test_a_mostly_empty_window_says_what_to_do(toy, capsys, monkeypatch):
         ("unet:roi_size=(32,32)", 2, "roi_size of unet as one or 3 positive whole numbers"),
         ("unet:roi_size=large", 2, "roi_size of unet as one or 3 positive whole numbers"),
         ("unet:roi_size=(20,32,32)", 2, "the nearest sizes that work are"),
+        ("unet:channel=3", 2, "unet does not take these parameters"),
+        ("unet:spatial_dims=2", 2, "spatial_dims"),
     ],
 )
 def test_window_channels_and_classes_behind_a_name(toy, capsys, spec, code, said):

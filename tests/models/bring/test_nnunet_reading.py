@@ -11,7 +11,7 @@ import pytest
 import torch
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from robustvox.models.bring.folds import five_folds
+from robustvox.models.bring.folds import Folds
 from robustvox.models.bring.nnunet import load
 from robustvox.models.case import CaseSource
 from robustvox.models.header import CheckpointError
@@ -82,6 +82,11 @@ def write(folder, kind=PLAIN, *, spacing=(1.0, 1.0, 1.0), reader="SimpleITKIO", 
         network = getattr(unet, kind)(
             input_channels=1, num_classes=classes, deep_supervision=True, **given, **OPERATIONS
         )
+        with torch.no_grad():
+            for layer in network.decoder.seg_layers:
+                # All features have one mean: without it no class is chosen everywhere, which would compare nothing.
+                layer.weight -= layer.weight.mean(1, keepdim=True)
+                layer.bias.zero_()
         (folder / f"fold_{fold}").mkdir()
         content = {
             "network_weights": network.state_dict(), "trainer_name": "nnUNetTrainer",
@@ -162,6 +167,7 @@ def test_equals_nnunets_own_predictor_on_the_stored_file(tmp_path, kind, scheme,
         found = found if "Reorient" in reader else as_stored(found, image, source)
         for label in (1, 2):
             one, other = expected == label, found.transpose(2, 1, 0) == label
+            assert one.mean() > 0.05
             # Measured: 0.99998 and better; half precision decides single voxels.
             assert 2 * (one & other).sum() >= 0.999 * (one.sum() + other.sum())
 
@@ -274,84 +280,27 @@ def test_resampling_that_is_not_known_is_refused_by_name(tmp_path, changes, mess
         read(folder)
 
 
-# --- folds --------------------------------------------------------------------------------------
-
-
-IDS = [f"case_{i:03d}" for i in range(10)]
-
-
-def raw(folder, number=10, splits=None):
-    folder.mkdir()
-    labels = {"background": 0, "a": 1, "b": 2}
-    meta = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": number, "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps(meta))
-    if splits is not None:
-        (folder / "splits_final.json").write_text(json.dumps(splits))
-    return folder
-
-
-def test_five_folds_are_scikit_learns():
-    # KFold(5, shuffle=True, random_state=12345) of ten sorted ids, written out.
-    held_out = [[int(case[-3:]) for case in fold["val"]] for fold in five_folds(list(reversed(IDS)))]
-    assert held_out == [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]]
-    sklearn = pytest.importorskip("sklearn.model_selection", reason="the reference")
-    for number in (5, 7, 23, 101):
-        names = [f"{i:03d}" for i in range(number)]
-        split = sklearn.KFold(5, shuffle=True, random_state=12345).split(names)
-        assert [[names[i] for i in val] for _, val in split] == [fold["val"] for fold in five_folds(names)]
-
-
-def test_splits_final_says_what_a_fold_was_trained_on(tmp_path):
-    splits = [
-        {
-            "train": [c for j, c in enumerate(IDS) if j % 5 != k],
-            "val": [c for j, c in enumerate(IDS) if j % 5 == k],
-        }
-        for k in range(5)
-    ]
-    data, folder = raw(tmp_path / "data", splits=splits), write(tmp_path / "toy", folds=("0", "1"))
-    model = read(folder, fold="1", cases=IDS, data=data)
-    assert model.held_out == ("case_001", "case_006")
-    assert model.trained_on == frozenset(splits[1]["train"])
-    assert "trained on 8 of the data's cases, 2 held out, by splits_final.json of data" in model.notes[-1]
-    both = read(folder, fold="0+1", cases=IDS, data=data)
-    assert (both.held_out, both.trained_on) == ((), frozenset(IDS))
-
-
-def test_without_a_split_file_it_is_nnunets_five_folds_of_its_own_data(tmp_path):
-    folder = write(tmp_path / "toy", folds=("0", "all"), number=10)
-    data = raw(tmp_path / "data")
-    assert read(folder, cases=IDS, data=data).held_out == ("case_000", "case_007")
-    assert read(folder, fold="all", cases=IDS, data=data).trained_on == frozenset(IDS)
-    # Other data: nobody knows, and the note says so.
-    for other in (None, raw(tmp_path / "other", number=9)):
-        model = read(folder, cases=IDS[:9], data=other)
-        assert (model.held_out, model.trained_on) == (None, frozenset())
-        assert "is not known" in model.notes[-1]
-
-
-def test_what_a_fold_was_validated_on_is_believed_first(tmp_path):
-    folder = write(tmp_path / "toy", folds=("0",))
-    (folder / "fold_0" / "validation").mkdir()
-    for case in ("case_004", "case_005"):
-        (folder / "fold_0" / "validation" / f"{case}.nii.gz").touch()
-    model = read(folder, cases=IDS, data=None)
-    assert (model.held_out, len(model.trained_on)) == (("case_004", "case_005"), 8)
-
-
-def test_every_case_on_the_fold_that_held_it_out(tmp_path):
-    folder, data = write(tmp_path / "toy", folds=("0", "1"), number=10), raw(tmp_path / "data")
-    each = read(folder, fold="cv", cases=IDS, data=data)
-    assert each.held_out == ("case_000", "case_003", "case_007", "case_009")
-    assert each.trained_on == frozenset()
+def test_folds_that_are_known_say_what_was_held_out(tmp_path):
+    folder = write(tmp_path / "toy", folds=("0", "1"))
+    cases = ("a", "b", "c")
+    folds = Folds(
+        held_out=(frozenset("a"), frozenset("b")),
+        trained_on=(frozenset("bc"), frozenset("ac")),
+        source="somebody",
+    )
+    one = read(folder, fold="1", folds=folds)
+    assert (one.held_out, one.trained_on) == (("b",), frozenset("ac"))
+    assert "trained on 2 of the data's cases, 1 held out, by somebody" in one.notes[-1]
+    each = read(folder, fold="cv", folds=folds)
+    assert (each.held_out, each.trained_on) == (("a", "b"), frozenset())
     image = stored()
-    for case, fold in (("case_000", "0"), ("case_003", "1")):
+    for case, fold in (("a", "0"), ("b", "1")):
         source = source_of(image, case)
         np.testing.assert_array_equal(predict(each, source), predict(read(folder, fold=fold), source))
-    with pytest.raises(ValueError, match="validated on, found case_001"):
-        predict(each, source_of(image, "case_001"))
+    with pytest.raises(ValueError, match="validated on, found c"):
+        predict(each, source_of(image, cases[-1]))
+    unknown = read(folder)
+    assert (unknown.held_out, unknown.trained_on) == (None, frozenset())
+    assert "is not known" in unknown.notes[-1]
     with pytest.raises(CheckpointError, match="splits_final.json beside plans.json"):
-        read(folder, fold="cv", cases=IDS, data=None)
-    (data / "splits_final.json").write_text("[{}]")
-    with pytest.raises(CheckpointError, match="in splits_final.json of data"):
-        read(folder, cases=IDS, data=data)
+        read(folder, fold="cv")

@@ -123,6 +123,33 @@ def test_a_chain_equals_monais_compose_of_the_file(chain):
         assert back.shape == source.image.shape
 
 
+def test_without_an_orientation_a_file_is_seen_along_its_own_axes():
+    """MONAI's reader turns nothing: what a bundle is fed is the array of the file, and logits come back to ours."""
+    values, stored = hounsfield(6, 7, 5, channels=1), np.zeros((4, 4))
+    stored[0, 1], stored[1, 2], stored[2, 0], stored[3, 3] = -1.0, -1.2, 2.0, 1.0  # the file is SLP
+    sides = np.abs(stored[:3, :3]).sum(1)
+    canonical = np.flip(values.transpose(0, 2, 3, 1), (1, 2)).copy()
+    source = CaseSource(
+        id="a", affine=np.diag([*sides, 1.0]), stored_affine=stored, image=canonical, original=canonical, low=(0.0,),
+        high=(1.0,),
+    )  # fmt: skip
+    seen = []
+
+    class Seen(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images
+
+    chain = [steps.NormalizeIntensity(nonzero=True), steps.SpatialPad(spatial_size=(8, 8, 8))]
+    predictor = steps.Preprocessed(Seen(), chain, "toy")
+    assert predictor.sides(source) == (8, 8, 8)
+    logits = predictor.for_case(source)(torch.from_numpy(canonical)[None])
+    monai = mt.Compose([mt.NormalizeIntensity(nonzero=True), mt.SpatialPad((8, 8, 8))])
+    np.testing.assert_allclose(seen[0][0].numpy(), np.asarray(monai(values)), rtol=1e-5, atol=1e-5)
+    expected = mt.NormalizeIntensity(nonzero=True)(canonical)
+    np.testing.assert_allclose(logits[0].numpy(), np.asarray(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_logits_come_back_through_orientation_and_spacing():
     affine = np.diag([-1.0, -1.2, 2.0, 1.0])
     ramp = np.linspace(0, 1, 14)[None, :, None, None] + np.zeros((1, 14, 18, 12))
@@ -282,6 +309,8 @@ def test_the_preprocessing_is_part_of_the_identity(bundle):
         {"_target_": "Activationsd", "keys": "pred", "sigmoid": [True, False]},
         {"_target_": "monai.transforms.ActivationsD", "keys": "pred", "other": "$torch.sigmoid"},
         {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+        {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: 1 / (1 + torch.exp(-x))"},
+        {"_target_": "monai.transforms.Lambda", "func": "$torch.sigmoid"},
     ],
     ids=str,
 )
@@ -311,3 +340,51 @@ def test_a_bundle_without_preprocessing_says_so(bundle):
     model = open_model(folder, **DATA)
     assert model.preprocessing == ()
     assert "declares no preprocessing" in model.notes[-1]
+
+
+def test_postprocessing_that_is_not_done_is_said(bundle):
+    after = [
+        {"_target_": name, "keys": "pred"}
+        for name in ("Activationsd", "KeepLargestConnectedComponentd", "SaveImaged")
+    ]
+    model = open_model(
+        bundle(LOAD, config={"postprocessing": {"_target_": "Compose", "transforms": after}}), **DATA
+    )
+    assert "its postprocessing is not done: KeepLargestConnectedComponentd" in model.notes
+
+
+@pytest.mark.parametrize("place", ["train::deterministic_transforms", "infer_transforms", "test::pre"])
+def test_preprocessing_is_found_under_any_name(place):
+    first, *rest = reversed(place.split("::"))
+    chain = [*LOAD, {"_target_": "NormalizeIntensityd", "keys": "image"}]
+    config = {first: {"_target_": "Compose", "transforms": chain} if "infer" in place else chain}
+    for name in rest:
+        config = {name: config}
+    config["postprocessing"] = {
+        "_target_": "Compose",
+        "transforms": [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}],
+    }
+    found = read_preprocessing(Configuration(config, "train.json"))
+    assert found is not None
+    assert [type(step).__name__ for step in found.steps] == ["NormalizeIntensity"]
+
+
+def test_two_chains_that_read_files_are_not_guessed_between():
+    chain = {"_target_": "Compose", "transforms": LOAD}
+    with pytest.raises(
+        CheckpointError, match="one preprocessing in train.json, found a::pre, b; call the one"
+    ):
+        read_preprocessing(Configuration({"a": {"pre": chain}, "b": chain}, "train.json"))
+
+
+def test_random_transforms_of_training_are_refused_by_name(bundle):
+    chain = {"_target_": "Compose", "transforms": [*LOAD, {"_target_": "RandFlipd", "keys": "image"}]}
+    with pytest.raises(CheckpointError, match="found RandFlipd"):
+        open_model(bundle(LOAD, config={"preprocessing": None, "train": {"preprocessing": chain}}), **DATA)
+
+
+def test_a_byte_order_mark_in_a_configuration(bundle):
+    folder = bundle(LOAD)
+    for file in (folder / "configs").iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert open_model(folder, **DATA).name == "toy"
