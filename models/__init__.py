@@ -13,10 +13,10 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .header import CheckpointError, ModelCard, read_card
+from .lazy import lazy_names
 from .registry import CATALOG, MODELS, ZOO, ModelEntry, build_model
 
 if TYPE_CHECKING:
@@ -42,17 +42,14 @@ __all__ = [
     "save_checkpoint",
 ]
 
-_LAZY = {
-    "SlidingWindow": ".sliding_window",
-    "Checkpoint": ".checkpoint",
-    "load_checkpoint": ".checkpoint",
-    "save_checkpoint": ".checkpoint",
-    "Filtered": ".filtered",
-    "load_ssl_encoder": ".prompted.ssl_encoder",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "SlidingWindow": ".sliding_window",
+        "Checkpoint": ".checkpoint",
+        "load_checkpoint": ".checkpoint",
+        "save_checkpoint": ".checkpoint",
+        "Filtered": ".filtered",
+        "load_ssl_encoder": ".prompted.ssl_encoder",
+    },
+)

@@ -17,6 +17,7 @@ from robustvox.models.bring import BroughtModel, recognize
 from robustvox.models.prompted import TARGETS
 
 from ..craft.named import ModelWindow, NamedModel
+from ..records.sources import zoo_name
 from ..specs.compute import Compute
 from ..specs.defences import CATALOG as DEFENCES
 from ..specs.defences import defended
@@ -296,7 +297,7 @@ def _registered(
         given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
         brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / dataset.name / written.file
+    file = checkpoint or ZOO / zoo_name(dataset) / written.file
     loaded = _load(file, written, dataset)
     name = defended(name, written.defence or defence_of(loaded.card))
     roi_size = loaded.card.roi_size

@@ -38,14 +38,22 @@ def name_in(out: Path | None, name: str, path: Path) -> str:
         >>> name_in(None, "hippocampus", Path("/scans/hippocampus")) == "hippocampus"
         False
     """
+    return _name(name, path, None if out is None else _owner(out / name / SOURCE))
+
+
+def _name(name: str, path: Path, owner: str | None) -> str:
     identity = _identity(path)
-    apart = f"{name}-{identity[:8]}"
-    if name in CATALOG or name in ALIASES:
-        return apart
-    if out is None:
-        return name
-    owner = _owner(out / name)
-    return name if owner in (None, identity) else apart
+    taken = name in CATALOG or name in ALIASES or owner not in (None, identity)
+    return f"{name}-{identity[:8]}" if taken else name
+
+
+def zoo_name(dataset: Dataset) -> str:
+    """The folder of the zoo for models of a dataset, whatever its results are called.
+
+    Two paths of one name are two datasets: a model of one is not taken for the other's.
+    """
+    path = path_of(dataset)
+    return dataset.name if path is None else f"{base_name(dataset.name)}-{_identity(path)[:8]}"
 
 
 def claim(out: Path, dataset: Dataset) -> None:
@@ -55,21 +63,40 @@ def claim(out: Path, dataset: Dataset) -> None:
         UsageError: the folder belongs to another path, or cannot be written.
     """
     path = path_of(dataset)
+    if path is not None:
+        _claim(out / dataset.name / SOURCE, path)
+
+
+def claim_figures(out: Path, dataset: Dataset) -> str:
+    """The folder for pictures of a dataset below ``out``, which is noted beside it.
+
+    Raises:
+        UsageError: ``out`` cannot be written.
+    """
+    path, name = path_of(dataset), base_name(dataset.name)
     if path is None:
-        return
-    folder, identity = out / dataset.name, _identity(path)
+        return dataset.name
+    # Where pictures go to the results, these tell whose folder it is.
+    owner = _owner(out / name / SOURCE) or _owner(out / f"{name}.{SOURCE}")
+    name = _name(name, path, owner)
+    _claim(out / f"{name}.{SOURCE}", path)
+    return name
+
+
+def _claim(note: Path, path: Path) -> None:
+    identity = _identity(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / SOURCE).open("x", encoding="utf-8") as file:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with note.open("x", encoding="utf-8") as file:
             file.write(json.dumps({_HASH: identity}) + "\n")
     except FileExistsError:
-        if _owner(folder) not in (None, identity):
+        if _owner(note) not in (None, identity):
             raise UsageError(
-                f"expected results of {path.name} in {folder}, found those of another dataset of this name; "
+                f"expected results of {path.name} in {note.parent}, found those of another dataset of this name; "
                 "give another --out"
             ) from None
     except OSError as error:
-        raise UsageError(f"expected to write to {folder}, found {error}; give another --out") from error
+        raise UsageError(f"expected to write to {note.parent}, found {error}; give another --out") from error
 
 
 def recorded_name(out: Path, text: str) -> str:
@@ -120,10 +147,10 @@ def _identity(path: Path) -> str:
     return hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _owner(folder: Path) -> str | None:
-    """Hash of the path a folder of results belongs to, ``None`` when it does not say."""
+def _owner(note: Path) -> str | None:
+    """Hash of the path that a folder of results or figures belongs to, ``None`` when it does not say."""
     try:
-        content: Any = json.loads((folder / SOURCE).read_bytes())
+        content: Any = json.loads(note.read_bytes())
     except (OSError, ValueError):
         return None
     return content.get(_HASH) if isinstance(content, dict) else None

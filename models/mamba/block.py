@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kernel import Scan, find_scan
-from .scan import selective_scan
+from .kernel import find_scan
 
 # The range the initial steps are drawn from (log-uniformly), and the floor under them.
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -49,6 +48,15 @@ class Mamba(nn.Module):
         torch.Size([2, 5, 8])
     """
 
+    further_directions: ClassVar[tuple[str, ...]] = ()
+    """Endings of the names of the parameters for other reading orders of a subclass, see :meth:`_read`."""
+
+    conv1d: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    A_log: nn.Parameter
+    D: nn.Parameter
+
     def __init__(
         self,
         d_model: int,
@@ -56,6 +64,7 @@ class Mamba(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        *,
         project: bool = True,
         scan: str = "auto",
     ) -> None:
@@ -70,11 +79,7 @@ class Mamba(nn.Module):
         inner = expand * d_model
         self.d_model, self.d_state, self.d_conv, self.dt_rank = d_model, d_state, d_conv, rank
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
-        self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
-        self.D = nn.Parameter(torch.ones(inner))
+        self._add_direction("", inner)
         self.out_proj = nn.Linear(inner, d_model, bias=False) if project else nn.Identity()
         with torch.no_grad():
             nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
@@ -82,12 +87,22 @@ class Mamba(nn.Module):
             step = torch.exp(torch.rand(inner) * (high - low) + low).clamp_(min=DT_FLOOR)
             # The inverse of softplus, so that the initial steps are exactly those drawn.
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        for suffix in self.further_directions:
+            self._add_direction(suffix, inner)
+
+    def _add_direction(self, suffix: str, inner: int) -> None:
+        """The parameters of one reading order, under their published names."""
+        rates = torch.arange(1.0, self.d_state + 1).log().repeat(inner, 1)
+        conv1d = nn.Conv1d(inner, inner, self.d_conv, groups=inner, padding=self.d_conv - 1)
+        self.add_module(f"conv1d{suffix}", conv1d)
+        self.add_module(f"x_proj{suffix}", nn.Linear(inner, self.dt_rank + 2 * self.d_state, bias=False))
+        self.add_module(f"dt_proj{suffix}", nn.Linear(self.dt_rank, inner))
+        self.register_parameter(f"A{suffix}_log", nn.Parameter(rates))
+        self.register_parameter(f"D{suffix}", nn.Parameter(torch.ones(inner)))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B,L,d) to (B,L,d)."""
-        x, gate = self._enter(tokens)
-        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, self.scan)
-        return self.out_proj(y)
+        return self.out_proj(self._read(*self._enter(tokens)))
 
     def _enter(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Sequence and gate, (B,L,E) each."""
@@ -99,27 +114,17 @@ class Mamba(nn.Module):
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
         return x, gate
 
-
-def scan_direction(
-    x: Tensor,
-    gate: Tensor,
-    conv1d: nn.Module,
-    x_proj: nn.Module,
-    dt_proj: nn.Linear,
-    A_log: Tensor,
-    D: Tensor,
-    scan: Scan = selective_scan,
-) -> Tensor:
-    """Causal convolution, selective scan and gate of one reading direction, (B,L,E) to (B,L,E).
-
-    The arguments after the gate are one set of the parameters of :class:`Mamba`, and the scan that runs.
-    """
-    # Depthwise, over the current token and the d_conv - 1 before it.
-    u = F.silu(conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
-    rank, state = dt_proj.in_features, A_log.shape[1]
-    low_rank, B, C = x_proj(u).split((rank, state, state), dim=-1)
-    # The bias is added after the cast, so that half precision does not round the small initial steps.
-    wide = torch.promote_types(dt_proj.bias.dtype, torch.float32)
-    delta = F.softplus(F.linear(low_rank, dt_proj.weight).to(wide) + dt_proj.bias.to(wide))
-    y = scan(u, delta, -torch.exp(A_log.to(wide)), B, C, D)
-    return y * F.silu(gate)
+    def _read(self, x: Tensor, gate: Tensor, suffix: str = "") -> Tensor:
+        """Causal convolution, selective scan and gate of one reading order, (B,L,E) to (B,L,E)."""
+        conv1d, x_proj = getattr(self, f"conv1d{suffix}"), getattr(self, f"x_proj{suffix}")
+        dt_proj: nn.Linear = getattr(self, f"dt_proj{suffix}")
+        A_log, D = getattr(self, f"A{suffix}_log"), getattr(self, f"D{suffix}")
+        # Depthwise, over the current token and the d_conv - 1 before it.
+        u = F.silu(conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+        rank, state = dt_proj.in_features, A_log.shape[1]
+        low_rank, B, C = x_proj(u).split((rank, state, state), dim=-1)
+        # The bias is added after the cast, so that half precision does not round the small initial steps.
+        wide = torch.promote_types(dt_proj.bias.dtype, torch.float32)
+        delta = F.softplus(F.linear(low_rank, dt_proj.weight).to(wide) + dt_proj.bias.to(wide))
+        y = self.scan(u, delta, -torch.exp(A_log.to(wide)), B, C, D)
+        return y * F.silu(gate)

@@ -10,7 +10,7 @@ from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
 from .block import Mamba
-from .volume import TokenLayer, VolumeNetwork, to_tokens, to_volume
+from .volume import TokenLayer, VolumeNetwork, in_two_sizes, to_tokens, to_volume
 
 GROUPS = 8
 """Of the group normalization."""
@@ -92,7 +92,8 @@ class EMUNet(VolumeNetwork):
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 8.
 
     Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+        ValueError: for filters that the groups do not divide, levels without blocks, and images as for
+            :class:`VolumeNetwork`.
 
     Example:
         >>> import torch
@@ -146,26 +147,15 @@ class EMUNet(VolumeNetwork):
         return self.conv_final(x)
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "paper": {},
+build = in_two_sizes(
+    "em_unet",
+    EMUNet,
     # Three full-resolution scans decide the time: eight channels, not expanded, two states.
-    "small": {
+    small={
         "init_filters": 8,
         "blocks_down": (1, 1, 1, 1),
         "blocks_up": (1, 1, 1),
         "d_state": 2,
         "expand": 1,
     },
-}
-
-
-def build(
-    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
-) -> EMUNet:
-    """EM-UNet: as published in ``paper`` size, 8 filters and one block per level in ``small``.
-
-    Overrides: the arguments of :class:`EMUNet`.
-    """
-    network = EMUNet(in_channels, num_classes, **{**SIZES[size], **overrides})
-    network.check(roi_size, "em_unet")
-    return network
+)

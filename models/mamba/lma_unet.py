@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .block import Mamba
-from .residual_unet import Encoder, Plan, ResidualUNet, split_plan
+from .residual_unet import Encoder, Plan, ResidualUNet
 from .umamba import ISOTROPIC
-from .volume import TokenLayer, to_tokens, to_volume
+from .volume import TokenLayer, in_two_sizes, to_tokens, to_volume
 
 PIXEL_WINDOW = (5, 7, 6)
 """Published shape of the pixel-level windows, times the scale of the stage."""
@@ -99,9 +99,11 @@ class _LargeWindowEncoder(Encoder):
     """The encoder with a pixel-level and a window-level layer after every stage."""
 
     def __init__(
-        self, in_channels: int, plan: Plan, pixel_window: Sequence[int], mamba: dict[str, Any]
+        self, in_channels: int, plan: Plan, pixel_window: Sequence[int] = PIXEL_WINDOW, **mamba: Any
     ) -> None:
         super().__init__(in_channels, plan)
+        if len(pixel_window) != 3 or min(pixel_window) < 1:
+            raise ValueError(f"expected a pixel_window of three positive sides, got {tuple(pixel_window)}")
         pairs = list(zip(plan.features, scales(len(plan.features)), strict=True))
         self.mamba_layers = nn.ModuleList(
             PixelLayer(width, tuple(side * scale for side in pixel_window), **mamba) for width, scale in pairs
@@ -129,18 +131,11 @@ class LMaUNet(ResidualUNet):
     and the source, like this, reads the whole volume instead.
 
     Args:
-        in_channels: channels of the image.
-        num_classes: number of classes K, background included.
-        plan: widths, kernels and strides; the default is the published one.
-        axes: which axis of the image the plan sees first, second and third; tokens and windows follow it.
-        pixel_window: shape of the pixel-level windows, before the scale of the stage.
+        in_channels, num_classes, plan, axes: as for :class:`ResidualUNet`.
+        pixel_window: shape of the pixel-level windows, before the scale of the stage; default (5, 7, 6).
         **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
 
-    Shape:
-        Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
-
-    Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+    Shape and errors: as :class:`ResidualUNet`.
 
     Example:
         >>> import torch
@@ -149,43 +144,12 @@ class LMaUNet(ResidualUNet):
         torch.Size([1, 3, 3, 4, 4])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        plan: Plan | None = None,
-        axes: Sequence[int] = (0, 1, 2),
-        pixel_window: Sequence[int] = PIXEL_WINDOW,
-        **mamba: Any,
-    ) -> None:
-        plan = plan or Plan()
-        if len(pixel_window) != 3 or min(pixel_window) < 1:
-            raise ValueError(f"expected a pixel_window of three positive sides, got {tuple(pixel_window)}")
-        encoder = _LargeWindowEncoder(in_channels, plan, pixel_window, mamba)
-        super().__init__(in_channels, num_classes, encoder, plan, axes, zero_residual=True)
+    encoder_class = _LargeWindowEncoder
+    zero_residual = True
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "small": {
-        "features": (8, 16, 32, 64),
-        **ISOTROPIC,
-        "blocks": 1,
-        "decoder_blocks": 1,
-        "d_state": 2,
-        "expand": 1,
-    },
-}
-
-
-def build(
-    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
-) -> LMaUNet:
-    """LMa-UNet: the published plan in ``paper`` size, four isotropic stages in ``small``.
-
-    Overrides: the fields of :class:`Plan`, ``axes``, ``pixel_window``, ``d_state``, ``d_conv``, ``expand``, ``scan``.
-    """
-    plan, rest = split_plan(overrides, SIZES[size])
-    network = LMaUNet(in_channels, num_classes, plan, **rest)
-    network.check(roi_size, "lma_unet")
-    return network
+build = in_two_sizes(
+    "lma_unet",
+    LMaUNet.planned,
+    small={"features": (8, 16, 32, 64), **ISOTROPIC, "d_state": 2, "expand": 1},
+)

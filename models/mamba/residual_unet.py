@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class Plan:
     def divisors(self) -> tuple[int, ...]:
         """What each axis is divided by on the way down."""
         return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+
+
+PUBLISHED = Plan()
 
 
 def triple(sides: Sequence[int]) -> tuple[int, int, int]:
@@ -198,37 +201,54 @@ class Decoder(nn.Module):
 
 
 class ResidualUNet(VolumeNetwork):
-    """Encoder and decoder with the published initialization; ``bottleneck`` is where U-Mamba-Bot differs.
+    """Encoder and decoder with the published initialization; the networks built on it say where Mamba comes in.
 
     Args:
         in_channels: channels of the image.
         num_classes: number of classes K, background included.
-        encoder: built for the same plan.
-        plan: widths, kernels and strides.
-        axes: see :class:`VolumeNetwork`.
+        plan: widths, kernels and strides; the default is the published one.
+        axes: which axis of the image the plan sees first, second and third; tokens and windows follow it. The
+            default applies the published plan to the axes as they come, as the benchmark does.
+        **layers: arguments of the layers that the encoder adds.
+
+    Attributes:
+        encoder_class: built from the channels, the plan and the layers' arguments.
         zero_residual: start every residual block as its shortcut, by a second normalization of zeros.
+
+    Shape:
+        Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
+
+    Raises:
+        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
     """
+
+    encoder_class: ClassVar[type[Encoder]] = Encoder
+    zero_residual: ClassVar[bool] = False
 
     def __init__(
         self,
         in_channels: int,
         num_classes: int,
-        encoder: Encoder,
-        plan: Plan,
-        axes: Sequence[int],
-        *,
-        zero_residual: bool,
+        plan: Plan = PUBLISHED,
+        axes: Sequence[int] = (0, 1, 2),
+        **layers: Any,
     ) -> None:
         # Instance norm at the coarsest stage needs more than one voxel.
         super().__init__(in_channels, plan.divisors, axes, single_voxel=False)
-        self.encoder = encoder
+        self.encoder = self.encoder_class(in_channels, plan, **layers)
         self.decoder = Decoder(num_classes, plan)
         self.apply(_initialize)
-        if zero_residual:
+        if self.zero_residual:
             for block in self.modules():
                 if isinstance(block, ResidualBlock):
                     nn.init.zeros_(block.conv2.norm.weight)
                     nn.init.zeros_(block.conv2.norm.bias)
+
+    @classmethod
+    def planned(cls, in_channels: int, num_classes: int, **arguments: Any) -> Self:
+        """The network with the fields of its plan given one by one, as the header of a checkpoint has them."""
+        fields = {name: arguments.pop(name) for name in Plan.__dataclass_fields__ if name in arguments}
+        return cls(in_channels, num_classes, Plan(**fields), **arguments)
 
     def bottleneck(self, x: Tensor) -> Tensor:
         """What happens to the coarsest features before the decoder."""
@@ -246,14 +266,6 @@ def _initialize(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def split_plan(overrides: dict[str, Any], base: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a size with the overrides that are about it, and the remaining overrides."""
-    arguments = {**base, **overrides}
-    names = Plan.__dataclass_fields__
-    plan = Plan(**{name: value for name, value in arguments.items() if name in names})
-    return plan, {name: value for name, value in arguments.items() if name not in names}
 
 
 def without_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .scan import check_scan, wide_dtype
+from .scan import check_scan, refuse_second_order, wide_dtype
 
 _BLOCK_CHANNELS = 16
 _SCRATCH_ELEMENTS = 1 << 27  # of the states of the chunks in flight going back: 512 MiB in float32
@@ -41,6 +41,16 @@ def _tile(A, pe, E, N, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr):
 
 
 @triton.jit
+def _token(values, dt, weights, token, ok, e, n, em, nm, E, N):
+    """Place, step, values of the channels and weights of the states of one token; zeros where it is not ok."""
+    at = token * E + e
+    d = tl.load(dt + at, mask=em & ok, other=0.0)
+    value = tl.load(values + at, mask=em & ok, other=0.0)
+    weight = tl.load(weights + token * N + n, mask=nm & ok, other=0.0)
+    return at, d, value, weight
+
+
+@triton.jit
 def _chunk_states(
     u, dt, A, Bm, S, T, L, K, E, N,
     Q: tl.constexpr, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr,
@@ -55,10 +65,7 @@ def _chunk_states(
     left = L - k * Q
     for q in range(Q):
         ok = q < left
-        at = (row + q) * E + e
-        d = tl.load(dt + at, mask=em & ok, other=0.0)
-        x = tl.load(u + at, mask=em & ok, other=0.0)
-        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        _, d, x, bt = _token(u, dt, Bm, row + q, ok, e, n, em, nm, E, N)
         h = tl.exp(d[:, None] * a) * h + (d * x)[:, None] * bt[None, :]
         total += d
     tl.store(S + (chunk * E + e[:, None]) * N + n[None, :], h, mask=em[:, None] & nm[None, :])
@@ -102,10 +109,7 @@ def _chunk_outputs(
     left = L - k * Q
     for q in range(Q):
         ok = q < left
-        at = (row + q) * E + e
-        d = tl.load(dt + at, mask=em & ok, other=0.0)
-        x = tl.load(u + at, mask=em & ok, other=0.0)
-        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        at, d, x, bt = _token(u, dt, Bm, row + q, ok, e, n, em, nm, E, N)
         ct = tl.load(Cm + (row + q) * N + n, mask=nm & ok, other=0.0)
         h = tl.exp(d[:, None] * a) * h + (d * x)[:, None] * bt[None, :]
         tl.store(y + at, tl.sum(h * ct[None, :], 1) + direct * x, mask=em & ok)
@@ -126,10 +130,7 @@ def _chunk_adjoints(
     for r in range(Q):
         q = Q - 1 - r
         ok = q < left
-        at = (row + q) * E + e
-        d = tl.load(dt + at, mask=em & ok, other=0.0)
-        gt = tl.load(g + at, mask=em & ok, other=0.0)
-        ct = tl.load(Cm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        _, d, gt, ct = _token(g, dt, Cm, row + q, ok, e, n, em, nm, E, N)
         c = tl.exp(d[:, None] * a) * (c + gt[:, None] * ct[None, :])
     tl.store(R + (chunk * E + e[:, None]) * N + n[None, :], c, mask=em[:, None] & nm[None, :])
 
@@ -152,11 +153,8 @@ def _chunk_gradients(
     left = L - k * Q
     for q in range(Q):
         ok = q < left
-        at = (row + q) * E + e
         tl.store(states + q * (BE * NP), h)  # the state before token q
-        d = tl.load(dt + at, mask=em & ok, other=0.0)
-        x = tl.load(u + at, mask=em & ok, other=0.0)
-        bt = tl.load(Bm + (row + q) * N + n, mask=nm & ok, other=0.0)
+        _, d, x, bt = _token(u, dt, Bm, row + q, ok, e, n, em, nm, E, N)
         h = tl.exp(d[:, None] * a) * h + (d * x)[:, None] * bt[None, :]
     c = tl.load(R + (chunk * E + e[:, None]) * N + n[None, :], mask=inside, other=0.0)
     rates = tl.zeros([BE, NP], F)
@@ -250,11 +248,7 @@ class _TritonScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "expected a first-order backward pass, got create_graph=True: the Triton scan has no second "
-                "derivative. Drop create_graph, or differentiate a plain loop over the tokens instead."
-            )
+        refuse_second_order("the Triton scan")
         u, delta, A, B, C, D, states, steps = ctx.saved_tensors
         g = grads[0].contiguous()
         grid = _Grid(*u.shape, A.shape[1])

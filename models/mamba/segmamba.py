@@ -11,9 +11,8 @@ from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
-from .block import Mamba
 from .tri import TriMamba
-from .volume import TokenLayer, VolumeNetwork, to_tokens, to_volume
+from .volume import MambaLayer, TokenLayer, VolumeNetwork, in_two_sizes, to_tokens, to_volume
 
 PUBLISHED_SLICES = (64, 32, 16, 8)
 """Constants of the published code, the depths of the stages of a 128^3 patch."""
@@ -50,19 +49,6 @@ class TriLayer(TokenLayer):
     def mix(self, x: Tensor) -> Tensor:
         mixed = self.mamba(self.norm(to_tokens(x)), slices=self.slices or x.shape[2])
         return x + to_volume(mixed, x.shape[2:])
-
-
-class ForwardLayer(TokenLayer):
-    """Mamba(LayerNorm(x)), one direction, no residual: the layer of the benchmark's repository."""
-
-    def __init__(self, channels: int, **mamba: Any) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, **mamba)
-        self.width = self.mamba.D.numel()
-
-    def mix(self, x: Tensor) -> Tensor:
-        return to_volume(self.mamba(self.norm(to_tokens(x))), x.shape[2:])
 
 
 class _Mlp(nn.Module):
@@ -134,7 +120,8 @@ class SegMamba(VolumeNetwork):
         Input (B,C,X,Y,Z), output (B,K,X,Y,Z); sides in multiples of 16, not all 16.
 
     Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+        ValueError: for another variant, lists without an entry per stage, slices that do not divide the tokens, and
+            images as for :class:`VolumeNetwork`.
 
     Example:
         >>> import torch
@@ -171,7 +158,7 @@ class SegMamba(VolumeNetwork):
 
         def layer(stage: int) -> nn.Module:
             if variant == "bmvc":
-                return ForwardLayer(dims[stage], **mamba)
+                return MambaLayer(dims[stage], **mamba)
             return TriLayer(dims[stage], slices[stage], **mamba)
 
         stages = [[layer(stage) for _ in range(depths[stage])] for stage in range(4)]
@@ -210,24 +197,9 @@ class SegMamba(VolumeNetwork):
         return self.out(self.decoder1(y))
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "small": {
-        "dims": (8, 16, 32, 48),
-        "depths": (1, 1, 1, 1),
-        "hidden_size": 64,
-        "d_state": 8,
-    },
-}
-
-
-def build(
-    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
-) -> SegMamba:
-    """SegMamba: as published in ``paper`` size, narrow with one layer per stage in ``small``.
-
-    Overrides: the arguments of :class:`SegMamba`.
-    """
-    network = SegMamba(in_channels, num_classes, **{**SIZES[size], **overrides})
-    network.check(roi_size, "segmamba")
-    return network
+build = in_two_sizes(
+    "segmamba",
+    SegMamba,
+    # Narrow, with one layer per stage.
+    small={"dims": (8, 16, 32, 48), "depths": (1, 1, 1, 1), "hidden_size": 64, "d_state": 8},
+)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from .block import Mamba, scan_direction
+from .block import Mamba
 
 
 def interleave(tokens: Tensor, slices: int) -> Tensor:
@@ -49,7 +46,7 @@ class TriMamba(Mamba):
     direction start from the defaults of a linear layer there), so its weights load by name.
 
     Args:
-        d_model, d_state, d_conv, expand, dt_rank, scan: as for :class:`Mamba`.
+        as for :class:`Mamba`.
 
     Shape:
         Input and output: (B,L,d), L a multiple of the slices.
@@ -60,42 +57,11 @@ class TriMamba(Mamba):
         torch.Size([2, 6, 8])
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_rank: int | Literal["auto"] = "auto",
-        scan: str = "auto",
-    ) -> None:
-        super().__init__(d_model, d_state, d_conv, expand, dt_rank, scan=scan)
-        inner, rank = expand * d_model, self.dt_rank
-        for suffix in ("b", "s"):
-            self.register_parameter(
-                f"A_{suffix}_log", nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
-            )
-            self.add_module(
-                f"conv1d_{suffix}", nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
-            )
-            self.add_module(f"x_proj_{suffix}", nn.Linear(inner, rank + 2 * d_state, bias=False))
-            self.add_module(f"dt_proj_{suffix}", nn.Linear(rank, inner))
-            self.register_parameter(f"D_{suffix}", nn.Parameter(torch.ones(inner)))
+    further_directions = ("_b", "_s")
 
     def forward(self, tokens: Tensor, slices: int = 1) -> Tensor:
         """Tokens (B,L,d) of ``slices`` equal slices to (B,L,d)."""
         x, gate = self._enter(tokens)
-        y = scan_direction(x, gate, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, self.scan)
-        y = y + self._direction("b", x.flip(1), gate.flip(1)).flip(1)
-        across = self._direction("s", interleave(x, slices), interleave(gate, slices))
+        y = self._read(x, gate) + self._read(x.flip(1), gate.flip(1), "_b").flip(1)
+        across = self._read(interleave(x, slices), interleave(gate, slices), "_s")
         return self.out_proj(y + interleave(across, tokens.shape[1] // slices))
-
-    def _direction(self, suffix: str, x: Tensor, gate: Tensor) -> Tensor:
-        parts = (
-            f"conv1d_{suffix}",
-            f"x_proj_{suffix}",
-            f"dt_proj_{suffix}",
-            f"A_{suffix}_log",
-            f"D_{suffix}",
-        )
-        return scan_direction(x, gate, *(getattr(self, part) for part in parts), scan=self.scan)

@@ -8,27 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from .block import Mamba
-from .residual_unet import Encoder, Plan, ResidualUNet, split_plan
-from .volume import TokenLayer, mix_tokens, to_tokens, to_volume
-
-
-class MambaLayer(TokenLayer):
-    """Mamba(LayerNorm(x)) over all voxels in row-major order; no residual around it."""
-
-    def __init__(self, channels: int, **mamba: Any) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, **mamba)
-        self.width = self.mamba.D.numel()
-
-    def mix(self, x: Tensor) -> Tensor:
-        return to_volume(self.mamba(self.norm(to_tokens(x))), x.shape[2:])
+from .residual_unet import PUBLISHED, Encoder, Plan, ResidualUNet
+from .volume import MambaLayer, in_two_sizes, mix_tokens, to_tokens, to_volume
 
 
 class _MambaEncoder(Encoder):
     """The encoder with a Mamba layer after every stage."""
 
-    def __init__(self, in_channels: int, plan: Plan, mamba: dict[str, Any]) -> None:
+    def __init__(self, in_channels: int, plan: Plan, **mamba: Any) -> None:
         super().__init__(in_channels, plan)
         self.mamba_layers = nn.ModuleList(MambaLayer(width, **mamba) for width in plan.features)
 
@@ -50,18 +37,10 @@ class UMambaBot(ResidualUNet):
     version (channel tokens, other skips and decoder) is another network.
 
     Args:
-        in_channels: channels of the image.
-        num_classes: number of classes K, background included.
-        plan: widths, kernels and strides; the default is the published one.
-        axes: which axis of the image the plan sees first, second and third. The default applies the published
-            plan to the axes as they come, as the benchmark does.
+        in_channels, num_classes, plan, axes: as for :class:`ResidualUNet`.
         **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layer.
 
-    Shape:
-        Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
-
-    Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+    Shape and errors: as :class:`ResidualUNet`.
 
     Example:
         >>> import torch
@@ -74,14 +53,11 @@ class UMambaBot(ResidualUNet):
         self,
         in_channels: int,
         num_classes: int,
-        plan: Plan | None = None,
+        plan: Plan = PUBLISHED,
         axes: Sequence[int] = (0, 1, 2),
         **mamba: Any,
     ) -> None:
-        plan = plan or Plan()
-        super().__init__(
-            in_channels, num_classes, Encoder(in_channels, plan), plan, axes, zero_residual=False
-        )
+        super().__init__(in_channels, num_classes, plan, axes)
         self.ln = nn.LayerNorm(plan.features[-1])
         self.mamba = Mamba(plan.features[-1], **mamba)
 
@@ -104,17 +80,7 @@ class UMambaEnc(ResidualUNet):
     Differs from the source: as :class:`UMambaBot`; float32 inside the Mamba layers also under bfloat16 autocast.
 
     Args:
-        in_channels: channels of the image.
-        num_classes: number of classes K, background included.
-        plan: widths, kernels and strides; the default is the published one.
-        axes: which axis of the image the plan sees first, second and third; the tokens follow it.
-        **mamba: `d_state`, `d_conv`, `expand`, `scan` of the Mamba layers.
-
-    Shape:
-        Input (B,C,X,Y,Z), output (B,K,X,Y,Z); with the published plan X in multiples of 8, Y and Z of 32.
-
-    Raises:
-        ValueError: for impossible arguments, and for inputs of the wrong rank, channels or size.
+        as for :class:`UMambaBot`, and so are shapes and errors.
 
     Example:
         >>> import torch
@@ -123,60 +89,24 @@ class UMambaEnc(ResidualUNet):
         torch.Size([1, 3, 4, 4, 3])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        plan: Plan | None = None,
-        axes: Sequence[int] = (0, 1, 2),
-        **mamba: Any,
-    ) -> None:
-        plan = plan or Plan()
-        encoder = _MambaEncoder(in_channels, plan, mamba)
-        super().__init__(in_channels, num_classes, encoder, plan, axes, zero_residual=True)
+    encoder_class = _MambaEncoder
+    zero_residual = True
 
 
-ISOTROPIC = {"kernel_sizes": ((3, 3, 3),) * 4, "strides": ((1, 1, 1), *((2, 2, 2),) * 3)}
-
-BOT_SIZES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "small": {"features": (8, 16, 40, 80), **ISOTROPIC, "blocks": 1, "decoder_blocks": 1, "d_state": 8},
+ISOTROPIC = {
+    "kernel_sizes": ((3, 3, 3),) * 4,
+    "strides": ((1, 1, 1), *((2, 2, 2),) * 3),
+    "blocks": 1,
+    "decoder_blocks": 1,
 }
-ENC_SIZES: dict[str, dict[str, Any]] = {
-    "paper": {},
+"""Four isotropic stages of one block each, what the small sizes share."""
+
+umamba_bot = in_two_sizes(
+    "umamba_bot", UMambaBot.planned, small={"features": (8, 16, 40, 80), **ISOTROPIC, "d_state": 8}
+)
+umamba_enc = in_two_sizes(
+    "umamba_enc",
+    UMambaEnc.planned,
     # The full-resolution scan decides the time: eight channels, not expanded, four states.
-    "small": {
-        "features": (8, 16, 32, 64),
-        **ISOTROPIC,
-        "blocks": 1,
-        "decoder_blocks": 1,
-        "d_state": 4,
-        "expand": 1,
-    },
-}
-
-
-def umamba_bot(
-    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
-) -> UMambaBot:
-    """U-Mamba-Bot: the published plan in ``paper`` size, four isotropic stages in ``small``.
-
-    Overrides: the fields of :class:`Plan`, ``axes``, ``d_state``, ``d_conv``, ``expand``, ``scan``.
-    """
-    plan, rest = split_plan(overrides, BOT_SIZES[size])
-    network = UMambaBot(in_channels, num_classes, plan, **rest)
-    network.check(roi_size, "umamba_bot")
-    return network
-
-
-def umamba_enc(
-    *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
-) -> UMambaEnc:
-    """U-Mamba-Enc: the published plan in ``paper`` size, four isotropic stages in ``small``.
-
-    Overrides: the fields of :class:`Plan`, ``axes``, ``d_state``, ``d_conv``, ``expand``, ``scan``.
-    """
-    plan, rest = split_plan(overrides, ENC_SIZES[size])
-    network = UMambaEnc(in_channels, num_classes, plan, **rest)
-    network.check(roi_size, "umamba_enc")
-    return network
+    small={"features": (8, 16, 32, 64), **ISOTROPIC, "d_state": 4, "expand": 1},
+)

@@ -1,16 +1,18 @@
-"""What the published Mamba networks share: voxels as tokens, the order of the axes, the check of the input."""
+"""What the published Mamba networks share: voxels as tokens, the order of the axes, the check of the input, two sizes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..roi import check_roi
+from .block import Mamba
 
 # A layer whose widest activation (batch x tokens x width) is larger than this keeps only its input and runs its
 # forward again in the backward pass. Such a layer holds a dozen copies of that activation, 64 MiB each here.
@@ -59,6 +61,19 @@ class TokenLayer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,X,Y,Z) to (B,C',X',Y',Z')."""
         return mix_tokens(self.mix, x, self.width, next(self.parameters()).dtype)
+
+
+class MambaLayer(TokenLayer):
+    """Mamba(LayerNorm(x)) over all voxels in row-major order; no residual around it."""
+
+    def __init__(self, channels: int, **mamba: Any) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, **mamba)
+        self.width = self.mamba.D.numel()
+
+    def mix(self, x: Tensor) -> Tensor:
+        return to_volume(self.mamba(self.norm(to_tokens(x))), x.shape[2:])
 
 
 class VolumeNetwork(nn.Module, ABC):
@@ -113,3 +128,31 @@ class VolumeNetwork(nn.Module, ABC):
         self.check(tuple(x.shape[2:]))
         y = self.logits(x.permute(0, 1, *(2 + axis for axis in self.axes)))
         return y.permute(0, 1, *(2 + axis for axis in self._inverse))
+
+
+Network = TypeVar("Network", bound=VolumeNetwork)
+
+
+def in_two_sizes(
+    name: str, network: Callable[..., Network], *, small: Mapping[str, Any]
+) -> Callable[..., Network]:
+    """The builder of a network for the registry, which refuses a window before the first forward.
+
+    Args:
+        name: key of the registry, for the message.
+        network: takes ``in_channels``, ``num_classes`` and its own arguments, whose defaults are the ``paper`` size.
+        small: its arguments in ``small`` size.
+
+    Returns:
+        A function of ``in_channels``, ``num_classes``, ``roi_size``, ``size`` and overrides of the arguments.
+    """
+    sizes: dict[str, Mapping[str, Any]] = {"paper": {}, "small": small}
+
+    def build(
+        *, in_channels: int, num_classes: int, roi_size: Sequence[int], size: str = "paper", **overrides: Any
+    ) -> Network:
+        built = network(in_channels, num_classes, **{**sizes[size], **overrides})
+        built.check(roi_size, name)
+        return built
+
+    return build

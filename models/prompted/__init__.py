@@ -6,9 +6,9 @@ makes an ordinary differentiable module per case.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import lazy_names
 from .catalog import TARGETS, TargetEntry
 
 if TYPE_CHECKING:
@@ -26,17 +26,14 @@ __all__ = [
     "open_target",
 ]
 
-_LAZY = {
-    "Case": ".target",
-    "Inference": ".target",
-    "OpenedTarget": ".opening",
-    "PromptedModel": ".target",
-    "PromptedTarget": ".target",
-    "open_target": ".opening",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Case": ".target",
+        "Inference": ".target",
+        "OpenedTarget": ".opening",
+        "PromptedModel": ".target",
+        "PromptedTarget": ".target",
+        "open_target": ".opening",
+    },
+)

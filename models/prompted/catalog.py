@@ -11,95 +11,69 @@ class TargetEntry:
 
     Args:
         what: it is, in one line.
+        source: paper.
         parameters: number of trainable values; None where the user's folder decides.
         window: voxels of a full window; likewise.
         forward_gb: memory of one forward of one window without gradients, in GB; None where it was not measured.
         gradient_gb: memory of one forward and input gradient of one window, in GB; likewise.
         seconds: of one forward and input gradient of one window on one CPU core; likewise.
         prompts: kinds it can be asked by, the default first.
-        source: paper.
     """
 
     what: str
-    parameters: int | None
-    window: tuple[int, int, int] | None
-    forward_gb: float | None
-    gradient_gb: float | None
-    seconds: float | None
-    prompts: tuple[str, ...]
     source: str
+    parameters: int | None = None
+    window: tuple[int, int, int] | None = None
+    forward_gb: float | None = None
+    gradient_gb: float | None = None
+    seconds: float | None = None
+    prompts: tuple[str, ...] = ("none",)
 
 
 TARGETS: dict[str, TargetEntry] = {
     "obelisk_hybrid": TargetEntry(
         what="OBELISK hybrid, 8 abdominal organs in CT",
+        source="Heinrich et al., MedIA 54 (2019)",
         parameters=229_217,
         window=(144, 144, 144),
-        forward_gb=None,
-        gradient_gb=None,
-        seconds=None,
-        prompts=("none",),
-        source="Heinrich et al., MedIA 54 (2019)",
     ),
     "obelisk_unet": TargetEntry(
         what="all-convolutional U-Net of the OBELISK paper, 8 abdominal organs in CT",
+        source="Heinrich et al., MedIA 54 (2019)",
         parameters=883_740,
         window=(144, 144, 144),
-        forward_gb=None,
-        gradient_gb=None,
-        seconds=None,
-        prompts=("none",),
-        source="Heinrich et al., MedIA 54 (2019)",
     ),
     "vista3d": TargetEntry(
         what="VISTA3D, 132 structures in CT by class or by click",
+        source="He et al., arXiv:2406.05285",
         parameters=217_964_982,
         window=(128, 128, 128),
-        forward_gb=None,
-        gradient_gb=None,
-        seconds=None,
         prompts=("class", "click", "click_pred"),
-        source="He et al., arXiv:2406.05285",
     ),
     "suprem_swin_unetr": TargetEntry(
         what="SuPreM, Swin UNETR under a CLIP-driven head, 32 structures in CT",
+        source="Li et al., arXiv:2501.11253",
         parameters=62_595_315,
         window=(96, 96, 96),
-        forward_gb=None,
-        gradient_gb=None,
-        seconds=None,
-        prompts=("none",),
-        source="Li et al., arXiv:2501.11253",
     ),
     "suprem_segresnet": TargetEntry(
         what="SuPreM, SegResNet, 32 structures in CT",
+        source="Li et al., arXiv:2501.11253",
         parameters=4_701_424,
         window=(96, 96, 96),
         forward_gb=1.2,
         gradient_gb=2.1,
         seconds=7,
-        prompts=("none",),
-        source="Li et al., arXiv:2501.11253",
     ),
     "totalsegmentator": TargetEntry(
         what="a TotalSegmentator or other nnU-Net v2 folder, with its own classes and spacing",
-        parameters=None,
-        window=None,
-        forward_gb=None,
-        gradient_gb=None,
-        seconds=None,
-        prompts=("none",),
         source="Wasserthal et al., doi:10.1148/ryai.230024",
     ),
     "sam_med3d": TargetEntry(
         what="SAM-Med3D over the user's package, any class by click",
-        parameters=None,
-        window=(128, 128, 128),
-        forward_gb=None,
-        gradient_gb=None,
-        seconds=None,
-        prompts=("click",),
         source="Wang et al., arXiv:2310.15161",
+        window=(128, 128, 128),
+        prompts=("click",),
     ),
 }
 """Measured with tests/performance/targets.py, 13 organs asked for, torch 2.14, one thread."""

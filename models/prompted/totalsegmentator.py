@@ -20,7 +20,7 @@ from ..bring.nnunet import load as load_folder
 from ..header import CheckpointError
 from .loaded import Loaded
 from .target import Inference, InputSpec, Segmenter
-from .weights import Origin, Weights
+from .weights import Origin, Weights, find_weights
 
 ORIGIN = Origin(
     file="a trained-model folder (dataset.json, plans.json, fold_*) of TotalSegmentator v2 or of another nnU-Net v2",
@@ -70,13 +70,7 @@ def load(
     Raises:
         CheckpointError: no folder, or as :func:`robustvox.models.bring.nnunet.load`.
     """
-    if path is None or not Path(path).expanduser().is_dir():
-        found = "none given" if path is None else f"no folder at {path}"
-        raise CheckpointError(
-            f"expected the weights of {name} ({ORIGIN.file}; licence: {ORIGIN.licence}), found {found}; obtain them "
-            "and give --checkpoint FOLDER"
-        )
-    folder = Path(path).expanduser()
+    folder = find_weights(path, name, ORIGIN, folder=True)
     names = _names(folder)
     windows = inference or Inference()
     # The window (0, 1) leaves values as they are: original intensities come in.

@@ -59,6 +59,23 @@ class Weights:
         )
 
 
+def find_weights(path: str | Path | None, target: str, origin: Origin, *, folder: bool = False) -> Path:
+    """The user's file, or folder, of a target.
+
+    Raises:
+        CheckpointError: there is none; says where it comes from and under which licence.
+    """
+    kind = "folder" if folder else "file"
+    found = None if path is None else Path(path).expanduser()
+    if found is None or not (found.is_dir() if folder else found.is_file()):
+        what = "none given" if path is None else f"no {kind} at {path}"
+        raise CheckpointError(
+            f"expected the weights of {target} ({origin.file}; licence: {origin.licence}), found {what}; obtain "
+            f"them and give --checkpoint {kind.upper()}"
+        )
+    return found
+
+
 def read_weights(path: str | Path | None, target: str, origin: Origin) -> Weights:
     """Read the user's file.
 
@@ -71,14 +88,8 @@ def read_weights(path: str | Path | None, target: str, origin: Origin) -> Weight
         CheckpointError: no file (says where it comes from and under which licence), or one that holds more than
             tensors and numbers.
     """
-    if path is None or not Path(path).expanduser().is_file():
-        found = "none given" if path is None else f"no file at {path}"
-        raise CheckpointError(
-            f"expected the weights of {target} ({origin.file}; licence: {origin.licence}), found {found}; obtain "
-            "them and give --checkpoint FILE"
-        )
-    path = Path(path).expanduser()
-    return Weights(name=path.name, state=read_state(path), sha256=file_sha256(path))
+    file = find_weights(path, target, origin)
+    return Weights(name=file.name, state=read_state(file), sha256=file_sha256(file))
 
 
 def load_by_name(network: nn.Module, weights: Weights, *, unused: tuple[str, ...] = ()) -> nn.Module:

@@ -19,10 +19,9 @@ from robustvox.models.mamba.lma_unet import (
     scatter_lattices,
 )
 from robustvox.models.mamba.nnmamba import FlipLayer
-from robustvox.models.mamba.segmamba import ForwardLayer, TriLayer
+from robustvox.models.mamba.segmamba import SegMamba, TriLayer
 from robustvox.models.mamba.tri import interleave
-from robustvox.models.mamba.umamba import MambaLayer
-from robustvox.models.mamba.volume import to_tokens, to_volume
+from robustvox.models.mamba.volume import MambaLayer, to_tokens, to_volume
 
 SIZE = (2, 3, 4)
 
@@ -165,7 +164,8 @@ def test_umamba_layer_has_no_residual():
 
 
 def test_segmamba_of_the_benchmark_has_no_residual_and_one_direction():
-    layer = doubled(ForwardLayer(4, d_state=2))
+    network = SegMamba(1, 3, dims=(4,) * 4, depths=(1,) * 4, hidden_size=4, variant="bmvc", d_state=2)
+    layer = doubled(network.vit.stages[0][0])
     x = volume(4)
     same(layer(x)[0], unflatten(plain(layer.mamba, [layer.norm(t) for t in flatten(x[0])]), SIZE))
 

@@ -17,7 +17,7 @@ from ...plan.attacks import short_name
 from ...plan.build import build_plan
 from ...plan.plan import Job, Plan
 from ...records.reading import Records, load_records
-from ...records.sources import recorded_name
+from ...records.sources import claim_figures, recorded_name
 from ...records.volumes import case_slug, slug
 from ...report.examples import make_example
 from ...show.figures.canvas import FORMATS, require_matplotlib, save
@@ -84,9 +84,10 @@ def draw_figures(request: FiguresRequest) -> int:
         return DONE
     plan = build_plan(crossing, request.computing, results)
     records = load_records(results / plan.dataset.name / "records")
-    failed = _draw_cases(request, console, plan, records)
+    name = claim_figures(request.folder, plan.dataset)
+    failed = _draw_cases(request, console, plan, records, name)
     if len(records.costs):
-        _draw_records(request, console, plan.dataset.name, records)
+        _draw_records(request, console, name, records)
     return SOME_FAILED if failed else DONE
 
 
@@ -103,8 +104,8 @@ def _require_records(results: Path) -> None:
         )
 
 
-def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: Records) -> bool:
-    """One figure per case, model and attack; whether any of them failed."""
+def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: Records, name: str) -> bool:
+    """One figure per case, model and attack in the folder ``name``; whether any of them failed."""
     failed = False
     bench = Bench(plan)
     jobs = [
@@ -126,7 +127,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
                 )
                 continue
             stem = f"slices_{case_slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
-            paths = save(figure, request.folder / plan.dataset.name / stem, formats_of(request))
+            paths = save(figure, request.folder / name / stem, formats_of(request))
             console.print(f"{label}: {escape(note)}", soft_wrap=True)
             _announce(console, paths)
     return failed

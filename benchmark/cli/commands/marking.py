@@ -18,6 +18,7 @@ from ...plan.build import load_models
 from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
 from ...records.patients import note_patients
+from ...records.sources import claim
 from ...specs.protocols import find_protocol
 from ...specs.requests import MarkingRequest
 from ...specs.spec import UsageError, match
@@ -67,13 +68,14 @@ def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
     if not crossing.models:
         raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
     protocol = find_protocol(crossing.protocol)
-    dataset = load_dataset(crossing.dataset, crossing.data_root)
+    dataset = load_dataset(crossing.dataset, crossing.data_root, request.out)
     device = choose_device(request.computing.device)
     # Those that are attacked too are the same network; others have the weights of the zoo.
     targets = (*crossing.targets, *(request.attackers or crossing.models[:1]))
     loaded = load_models(replace(crossing, targets=targets), request.computing, dataset, protocol, device)
     scored = len(crossing.models) + len(crossing.targets)
     owner, attackers = loaded[: len(crossing.models)], loaded[scored:]
+    claim(request.out, dataset)
     folder = request.out / dataset.name / "marking"
     bench = MarkBench(
         dataset=dataset,

@@ -115,7 +115,7 @@ def _print(console: Console, writing: Writing, plan: Plan, events: Sequence[Even
         (f"{plan.dataset.name}, {plan.protocol.name}, transfer", tables.transfer(records, checks)),
     ):
         if len(table):
-            console.print(results_table(table, title))
+            console.print(results_table(table, title, console))
     for line in _channel_changes(records):
         console.print(escape(line), soft_wrap=True)
     for line in _failures(plan, events):

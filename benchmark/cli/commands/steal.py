@@ -16,6 +16,7 @@ from robustvox.models import CATALOG, ZOO, CheckpointError
 from ...plan.cases import load_dataset
 from ...plan.models import choose_device
 from ...records.patients import note_patients
+from ...records.sources import claim, zoo_name
 from ...specs.requests import StealRequest
 from ...specs.spec import Spec, UsageError, canonical, match, parse_value
 from ...studies.stealing.setting import Setting, Study
@@ -39,10 +40,11 @@ def steal_model(request: StealRequest) -> int:
         UsageError: for any name, number, file or combination that cannot be.
     """
     console = make_console()
-    dataset = load_dataset(request.dataset, request.data_root)
+    dataset = load_dataset(request.dataset, request.data_root, request.out)
     device = choose_device(request.device)
     try:
-        study = build_study(request, ZOO / dataset.name)
+        study = build_study(request, ZOO / zoo_name(dataset))
+        claim(request.out, dataset)
         folder = request.out / dataset.name / "stealing" / folder_name(study)
         with progress(f"steal {study.model}", 1) as bar:
 
@@ -50,7 +52,7 @@ def steal_model(request: StealRequest) -> int:
                 bar.update(bar.task_ids[0], completed=done, total=total, description=escape(what))
 
             setting = Setting(study, dataset, folder, device)
-            Experiment(setting, zoo=ZOO / dataset.name, on_work=show).run()
+            Experiment(setting, zoo=ZOO / zoo_name(dataset), on_work=show).run()
         note_patients(folder, dataset, dataset.splits["validation"])
         made = write(folder)
     except (CheckpointError, DatasetError, ValueError) as error:

@@ -10,6 +10,7 @@ from ...plan.bring import take_data_parameters
 from ...plan.cases import load_dataset, require_cases
 from ...plan.models import choose_device
 from ...plan.windows import choose_window, read_window, with_window
+from ...records.sources import zoo_name
 from ...report.training import described, write_training_report
 from ...specs.requests import TrainRequest
 from ...specs.spec import Spec, UsageError, match
@@ -37,10 +38,10 @@ def train_model(request: TrainRequest) -> int:
     )
     defence = _defence(request)
     name = spec.name + (f".{defence.name}" if defence.name else "")
-    path = request.checkpoint or ZOO / dataset.name / f"{name}.safetensors"
+    path = request.checkpoint or ZOO / zoo_name(dataset) / f"{name}.safetensors"
     start = request.start
     if start is not None and str(start) == "zoo":
-        start = ZOO / dataset.name / f"{spec.name}.safetensors"
+        start = ZOO / zoo_name(dataset) / f"{spec.name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with progress(f"train {name} on {dataset.name}", request.steps) as bar:
 
@@ -64,11 +65,18 @@ def train_model(request: TrainRequest) -> int:
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
+        except RuntimeError as error:
+            # What PyTorch raises for a network that was built and cannot be run, `unet:channels=(0,4)`, or for memory.
+            said = " ".join(str(error).split())
+            raise UsageError(
+                f"expected {spec} to run on windows of {'x'.join(map(str, roi_size))}, found: {said}; change the parameters, "
+                "--roi-size or --batch-size"
+            ) from error
     console = make_console()
     console.print(f"{path}: validation Dice {trained.card.validation_dice:.4f}")
     for line in described(trained):
         console.print(line)
-    if request.report is not None:
+    if request.report is not None and trained.looks:
         console.print(
             f"{write_training_report(request.report, path.name.removesuffix('.safetensors'), trained)}"
         )

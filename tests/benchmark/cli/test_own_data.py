@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import struct
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +19,7 @@ from robustvox.benchmark.cli import main
 from robustvox.benchmark.cli.commands.run import _channel_changes
 from robustvox.benchmark.plan.cases import load_dataset, select_cases
 from robustvox.benchmark.records.reading import load_records
+from robustvox.benchmark.records.sources import zoo_name
 from robustvox.benchmark.specs.spec import UsageError
 
 from ...datasets.layouts import LAYOUTS, Stored, example, put, write
@@ -136,6 +138,49 @@ def test_two_lists_of_one_name_are_two_datasets(here, toy, capsys):
     for site in ("south", "north"):
         assert run(toy, f"{site}/test.csv", "--attack", "gn", "--split", "all") == 0
         assert "0 computed, 2 already recorded" in capsys.readouterr().out
+
+
+def test_figures_of_two_lists_of_one_name_keep_files_of_their_own(here, toy):
+    for site in ("one", "two"):
+        (here / site).mkdir()
+        path = csv_of(here / site, ["p"]).rename(here / site / "test.csv")
+        network = ("--model", "unet", "--checkpoint", str(toy.checkpoints["unet"]))
+        command = ["figures", *network, "--attack", "gn", "--split", "all", "--format", "svg"]
+        assert main([*command, "--dataset", str(path), "--out", "figures"]) == 0
+    folders = sorted(path.parent.name for path in (here / "figures").glob("*/slices_p_*.svg"))
+    assert folders[0] == "test"
+    assert len(folders) == 2
+    assert re.fullmatch(r"test-[0-9a-f]{8}", folders[1])
+
+
+def test_a_model_of_one_list_is_not_taken_for_another_of_its_name(here):
+    (here / "one").mkdir()
+    (here / "two").mkdir()
+    one, two = (csv_of(here / site, ["p"]).rename(here / site / "test.csv") for site in ("one", "two"))
+    names = [zoo_name(load_dataset(str(path), None)) for path in (one, two)]
+    # The same however results call it, and the plain name for what is registered.
+    assert zoo_name(load_dataset(str(one), None, here / "out")) == names[0]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"test-[0-9a-f]{8}", name) for name in names)
+    assert zoo_name(load_dataset("phantom", None)) == "phantom"
+
+
+def test_a_network_that_cannot_run_is_one_line_of_training(here, capsys):
+    path = write("msd", here / "mine", {name: example(n) for n, name in enumerate("abcde")})
+    train = ["train", "--dataset", str(path), "--steps", "1", "--checkpoint", "x.safetensors"]
+    assert main([*train, "--model", "unet:channels=(0,4)"]) == 2
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: expected unet:channels=(0,4) to run on windows of 12x14x10, found: ")
+    assert "Traceback" not in said
+
+
+def test_messages_of_the_command_outlive_a_filter_of_pythons_warnings(here, toy, capsys):
+    path = csv_of(here, ["003", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run(toy, path, "--attack", "gn", "--split", "all", "--cases", "003") == 0
+    assert "--cases 003 is the case named 003" in capsys.readouterr().err
 
 
 def test_a_folder_called_like_a_registered_dataset_is_another_one(here):
