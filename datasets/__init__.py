@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume
+from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume, patient_of
 
 if TYPE_CHECKING:
     from .folder import CaseFolder
@@ -40,6 +40,7 @@ __all__ = [
     "ScannerShift",
     "Volume",
     "open_dataset",
+    "patient_of",
 ]
 
 
@@ -56,9 +57,9 @@ def _task(name: str, data_root: Path | None = None) -> CaseFolder | MSDFolder:
 
 
 def _registered(name: str, data_root: Path | None = None, *, as_published: bool = False) -> CaseFolder:
-    from .published import PUBLISHED
+    from .published import PUBLISHED, VARIANTS
 
-    return PUBLISHED[name]().open(data_root, as_published=as_published)
+    return {**PUBLISHED, **VARIANTS}[name]().open(data_root, as_published=as_published)
 
 
 TASK_NAMES = (
@@ -70,10 +71,13 @@ TASK_NAMES = (
 REGISTERED = ("btcv", "acdc", "hecktor", "flare22")
 """Datasets of arXiv 2406.08486; their files need a registration."""
 
+LIGHT = ("acdc_light",)
+"""Light preparations of the same cases, for CPUs."""
+
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "phantom": _phantom,
     **{name: partial(_task, name) for name in TASK_NAMES},
-    **{name: partial(_registered, name) for name in REGISTERED},
+    **{name: partial(_registered, name) for name in (*REGISTERED, *LIGHT)},
 }
 
 CATALOG: dict[str, str] = {
@@ -90,6 +94,7 @@ CATALOG: dict[str, str] = {
     "colon": "MSD Task10, CT, tumor (--data-root)",
     "btcv": "abdominal CT, 13 organs, 18/12 split (--data-root, registration)",
     "acdc": "cardiac cine MRI, 3 structures, 140/20 frames (--data-root, registration)",
+    "acdc_light": "the same frames at 2.5 x 2.5 x 5 mm in 64 x 64 x 32 voxels, for CPUs (--data-root, registration)",
     "hecktor": "head and neck CT, 2 tumor classes, 444/79 split (--data-root, registration)",
     "flare22": "abdominal CT, 13 organs, 50/50 split (--data-root, registration)",
 }

@@ -199,3 +199,17 @@ class Dataset(Protocol):
     def load(self, case_id: str) -> Volume:
         """Read one case; raises :class:`CaseError` when it cannot be used."""
         ...
+
+
+def patient_of(dataset: Dataset, case_id: str) -> str:
+    """The patient whom a case is of: the case itself, unless the dataset has ``patients``, by case id.
+
+    Two cases of one patient are not independent, so means over cases are resampled by patient.
+
+    Example:
+        >>> from robustvox.datasets import open_dataset
+        >>> patient_of(open_dataset("phantom"), "val_000")
+        'val_000'
+    """
+    patients: Mapping[str, str] = getattr(dataset, "patients", {})
+    return patients.get(case_id, case_id)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .base import CaseError, DatasetError
 from .nifti import CaseFiles
@@ -29,6 +29,7 @@ class Entry:
         split: ``train``, ``validation`` or ``test``; empty where the list does not say.
         fold: in which the case is held out, where the list says.
         named_by: path the id is made from; empty for the first image.
+        patient: whom it is of, where the list says; such a patient is never split.
     """
 
     images: tuple[str, ...]
@@ -37,16 +38,21 @@ class Entry:
     split: str = ""
     fold: int | None = None
     named_by: str = ""
+    patient: str = ""
 
 
 @dataclass(frozen=True)
 class CaseList:
-    """Cases by id with their splits; ``faults`` are those no result may rest on, ``rule`` says who made the splits."""
+    """Cases by id with their splits; ``faults`` are those no result may rest on, ``rule`` says who made the splits.
+
+    ``patients`` says whom a case is of, where the list does.
+    """
 
     files: Mapping[str, CaseFiles]
     splits: Mapping[str, tuple[str, ...]]
     faults: Mapping[str, CaseError]
     rule: str
+    patients: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_hidden(name: str) -> bool:
@@ -134,7 +140,8 @@ def arrange(
         list(zip(ids, kept, strict=True)), declared or f"lists of {where}", where, validation, seed
     )
     everything = tuple(sorted(files)) if rule.startswith("sha256") else tuple(files)
-    return CaseList(files, {**splits, "all": everything}, faults, rule)
+    patients = {case: entry.patient for case, entry in zip(ids, kept, strict=True) if entry.patient}
+    return CaseList(files, {**splits, "all": everything}, faults, rule, patients)
 
 
 def _split(
@@ -158,8 +165,13 @@ def _split(
         train = _unique(case for case, _ in rest if case not in folds[first])
         chosen, rule = folds[first], f"fold {first.removeprefix(FOLD)} of {where}"
     else:
-        hashed = split_ids(_unique(case for case, _ in rest), validation, seed)
-        train, chosen = hashed["train"], hashed["validation"]
+        # By patient where the list says who that is, else a case is its own.
+        whose = {case: entry.patient or case for case, entry in rest}
+        hashed = split_ids(_unique(whose.values()), validation, seed)
+        train, chosen = (
+            tuple(sorted(case for case in whose if whose[case] in hashed[name]))
+            for name in ("train", "validation")
+        )
         rule = f"sha256 order, seed {seed}, validation share {validation}"
     return {"train": train, "validation": chosen, **({"test": test} if test else {}), **folds}, rule
 

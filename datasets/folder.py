@@ -36,6 +36,7 @@ class CaseFolder:
         relabel: ids of the label files to class ids; every other id is background. None keeps ids as they are.
         path: of the folder or list that was opened by its path, which is its identity; ``None`` for a dataset of
             the registry.
+        patients: patient by case id, where a patient has several cases; a case that is not named is its own.
 
     Raises:
         DatasetError: a split names a case without files, or there are fewer than two classes.
@@ -56,6 +57,7 @@ class CaseFolder:
     ignore: int | None = None
     relabel: Mapping[int, int] | None = None
     path: Path | None = None
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -68,7 +70,7 @@ class CaseFolder:
                 f"expected splits train and validation of known cases in {self.name}, found {list(self.splits)} "
                 f"with unknown {', '.join(sorted(lost)[:5]) or 'none'}; correct the lists"
             )
-        object.__setattr__(self, "faults", {**_overlaps(self.splits), **self.faults})
+        object.__setattr__(self, "faults", {**_overlaps(self.splits, self.patients), **self.faults})
 
     @property
     def in_channels(self) -> int:
@@ -125,13 +127,15 @@ class CaseFolder:
         return self.preparation(raw)
 
 
-def _overlaps(splits: Mapping[str, Sequence[str]]) -> dict[str, CaseError]:
-    """Cases that two splits share, which no result may rest on."""
+def _overlaps(splits: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> dict[str, CaseError]:
+    """Cases that two splits share, or whose patient they share, which no result may rest on."""
     faults = {}
     own = {name: ids for name, ids in splits.items() if name != "all" and not name.startswith(FOLD)}
     for (one, first), (other, second) in combinations(own.items(), 2):
-        for case in sorted(set(first) & set(second)):
-            faults[case] = CaseError(
-                case, "a case of one split", f"it in {one} and {other}", "correct the lists"
-            )
+        whose = [{patients.get(case, case) for case in ids} for ids in (first, second)]
+        shared = whose[0] & whose[1]
+        for case in sorted(case for case in {*first, *second} if patients.get(case, case) in shared):
+            what = "case" if case in first and case in second else f"patient {patients.get(case, case)}"
+            found = f"{'it' if what == 'case' else 'that patient'} in {one} and {other}"
+            faults[case] = CaseError(case, f"a {what} of one split", found, "correct the lists")
     return faults

@@ -131,10 +131,10 @@ def _named(folds: Sequence[Fold]) -> dict[str, tuple[str, ...]]:
 
 
 def open_csv(path: Path) -> CaseFolder:
-    """Cases of a CSV with columns ``image`` and ``label``, and if wanted ``id``, and ``split`` or ``fold``.
+    """Cases of a CSV with columns ``image`` and ``label``, and if wanted ``id``, ``patient``, and ``split`` or ``fold``.
 
     Paths are relative to the CSV and stay inside its folder; several files of one case (a channel each) are
-    separated by ``;``. A JSON of the same name beside it may give ``labels`` (``{"0": "background", ...}``) and
+    separated by ``;``. Cases of one ``patient`` stay in one split, and are resampled together. A JSON of the same name beside it may give ``labels`` (``{"0": "background", ...}``) and
     ``channels`` (``["CT"]``, which is then windowed in HU); without it every label is read once to count the classes.
     In place of ``labels`` it may give ``keep`` (``{"5": "liver", "1": "spleen"}``): these ids of the files become classes
     1, 2, ... in this order, and all others background.
@@ -153,6 +153,7 @@ def open_csv(path: Path) -> CaseFolder:
             id=(row.get("id") or "").strip(),
             split=_split(row, path) if declared else "",
             fold=_fold(row, path),
+            patient=(row.get("patient") or "").strip(),
         )
         for row in rows
     ]
@@ -170,6 +171,7 @@ def open_csv(path: Path) -> CaseFolder:
     folder = _folder(
         root, path.stem.lower(), classes, found.files, found.splits, channels, found.rule, meta, found.faults
     )
+    folder = replace(folder, patients=found.patients)
     if relabel is None:
         return folder
     kept = ", ".join(f"{key} {name}" for key, name in meta["keep"].items())

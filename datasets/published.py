@@ -7,9 +7,12 @@ and the steps run in one order for training and validation, padding last, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from nibabel.filebasedimages import ImageFileError
 
 from . import split_lists
 from .base import DatasetError
@@ -19,6 +22,9 @@ from .nifti import CaseFiles
 from .prepare import Preparation
 
 SPACING = (1.5, 1.5, 2.0)
+
+NOMINAL = "millimetres are nominal: every header of this copy says the same spacing, so distances are not in true mm"
+"""Of a copy whose true spacing is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,8 @@ class Published:
         layouts: patterns of image and label; ``{id}`` is the case, ``{patient}`` its patient, ``{number}`` its
             number, ``{half}`` Tr or Val. The first layout whose image exists is taken, case by case; the first is also the expected one.
         access: where to register and what goes where.
+        frames: whether cases are frames of patients, ``PATIENT_frameNN``, and so several of one.
+        roi_size: default window in voxels.
     """
 
     name: str
@@ -46,6 +54,8 @@ class Published:
     preparation: Preparation
     published: Preparation
     published_train: Preparation | None = None
+    frames: bool = False
+    roi_size: tuple[int, int, int] = (96, 96, 96)
 
     def open(self, data_root: Path | None, *, as_published: bool = False) -> CaseFolder:
         """Find the files below ``data_root``.
@@ -66,10 +76,13 @@ class Published:
             preparation=preparation,
             train_preparation=self.published_train if as_published else None,
             channels=self.channels,
+            roi_size=self.roi_size,
+            patients={case: case.split("_")[0] for case in ids} if self.frames else {},
             notes={
                 "source": self.title,
                 "licence": self.licence,
                 "split": "lists of arXiv 2406.08486",
+                **({"note": NOMINAL} if self.frames and _same_spacing(root, found.values()) else {}),
             },
         )
 
@@ -152,7 +165,7 @@ def _acdc() -> Published:
         access="register at the CREATIS ACDC site (Human Heart Project) and put patient001_frame01.nii.gz ... into "
         "ACDC/imagesTr and patient001_frame01_gt.nii.gz ... into ACDC/labelsTr, or keep the archive's "
         "training/patient001/ folders",
-        licence="terms of the ACDC challenge",
+        licence="CC BY-NC-SA 4.0: not for commercial use, and what is made of it carries the same licence",
         class_names=("background", "right ventricular cavity", "myocardium", "left ventricular cavity"),
         splits={
             "train": split_lists.acdc_frames(split_lists.ACDC_TRAIN),
@@ -160,9 +173,21 @@ def _acdc() -> Published:
             "test": split_lists.acdc_frames(split_lists.ACDC_TEST),
         },
         channels=("MRI",),
+        frames=True,
         preparation=recipe,
         published=replace(published, order=("orient", "resample", "pad", "window", "crop")),
         published_train=replace(published, order=("orient", "resample", "window", "crop", "pad")),
+    )
+
+
+def _acdc_light() -> Published:
+    """ACDC for a CPU: a quarter of the voxels in the plane, slices halved instead of fifths, a seventh of the window."""
+    return replace(
+        _acdc(),
+        name="acdc_light",
+        title="ACDC, cardiac cine MRI of MICCAI 2017, light preparation for CPUs",
+        preparation=Preparation(spacing_mm=(2.5, 2.5, 5.0), fit_to=(64, 64, 32)),
+        roi_size=(64, 64, 32),
     )
 
 
@@ -218,9 +243,36 @@ def _flare22() -> Published:
     )  # fmt: skip
 
 
+SAMPLED = 12
+"""Patients whose headers are read to tell a copy that lost its spacing."""
+
+
+def _same_spacing(root: Path, files: Iterable[CaseFiles]) -> bool:
+    """Whether the headers of several patients all say one spacing, which no clinic's scans do."""
+    import nibabel as nib
+
+    patients: dict[str, tuple[float, ...]] = {}
+    for case in files:
+        patient = case.images[0].rsplit("/", 1)[-1].split("_")[0]
+        path = root / case.images[0]
+        if patient in patients or not path.is_file():
+            continue
+        try:
+            header: Any = nib.load(path).header  # type: ignore[attr-defined]
+        except (OSError, ValueError, ImageFileError):
+            continue  # a damaged file is the case's own fault, said when it is read
+        patients[patient] = tuple(round(float(side), 4) for side in header.get_zooms()[:3])
+        if len(patients) == SAMPLED:
+            break
+    return len(patients) == SAMPLED and len(set(patients.values())) == 1
+
+
 PUBLISHED: Mapping[str, Callable[[], Published]] = {
     "btcv": _btcv,
     "acdc": _acdc,
     "hecktor": _hecktor,
     "flare22": _flare22,
 }
+
+VARIANTS: Mapping[str, Callable[[], Published]] = {"acdc_light": _acdc_light}
+"""The same cases and splits under another preparation, which is another dataset with a name of its own."""

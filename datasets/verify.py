@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ class CaseReport:
         windows: per channel the original intensities that become 0 and 1, and their unit.
         nonzero: share of voxels that are not 0, per channel.
         labels: class ids that occur.
+        millilitres: size of each of them, as labelled on the grid that is scored.
         sha256: of each file by its path below the dataset's folder; empty for procedural data.
         problem: expected, found and remedy, when the case is not ``found``.
     """
@@ -52,6 +54,7 @@ class CaseReport:
     windows: tuple[tuple[float, float, str], ...] = ()
     nonzero: tuple[float, ...] = ()
     labels: tuple[int, ...] = ()
+    millilitres: tuple[float, ...] = ()
     sha256: dict[str, str] = field(default_factory=dict)
     problem: str = ""
 
@@ -88,6 +91,8 @@ def _verify_case(dataset: Any, case: str, split: str, check: Callable[[Volume], 
         problem = " ".join(str(error).split()) or type(error).__name__
         return CaseReport(case, split, MISSING if absent else REFUSED, problem=problem)
     own = axes_of(volume.affine)
+    labels, voxels = np.unique(volume.label, return_counts=True)
+    millilitres = voxels * math.prod(volume.spacing_mm) / 1000
     stored = volume.stored
     return CaseReport(
         case,
@@ -101,7 +106,8 @@ def _verify_case(dataset: Any, case: str, split: str, check: Callable[[Volume], 
         scored=(tuple(volume.image.shape), tuple(float(s) for s in volume.spacing_mm), own),
         windows=windows_of_channels(volume),
         nonzero=stored.nonzero if stored else tuple(float((c != 0).mean()) for c in volume.image),
-        labels=tuple(int(k) for k in np.unique(volume.label)),
+        labels=tuple(int(k) for k in labels),
+        millilitres=tuple(float(size) for size in millilitres),
         sha256={name: sha256_of(root / name) for name in names},
     )
 

@@ -74,8 +74,9 @@ def pages() -> dict[str, str]:
 
 
 def cards(name: str) -> list[tuple[Path, ModelCard]]:
-    """The zoo's checkpoints of an architecture."""
-    return [(path, read_card(path)) for path in sorted(ZOO.glob(f"*/{name}.safetensors"))]
+    """The zoo's checkpoints of an architecture, natural and defended."""
+    files = [*ZOO.glob(f"*/{name}.safetensors"), *ZOO.glob(f"*/{name}.*.safetensors")]
+    return [(path, read_card(path)) for path in sorted(files)]
 
 
 def page(name: str) -> str:
@@ -92,7 +93,8 @@ def page(name: str) -> str:
         lines.append("**Differs from the source.** " + _escape(differs[0].upper() + differs[1:]))
     lines += ["## Cost", "\n".join(_cost_table(name))]
     for path, card in cards(name):
-        lines += [f"## Model card: {card.dataset}", "\n".join(_card_table(path, card))]
+        defence = f", {card.defence}" if card.defence else ""
+        lines += [f"## Model card: {card.dataset}{defence}", "\n".join(_card_table(path, card))]
     if not cards(name):
         lines += [
             "## Model card",
@@ -130,7 +132,8 @@ def _cost_table(name: str) -> list[str]:
 
 def _card_table(path: Path, card: ModelCard) -> list[str]:
     low, high = card.validation_interval or (float("nan"), float("nan"))
-    recipe = ", ".join(f"{key} {value}" for key, value in sorted(card.recipe.items()))
+    plain = {key: value for key, value in card.recipe.items() if key != "selected"}
+    recipe = ", ".join(f"{key} {value}" for key, value in sorted(plain.items()))
     arguments = ", ".join(f"{key}={value}" for key, value in sorted(card.arguments.items()))
     rows = {
         "file": f"`models/zoo/{path.parent.name}/{path.name}`, {path.stat().st_size / 1e6:.1f} MB, half precision",
@@ -144,6 +147,7 @@ def _card_table(path: Path, card: ModelCard) -> list[str]:
         "window": f"{_window(card.roi_size)} voxels, {card.in_channels} channel(s)",
         "classes": ", ".join(card.class_names),
         "recipe": recipe,
+        **_kept(card),
         "seed": str(card.seed),
         "clean Dice": f"{card.validation_dice:.3f} (95% interval {low:.3f}-{high:.3f}), "
         f"{card.validation_cases} validation cases",
@@ -153,8 +157,22 @@ def _card_table(path: Path, card: ModelCard) -> list[str]:
     return ["| card | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
 
 
+def _kept(card: ModelCard) -> dict[str, str]:
+    """Which weights of a training with a defence were kept, and what they hold out; nothing for a natural one."""
+    if "selected" not in card.recipe:
+        return {}
+    look = card.recipe["selected"]
+    found = f"Dice {look['clean']:.3f} clean, {look['fgsm']:.3f} FGSM, {look['pgd']:.3f} PGD-10 on the cases watched"
+    return {"weights kept": f"{look['rule']}, step {look['step']}: {found}"}
+
+
 def _window(roi_size: Any) -> str:
     return " x ".join(map(str, roi_size))
+
+
+def _zoo_cell(card: ModelCard) -> str:
+    mark = f"@{card.defence}" if card.defence else ""
+    return f"{card.dataset}{mark} {card.validation_dice:.3f}"
 
 
 def index_page() -> str:
@@ -168,7 +186,7 @@ def index_page() -> str:
             size: f"{c['parameters'] / 1e6:.2f} M, {c['flops'] / 1e9:.1f}"
             for size, c in facts()[name].items()
         }
-        zoo = ", ".join(f"{card.dataset} {card.validation_dice:.3f}" for _, card in cards(name)) or "none"
+        zoo = ", ".join(_zoo_cell(card) for _, card in cards(name)) or "none"
         rows.append(
             f"| [`{name}`]({name}.md) | {CATALOG[name].summary} | {CATALOG[name].source} | {cost['paper']} | {cost['small']} | {zoo} |"
         )

@@ -70,6 +70,12 @@ class ModelCard:
         """Logit channels, background included."""
         return len(self.class_names)
 
+    @property
+    def defence(self) -> str:
+        """Name of what it was trained with against attacks, the first word of the recipe's spec; empty for nothing."""
+        name = str(self.recipe.get("adversarial", "none")).partition(":")[0]
+        return "" if name == "none" else name
+
 
 def read_card(path: str | Path) -> ModelCard:
     """Read the card of a checkpoint; nothing else in the file is touched, nothing is unpickled.

@@ -12,5 +12,10 @@ def data(request: DataRequest) -> int:
     from .commands.data import verify_data
 
     return verify_data(
-        request.dataset, request.data_root, splits=request.splits, download=request.download, out=request.out
+        request.dataset,
+        request.data_root,
+        splits=request.splits,
+        download=request.download,
+        out=request.out,
+        organs=request.organs,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustvox.datasets import Volume
+from robustvox.datasets import Volume, patient_of
 
 from ..craft.crafting import Crafted, craft
 from ..craft.meter import Cost
@@ -214,8 +214,14 @@ class Bench:
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
             prompts=target.prompts,
             blind=target.blind,
+            patient=self._patient(job.case),
         )
         return Scored(job, target, volume, images, prediction, outcome)
+
+    def _patient(self, case: str) -> str:
+        """Whom a case is of; empty where it is the only one of its patient."""
+        patient = patient_of(self.plan.dataset, case)
+        return "" if patient == case else patient
 
     def _success(self, prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> VoxelSuccess:
         """Over the voxels that somebody labelled."""

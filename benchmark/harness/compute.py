@@ -42,6 +42,7 @@ class Outcome:
         flags: what may look wrong, sorted.
         prompts: what a prompted target was asked, with every click.
         blind: share of the volume no change of which reaches the target; None where it was not asked.
+        patient: whom the case is of; empty where it is the only one of its patient.
         channels: largest change per channel in that channel's unit, where channels have a window each.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     channels: str | None = None
     prompts: str = ""
     blind: float | None = None
+    patient: str = ""
 
     def score_rows(self) -> list[dict[str, Any]]:
         """Fields of the score rows of a record."""
@@ -66,6 +68,7 @@ class Outcome:
             **asdict(self.cost),
             **{f"asr_{where}": share for where, share in rates.items()},
             **({} if self.blind is None else {"blind": self.blind, "prompts": self.prompts}),
+            **({"patient": self.patient} if self.patient else {}),
             **({} if self.channels is None else {"linf_channels": self.channels}),
             "flags": list(self.flags),
             "provenance": provenance,

@@ -1,6 +1,8 @@
 """Statistics over cases: bootstrap intervals of a mean, and paired comparison of two models.
 
-The case is the unit: average classes and seeds first. Nothing here depends on global random state.
+The patient is the unit: average classes and seeds first, and say which cases are of one patient, because two cases of
+a patient are not independent. Where nothing is said every case is a patient. Nothing here depends on global random
+state.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ class Comparison(NamedTuple):
     """Paired difference of two models over the same cases.
 
     Attributes:
-        n_cases: pairs in which both values are known.
+        n_cases: pairs in which both values are known, whoever they are of.
         difference: mean of ``a - b``.
         low, high: 95% bootstrap interval of it.
         p_value: two-sided paired sign-flip permutation test of "no difference".
@@ -32,7 +34,11 @@ class Comparison(NamedTuple):
 
 
 def bootstrap_intervals(
-    table: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED
+    table: np.ndarray,
+    *,
+    patients: Sequence[str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95% bootstrap intervals of the mean, per row: expanded percentiles of the resampled means.
 
@@ -45,11 +51,15 @@ def bootstrap_intervals(
     Source: T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4), 2015,
     section on expanded percentile intervals. Coverage: ``tests/performance/bootstrap_coverage.py``.
 
+    Patients are drawn and bring all their cases, so n is the number of patients: with two frames of each, resampling
+    frames gives intervals that are too short. Where every case is a patient this is the bootstrap over cases.
+
     All rows share the resampled indices, so rows over the same cases are compared in pairs. Sums avoid matrix
     products, whose last bits depend on the processor.
 
     Args:
         table: one row per quantity, one column per case, without NaN.
+        patients: whom each case is of, in the order of the columns; None for a patient each.
         resamples: bootstrap samples.
         seed: of the resampling.
 
@@ -60,14 +70,62 @@ def bootstrap_intervals(
         >>> low, high = bootstrap_intervals(np.array([[0.5, 0.5, 0.5]]))
         >>> low.tolist(), high.tolist()
         ([0.5], [0.5])
+        >>> frames = np.array([[0.2, 0.2, 0.8, 0.8, 0.5, 0.5]])
+        >>> low, high = bootstrap_intervals(frames, patients=["a", "a", "b", "b", "c", "c"])
+        >>> round(low.item(), 2), round(high.item(), 2)
+        (0.2, 0.8)
+
+    Raises:
+        ValueError: as many patients as there are cases were expected.
     """
-    return percentile_intervals(table, expanded_tail(table.shape[1]), resamples=resamples, seed=seed)
+    if patients is not None and len(patients) != table.shape[1]:
+        raise ValueError(
+            f"expected the patient of each of the {table.shape[1]} cases, got {len(patients)}; name one per column"
+        )
+    sums, sizes = by_patient(table, patients)
+    return percentile_intervals(
+        sums, expanded_tail(sums.shape[1]), sizes=sizes, resamples=resamples, seed=seed
+    )
+
+
+def by_patient(table: np.ndarray, patients: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Sums over the cases of each patient, in the order of their first case, and how many those are.
+
+    Args:
+        table: one row per quantity, one column per case.
+        patients: whom each case is of.
+
+    Returns:
+        The table itself and None where every case is a patient.
+
+    Example:
+        >>> sums, sizes = by_patient(np.array([[1.0, 2.0, 3.0]]), ["a", "b", "a"])
+        >>> sums.tolist(), sizes.tolist()
+        ([[4.0, 2.0]], [2.0, 1.0])
+    """
+    names = {} if patients is None else dict.fromkeys(patients)
+    if patients is None or len(names) == len(patients):
+        return table, None
+    own = [[i for i, other in enumerate(patients) if other == name] for name in names]
+    sums = np.zeros((len(table), len(own)))
+    for place, columns in enumerate(own):
+        for column in columns:  # one after the other: the same bits on every processor
+            sums[:, place] += table[:, column]
+    return sums, np.array([float(len(columns)) for columns in own])
 
 
 def percentile_intervals(
-    table: np.ndarray, tail: float, *, resamples: int = RESAMPLES, seed: int = SEED
+    table: np.ndarray,
+    tail: float,
+    *,
+    sizes: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles ``tail`` and ``1 - tail`` of the resampled means; see :func:`bootstrap_intervals`."""
+    """Quantiles ``tail`` and ``1 - tail`` of the resampled means; see :func:`bootstrap_intervals`.
+
+    With ``sizes`` the columns are sums over so many cases, and the mean is that over cases.
+    """
     rows, size = table.shape
     low, high = np.empty((2, rows))
     counts = _counts(size, resamples, seed)
@@ -76,7 +134,8 @@ def percentile_intervals(
         total = np.zeros((len(block), resamples))
         for case in range(size):
             total += block[:, case, None] * counts[case]
-        bounds = np.quantile(total / size, [tail, 1.0 - tail], axis=1)
+        drawn = size if sizes is None else sum(n * count for n, count in zip(sizes, counts, strict=True))
+        bounds = np.quantile(total / drawn, [tail, 1.0 - tail], axis=1)
         low[start : start + 64], high[start : start + 64] = bounds
     return low, high
 
@@ -109,6 +168,7 @@ def compare(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,
     *,
+    patients: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Comparison:
@@ -119,6 +179,7 @@ def compare(
 
     Args:
         a, b: one value per case, in the same order of cases.
+        patients: whom each case is of; None for a patient each.
         resamples: bootstrap samples and sign patterns.
         seed: of both.
 
@@ -136,21 +197,30 @@ def compare(
             f"expected two lists of one value per case, got shapes {first.shape} and {second.shape}; "
             "pair the values by case id"
         )
-    differences = (first - second)[np.isfinite(first) & np.isfinite(second)]
+    known = np.isfinite(first) & np.isfinite(second)
+    differences = (first - second)[known]
+    of = None if patients is None else [name for name, kept in zip(patients, known, strict=True) if kept]
     if not len(differences):
         raise ValueError("expected at least one case with a finite value on both sides, got none")
-    low, high = bootstrap_intervals(differences[None], resamples=resamples, seed=seed)
-    p_value = sign_flip(differences, resamples=resamples, seed=seed)
+    low, high = bootstrap_intervals(differences[None], patients=of, resamples=resamples, seed=seed)
+    p_value = sign_flip(differences, patients=of, resamples=resamples, seed=seed)
     return Comparison(
         len(differences), float(differences.mean()), float(low[0]), float(high[0]), float(p_value)
     )
 
 
-def sign_flip(differences: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """Two-sided p-value of a mean of 0 under exchange of the two models within each case.
+def sign_flip(
+    differences: np.ndarray,
+    *,
+    patients: Sequence[str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> float:
+    """Two-sided p-value of a mean of 0 under exchange of the two models within each patient.
 
     Args:
         differences: one finite value per case.
+        patients: whom each case is of, whose signs flip together; None for a patient each.
         resamples: patterns drawn where there are more sign patterns than that; all of them otherwise.
         seed: of the drawing.
 
@@ -158,6 +228,7 @@ def sign_flip(differences: np.ndarray, *, resamples: int = RESAMPLES, seed: int 
         >>> sign_flip(np.array([0.1, 0.2, 0.1]))
         0.25
     """
+    differences = by_patient(differences[None], patients)[0][0]
     positive, drawn = _signs(len(differences), resamples, seed)
     means = np.where(positive, differences, -differences).mean(axis=1)
     slack = 1e-12 * np.abs(differences).max()  # equal means must not differ in the last bit

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from robustvox.models import CATALOG
 from robustvox.models.prompted import TARGETS
 
+from ..specs.defences import split_defence
 from ..specs.spec import Spec, match, normalize
 from .computing import split_precision
 from .registries import find_plugin, import_name
@@ -21,11 +22,12 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class Registered:
-    """An architecture of the registry, with its parameters."""
+    """An architecture of the registry, with its parameters, and the defence it was trained with."""
 
     spec: Spec
     identity: str
     precision: str = ""
+    defence: str = ""
     takes_checkpoint: ClassVar[bool] = True
 
 
@@ -73,6 +75,11 @@ def parse_model(text: str) -> ModelText:
     located = locate(written, (*CATALOG, *TARGETS))
     if located is not None:
         return ByPath(*located, identity=text, precision=precision)
+    plain, defence = split_defence(written)
+    if defence and is_architecture(Spec.parse(plain).name):
+        spec = Spec.parse(plain)
+        known = Spec(match(spec.name, CATALOG, "model"), spec.parameters)
+        return Registered(known, normalize(text), precision, defence)
     spec = Spec.parse(written)
     if ":" in spec.name:
         return ByFactory(spec, import_name(spec.name, "model"), text, precision)
@@ -97,8 +104,13 @@ def find_target(text: str) -> Spec | None:
 
 
 def is_architecture(name: str) -> bool:
-    """Whether the registry has a model of this name."""
-    return normalize(name) in map(normalize, CATALOG)
+    """Whether the registry has a model of this name, with a defence or without.
+
+    Example:
+        >>> is_architecture("Swin-UNETR"), is_architecture("unet@pgd_at"), is_architecture("unet@something")
+        (True, True, False)
+    """
+    return normalize(split_defence(name)[0]) in map(normalize, CATALOG)
 
 
 def locate(text: str, names: Iterable[str] = ()) -> tuple[Path, Mapping[str, Any]] | None:
@@ -117,7 +129,7 @@ def locate(text: str, names: Iterable[str] = ()) -> tuple[Path, Mapping[str, Any
         ('runs/spleen', {'fold': 1})
         >>> locate("my_package.models:factory:width=8")
     """
-    if normalize(text.partition(":")[0]) in map(normalize, names):
+    if normalize(split_defence(text)[0].partition(":")[0]) in map(normalize, names):
         return None
     path, tail = _split_path(text)
     if re.search(r"[/\\]", path) or path.startswith("~") or path.lower().endswith(SUFFIXES) or _exists(path):

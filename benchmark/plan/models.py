@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robustvox.datasets import Dataset
-from robustvox.models import ZOO, CheckpointError, build_model, load_checkpoint
+from robustvox.models import ZOO, CheckpointError, ModelCard, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 from robustvox.models.class_order import require_order
 from robustvox.models.prompted import TARGETS
@@ -20,6 +20,8 @@ from robustvox.models.prompted import TARGETS
 from ..craft.named import ModelWindow, NamedModel
 from ..records.sources import zoo_name
 from ..specs.compute import Compute
+from ..specs.defences import CATALOG as DEFENCES
+from ..specs.defences import defended
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical
 from .bring import last_part, load_factory, load_path, take_data_parameters
@@ -103,7 +105,12 @@ def load_model(
         _require_device(given.spec, device)
         choice = _written_window(given.spec, dataset, choice)
         brought = _registered(
-            _written(given.spec, dataset), dataset, protocol, checkpoint, seed if untrained else None, choice
+            _written(given.spec, dataset, given.defence),
+            dataset,
+            protocol,
+            checkpoint,
+            seed if untrained else None,
+            choice,
         )
     untrained = untrained and isinstance(given, Registered)
     flags = ("untrained",) if untrained else ()
@@ -142,9 +149,10 @@ def _written_window(spec: Spec, dataset: Dataset, choice: WindowChoice) -> Windo
     return choice if asked is None else choose_window(dataset, asked)
 
 
-def _written(spec: Spec, dataset: Dataset) -> Written:
+def _written(spec: Spec, dataset: Dataset, defence: str) -> Written:
     parameters, asked = take_data_parameters(spec.name, spec.parameters, dataset)
-    return Written(spec.name, parameters, asked, canonical(spec.name, spec.parameters))
+    shown = canonical(spec.name, spec.parameters)
+    return Written(spec.name, parameters, asked, shown, defence)
 
 
 def _require_device(spec: Spec, device: str) -> None:
@@ -249,12 +257,19 @@ class Written:
         parameters: of the architecture.
         roi_size: the window that was asked for behind the name.
         shown: canonical spec, for people.
+        defence: that the weights were trained with; empty for none, or for what the checkpoint says.
     """
 
     name: str
     parameters: Mapping[str, Any]
     roi_size: tuple[int, ...] | None
     shown: str
+    defence: str = ""
+
+    @property
+    def file(self) -> str:
+        """Of its weights in the zoo."""
+        return f"{self.name}.{self.defence}.safetensors" if self.defence else f"{self.name}.safetensors"
 
 
 def _registered(
@@ -269,6 +284,11 @@ def _registered(
     from robustvox.models.checkpoint import state_sha256
 
     name, asked = written.shown, written.roi_size
+    if written.defence and (seed is not None or (checkpoint is not None and _is_foreign(checkpoint))):
+        raise UsageError(
+            f"expected a checkpoint of ours for {defended(name, written.defence)}, whose card says how it was trained, "
+            "found none; drop the defence from the name"
+        )
     if seed is not None:
         network, roi_size = _untrained(written, dataset, seed, choice)
         return BroughtModel(
@@ -278,8 +298,9 @@ def _registered(
         given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
         brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / zoo_name(dataset) / f"{written.name}.safetensors"
+    file = checkpoint or ZOO / zoo_name(dataset) / written.file
     loaded = _load(file, written, dataset)
+    name = defended(name, written.defence or defence_of(loaded.card))
     roi_size = loaded.card.roi_size
     if asked is not None and tuple(asked) != tuple(roi_size):
         raise UsageError(
@@ -287,6 +308,11 @@ def _registered(
             f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
         )
     return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
+
+
+def defence_of(card: ModelCard) -> str:
+    """The defence that a checkpoint was trained with, as its card says; empty for none."""
+    return card.defence if card.defence in DEFENCES else ""
 
 
 def _is_foreign(checkpoint: Path) -> bool:
@@ -304,9 +330,9 @@ def _load(path: Path, written: Written, dataset: Dataset) -> Any:
         )
     if not path.is_file():
         raise UsageError(
-            f"expected a checkpoint of {name} for {dataset.name} at {path.name}, found none; train one with "
-            f"`python -m benchmark train --model {name} --dataset {dataset.name}`, give --checkpoint FILE, "
-            "or say --untrained"
+            f"expected a checkpoint of {defended(name, written.defence)} for {dataset.name} at {path.name}, found none; "
+            f"train one with `python -m benchmark train --model {name} --dataset {dataset.name}"
+            f"{f' --defence {written.defence}' if written.defence else ''}`, give --checkpoint FILE, or say --untrained"
         )
     try:
         computed = {k: v for k, v in parameters.items() if k in COMPUTED}
@@ -320,6 +346,11 @@ def _load(path: Path, written: Written, dataset: Dataset) -> Any:
             f"expected a checkpoint for {dataset.in_channels} channel(s) and {len(dataset.class_names)} classes of "
             f"{dataset.name}, found {card.in_channels} and {card.num_classes} (trained on {card.dataset}) in "
             f"{path.name}; give the right --checkpoint"
+        )
+    if written.defence and defence_of(card) != written.defence:
+        raise UsageError(
+            f"expected weights of {name} trained with {written.defence}, found {defence_of(card) or 'no defence'} in the "
+            f"card of {path.name}; name it {defended(name, defence_of(card))} or give another --checkpoint"
         )
     fixed = {k: v for k, v in parameters.items() if k not in COMPUTED}
     wrong = [k for k, v in fixed.items() if card.arguments.get(k) != v]

@@ -23,6 +23,7 @@ OPTIONAL = (
     "linf_channels",
     "blind",
     "prompts",
+    "patient",
 )  # of cost rows; older ones lack them
 
 

@@ -101,8 +101,8 @@ class RecordStore:
             unit: what was scored.
             scores: one mapping per foreground class with exactly ``class_id class_name dice hd95_mm nsd
                 status``; distances in mm.
-            cost: exactly ``linf l2 psnr ssim forwards backwards seconds flags provenance``, and for attacked
-                images ``asr_voxel asr_foreground``, see :func:`~robustvox.benchmark.metrics.success.voxel_success`.
+            cost: exactly ``linf l2 psnr ssim forwards backwards seconds flags provenance``, ``patient`` where that
+                is not the case, and for attacked images ``asr_voxel asr_foreground``, see :func:`~robustvox.benchmark.metrics.success.voxel_success`.
 
         Raises:
             ValueError: on missing or unknown fields, no class or a class twice, values JSON cannot hold.

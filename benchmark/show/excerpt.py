@@ -14,6 +14,7 @@ from robustvox.models import CATALOG as MODELS
 
 from ..records.reading import Frame
 from ..records.unit import RecordsError
+from ..specs.defences import split_defence
 from ..specs.protocols import DEFAULT_PROTOCOL
 from .tables.markup import markdown_table, markdown_text
 
@@ -114,7 +115,10 @@ def excerpt(tables: Mapping[str, Frame]) -> str:
 def _models(rows: list[dict[str, Any]]) -> str:
     known = list(MODELS)
     names = {row["surrogate"] for row in rows}
-    order = sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+    plain = {name: split_defence(name)[0] for name in names}
+    order = sorted(
+        names, key=lambda name: (known.index(plain[name]) if plain[name] in known else len(known), name)
+    )
     lines = []
     for name in order:
         mine = [row for row in rows if row["surrogate"] == name]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records.coverage import row_problems
+from ..records.organs import read_organs
 from ..records.outcomes import load_flags, load_warnings
 from ..records.reading import Frame, Records, load_records
 from ..records.writing import replace_file
@@ -55,7 +56,7 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
     Raises:
         RecordsError: if records or outcomes of checks are damaged.
     """
-    from .page import render_page
+    from .page import load_notes, render_page
 
     files, boards, tables = {}, [], {}
     for source, records in (load_all(results) if loaded is None else loaded).items():
@@ -64,13 +65,13 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
         table, same = all_rows(records, load_flags(folder / "checks"), cases)
         boards.append(_board(folder, records, cases, table, same))
         files |= render_success(folder, records)
-        marks = best_models(with_hashes(cases, records))
+        marks, notes = best_models(with_hashes(cases, records)), load_notes(source)
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
                 files[folder / f"{name}.csv"] = csv_text(part, views.TEXT)
-                files[folder / f"{name}.md"] = views.markdown(part, marks)
-                files[folder / f"{name}.tex"] = views.latex(part, marks)
-        summary = Summary(table[same], marks)
+                files[folder / f"{name}.md"] = views.markdown(part, marks, notes)
+                files[folder / f"{name}.tex"] = views.latex(part, marks, notes)
+        summary = Summary(table[same], marks, notes)
         files |= {folder / "summary.md": summary.markdown(), folder / "summary.tex": summary.latex()}
         tables[folder.name] = table[same]
     if boards:
@@ -137,7 +138,7 @@ def check(results: Path) -> list[str]:
 
 def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame) -> Any:
     """What the page shows of a dataset, models named as in its tables."""
-    from .page import Board, load_sources
+    from .page import Board, load_notes, load_sources
 
     hashes = ["unit", "surrogate_sha256", "target_sha256"]
     classes = records.scores.merge(records.costs[hashes], on="unit")
@@ -148,5 +149,7 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         transfer=table[~same],
         outcomes=load_warnings(folder / "checks"),
         sources=load_sources(folder / "records"),
+        organs=read_organs(folder),
+        notes=load_notes(folder / "records"),
         **{k: with_hashes(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
     )

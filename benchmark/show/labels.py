@@ -13,6 +13,8 @@ from robustvox.attacks import CATALOG as ATTACKS
 from robustvox.attacks.catalog import NOISE as NOISE
 from robustvox.models import CATALOG as MODELS
 
+from ..specs.defences import NONE as NATURAL
+from ..specs.defences import split_defence
 from ..specs.knobs import KNOBS, STEPS, find_knob, is_number
 from ..specs.matched import ParsedSpec, parse_spec
 from ..specs.spec import canonical, format_value
@@ -73,6 +75,16 @@ def model_family(name: str) -> str:
     """
     entry = MODELS.get(re.split("[@:]", name, maxsplit=1)[0])
     return entry.family if entry else OTHER
+
+
+def model_defence(name: str) -> str:
+    """What a model was trained with against attacks, by its name; the word for none where it carries nothing.
+
+    Example:
+        >>> model_defence("unet@pgd_at@1a2b3c4d"), model_defence("unet@1a2b3c4d")
+        ('pgd_at', 'natural')
+    """
+    return split_defence(name)[1] or NATURAL
 
 
 def attack_names(

@@ -168,14 +168,30 @@ class TrainRequest:
     batch_size: Annotated[int, Option(help="Windows per step.", least=1)] = 2
     lr: Annotated[float, Option(help="Peak learning rate.", least=0.0)] = 2e-3
     adversarial: Annotated[
-        str | None, Option(metavar="ATTACK", help="Train on volumes attacked on the fly.")
+        str | None,
+        Option(
+            metavar="ATTACK", help="Train on nothing but volumes attacked on the fly: pgd_at with share=1."
+        ),
     ] = None
+    defence: Annotated[
+        str | None,
+        Option(metavar=SPEC, help="Such as pgd_at:eps=8/255,steps=3; see docs/robust_training.md."),
+    ] = None
+    start: Annotated[
+        Path | None,
+        Option(metavar="CHECKPOINT", help="Weights to start from; zoo for the zoo's own of this model."),
+    ] = None
+    looks: Annotated[int, Option(help="Moments at which a defended network is attacked.", least=1)] = 4
+    look_cases: Annotated[int, Option(help="Cases of the end of the validation split for that.", least=1)] = 8
     seed: Seed = 0
     device: Device = "auto"
     checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
         None
     )
     roi_size: RoiSize = None
+    report: Annotated[
+        Path | None, Option(metavar="DIR", help="Write curves and cost of the training there.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +246,10 @@ class DataRequest:
     ] = ()
     download: Annotated[bool, Option(help="Fetch an MSD task first.")] = False
     out: Annotated[Path | None, Option(metavar="FILE", help="Keep the findings as JSON.")] = None
+    organs: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Results folder whose page shall know the sizes of the organs."),
+    ] = None
 
 
 _NAMED = Option(metavar="NAME", help="May repeat.")

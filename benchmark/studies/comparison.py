@@ -1,14 +1,15 @@
 """Two models on the same recorded cases: is the difference more than chance?
 
-White-box rows only, every model under the attack on itself. The case is the unit; the interval and the test are
+White-box rows only, every model under the attack on itself. The patient is the unit; the interval and the test are
 those of :func:`robustvox.benchmark.metrics.statistics.compare`, and Holm's correction runs over the attacks compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..specs.defences import split_hash
 from ..specs.protocols import DEFAULT_PROTOCOL
 from ..specs.spec import CLEAN, UsageError, match
 
@@ -68,12 +69,18 @@ def compare_models(
     cases = cases[own & (cases["protocol"] == protocol)]
     (name_a, a), (name_b, b) = (_of_model(cases, model, metric) for model in models)
     a, b = a.rename("a").to_frame(), b.rename("b").to_frame()
+    patients = dict(zip(cases["case"], cases["patient"], strict=True))
     if name_a == name_b:
         raise UsageError(f"expected two different models, got {name_a} twice; give another --model")
     shared = a.index.unique("attack").intersection(b.index.unique("attack"))
     pairs = a.join(b, how="inner").dropna()
     rows = [
-        {"attack": attack, "metric": metric, "protocol": protocol, **_compared(pairs, name_a, name_b, attack)}
+        {
+            "attack": attack,
+            "metric": metric,
+            "protocol": protocol,
+            **_compared(pairs, patients, name_a, name_b, attack),
+        }
         for attack in attacks or sorted(set(shared) - {CLEAN})
     ]
     if not rows:
@@ -84,7 +91,9 @@ def compare_models(
     return DataFrame([{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)])
 
 
-def _compared(pairs: Any, name_a: str, name_b: str, attack: str) -> dict[str, Any]:
+def _compared(
+    pairs: Any, patients: Mapping[str, str], name_a: str, name_b: str, attack: str
+) -> dict[str, Any]:
     """Two models under one attack, on the cases that both have."""
     from ..metrics.statistics import compare
 
@@ -95,7 +104,8 @@ def _compared(pairs: Any, name_a: str, name_b: str, attack: str) -> dict[str, An
             f"run `python -m benchmark --model ... --attack {attack}` for both on the same cases"
         )
     first, second = (pairs[side].to_numpy() for side in ("a", "b"))
-    found = compare(first, second)
+    whose = [patients[case] for case in pairs.index.get_level_values("case")]
+    found = compare(first, second, patients=whose)
     return {
         **{"model_a": name_a, "model_b": name_b, "n_cases": found.n_cases},
         **{"mean_a": first.mean(), "mean_b": second.mean(), "difference": found.difference},
@@ -105,7 +115,7 @@ def _compared(pairs: Any, name_a: str, name_b: str, attack: str) -> dict[str, An
 
 def _of_model(cases: Any, model: str, metric: str) -> tuple[str, Any]:
     """A model's name as the tables have it, and the metric by attack and case."""
-    name, _, prefix = model.partition("@")
+    name, prefix = split_hash(model)
     name = match(name, sorted(cases["target"].unique()), "model in the records")
     mine = cases[(cases["target"] == name) & cases["target_sha256"].str.startswith(prefix)]
     hashes = sorted(mine["target_sha256"].unique())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from robustvox.datasets import Dataset
+from robustvox.datasets import Dataset, patient_of
 from robustvox.models.complexity import measure
 
 from ..metrics.statistics import bootstrap_intervals
@@ -27,8 +27,9 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
             logits = predictor(torch.from_numpy(volume.image)[None].to(device))
         prediction = logits.argmax(1)[0].cpu().numpy()
         prediction = prediction if volume.ignore is None else np.where(volume.ignore, 0, prediction)
-        scores.append(_mean_dice(prediction, volume.label, len(dataset.class_names)))
-    low, high = bootstrap_intervals(np.array([scores]))
+        scores.append(mean_dice(prediction, volume.label, len(dataset.class_names)))
+    patients = [patient_of(dataset, case) for case in dataset.splits["validation"]]
+    low, high = bootstrap_intervals(np.array([scores]), patients=patients)
     return {
         "validation_dice": float(np.mean(scores)),
         "validation_interval": (float(low[0]), float(high[0])),
@@ -42,7 +43,8 @@ def cost(network: nn.Module, dataset: Dataset, roi_size: Sequence[int]) -> dict[
     return {"parameters": complexity.parameters, "flops": complexity.flops}
 
 
-def _mean_dice(prediction: np.ndarray, reference: np.ndarray, num_classes: int) -> float:
+def mean_dice(prediction: np.ndarray, reference: np.ndarray, num_classes: int) -> float:
+    """Mean Dice over the foreground classes that the reference or the prediction has; NaN where neither has any."""
     counts = np.bincount((reference * num_classes + prediction).ravel(), minlength=num_classes**2)
     confusion = counts.reshape(num_classes, num_classes)
     sizes = confusion.sum(0) + confusion.sum(1)

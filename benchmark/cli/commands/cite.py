@@ -14,6 +14,8 @@ from robustvox.models import CATALOG as MODEL_CATALOG
 
 from ...records.coverage import record_folders
 from ...records.reading import load_records
+from ...specs.defences import CATALOG as DEFENCE_CATALOG
+from ...specs.defences import split_defence
 from ...specs.matched import split_spec
 from ...specs.spec import CLEAN, match
 
@@ -29,11 +31,13 @@ ATTACKS = {
     "torchattacks": ("kim2020torchattacks",),
 }
 MODELS = {name: entry.cite for name, entry in MODEL_CATALOG.items()}
+DEFENCES = {name: entry.cite for name, entry in DEFENCE_CATALOG.items() if entry.cite}
 DATASETS: dict[str, tuple[str, ...]] = {
     "phantom": ("robustvox",),
     **dict.fromkeys(TASK_NAMES, ("antonelli2022medical",)),
     "btcv": ("landman2015btcv",),
     "acdc": ("bernard2018acdc",),
+    "acdc_light": ("bernard2018acdc",),
     "hecktor": ("andrearczyk2023hecktor",),
     "flare22": ("ma2024flare22",),
 }
@@ -75,6 +79,7 @@ def bibtex(
     for what, names, table, registry in (
         ("attack", [part for name in attacks for part in _attack_names(name)], ATTACKS, ATTACK_CATALOG),
         ("model", map(_name, models), MODELS, MODEL_CATALOG),
+        ("defence", _defences(models), DEFENCES, DEFENCE_CATALOG),
         ("dataset", datasets, DATASETS, {**DATASET_CATALOG, **DATASET_ALIASES}),
     ):
         for name in dict.fromkeys(names):
@@ -114,8 +119,14 @@ def studied(results: Path) -> list[str]:
 
 def _name(spec: str) -> str:
     """``unet`` of ``unet:size=small``; a factory ``package.module:name`` stays whole."""
-    head, _, rest = spec.partition(":")
+    head, _, rest = split_defence(spec)[0].partition(":")
     return head if not rest or "=" in rest.partition(",")[0].partition(":")[0] else spec
+
+
+def _defences(models: Iterable[str]) -> list[str]:
+    """The defences that the models were trained with, controls of our own left out."""
+    found = [split_defence(name)[1] for name in models]
+    return [name for name in found if name and DEFENCE_CATALOG[name].cite]
 
 
 def _attack_names(spec: str) -> list[str]:

@@ -18,6 +18,7 @@ from robustvox.datasets.verify import FOUND, MISSING, REFUSED, CaseReport, verif
 
 from ...harness.scoring import prepare_scorer
 from ...plan.cases import load_dataset, require_cases
+from ...records.organs import write_organs
 from ...specs.spec import UsageError, match
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
@@ -48,8 +49,11 @@ def verify_data(
     splits: Sequence[str] = (),
     download: bool = False,
     out: Path | None = None,
+    organs: Path | None = None,
 ) -> int:
     """Read every case as a run does, print per split what it is and becomes, and keep the findings in ``out``.
+
+    ``organs`` is a results folder: how large the organs are is written there, for the page.
 
     Returns:
         0 when every case is there and usable, 1 when some are not.
@@ -70,6 +74,9 @@ def verify_data(
     _show(console, dataset, chosen, reports)
     if out is not None:
         _write(out, dataset, reports)
+    if organs is not None:
+        sizes = [dict(zip(r.labels, r.millilitres, strict=True)) for r in reports if r.status == FOUND]
+        console.print(f"{write_organs(organs / dataset.name, dataset.class_names, sizes)}")
     if not splits:
         # A run takes this split where it is told no other.
         require_cases(dataset, "validation")

@@ -11,6 +11,7 @@ from rich.table import Table
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES
 from ...plan.build import build_plan
+from ...records.patients import note_patients
 from ...records.sources import claim
 from ...specs.requests import FrequencyRequest
 from ...specs.spec import UsageError, match, parse_value
@@ -33,6 +34,7 @@ def study_frequencies(request: FrequencyRequest) -> int:
     plan = build_plan(request.crossing, request.computing, request.out)
     claim(request.out, plan.dataset)
     folder = request.out / plan.dataset.name / "frequency"
+    note_patients(folder, plan.dataset, plan.cases)
     jobs = [job for job in plan.jobs() if not job.clean]
     bench, failures = Bench(plan), list(plan.refused)
     measured: Frame = pd.DataFrame(columns=list(COLUMNS))

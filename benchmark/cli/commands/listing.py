@@ -14,6 +14,7 @@ from robustvox.models import ZOO, CheckpointError, read_card
 from robustvox.models.complexity import facts
 from robustvox.models.prompted import TARGETS
 
+from ...specs.defences import CATALOG as DEFENCES
 from ...specs.protocols import PROTOCOLS, SWITCHES, Protocol
 from .console import escape, make_console
 
@@ -35,6 +36,7 @@ def show(console: Console | None = None) -> None:
     attacks["torchattacks:NAME"] = "one of torchattacks, if installed: torchattacks:MIFGSM,eps=8/255"
     console.print(_table("attacks (--attack)", attacks))
     console.print(_table("datasets (--dataset)", DATASETS))
+    console.print(_table("defences (train --defence)", {k: e.summary for k, e in DEFENCES.items()}))
     protocols = {p.name: _switched_on(p) for p in PROTOCOLS.values()}
     console.print(_table("protocols (--protocol)", protocols))
     console.print(_table("studies (a command each)", STUDIES))
@@ -125,5 +127,6 @@ def _zoo() -> dict[str, list[str]]:
         dice = "unknown" if card.validation_dice is None else f"{card.validation_dice:.3f}"
         if card.validation_interval is not None:
             dice += " ({:.2f}-{:.2f})".format(*card.validation_interval)
-        found.setdefault(card.architecture, []).append(f"{escape(card.dataset)} {dice}")
+        mark = f" @{card.defence}" if card.defence else ""
+        found.setdefault(card.architecture, []).append(f"{escape(card.dataset)}{mark} {dice}")
     return found

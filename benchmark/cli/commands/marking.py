@@ -15,6 +15,7 @@ from ...harness.faults import CASE_FAILURES
 from ...plan.build import load_models
 from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
+from ...records.patients import note_patients
 from ...records.sources import claim
 from ...specs.protocols import find_protocol
 from ...specs.requests import MarkingRequest
@@ -36,6 +37,7 @@ def study_marks(request: MarkingRequest) -> int:
     """
     console = make_console()
     folder, bench = _prepare(request)
+    note_patients(folder, bench.dataset, bench.cases)
     failures: list[str] = []
     jobs = list(bench.jobs())
     with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:

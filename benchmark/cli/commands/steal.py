@@ -14,6 +14,7 @@ from robustvox.models import CATALOG, ZOO, CheckpointError
 
 from ...plan.cases import load_dataset
 from ...plan.models import choose_device
+from ...records.patients import note_patients
 from ...records.sources import claim, zoo_name
 from ...specs.requests import StealRequest
 from ...specs.spec import Spec, UsageError, canonical, match, parse_value
@@ -53,6 +54,7 @@ def steal_model(request: StealRequest) -> int:
             setting.cast(study.seeds[0])  # too few patients are refused before anything is written
             _writable(folder)
             Experiment(setting, zoo=ZOO / zoo_name(dataset), on_work=show).run()
+        note_patients(folder, dataset, dataset.splits["validation"])
         made = write(folder)
     except (CheckpointError, DatasetError, ValueError) as error:
         raise UsageError(str(error)) from error

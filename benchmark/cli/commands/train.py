@@ -11,16 +11,21 @@ from ...plan.cases import load_dataset, require_cases
 from ...plan.models import choose_device
 from ...plan.windows import choose_window, read_window, with_window
 from ...records.sources import zoo_name
+from ...report.training import described, write_training_report
 from ...specs.requests import TrainRequest
 from ...specs.spec import Spec, UsageError, match
+from ...training.defences import NATURAL, NamedDefence, build_defence
 from ...training.recipe import Progress, Recipe
-from ...training.train import train
+from ...training.train import Watching, train
 from ..codes import DONE
 from .console import make_console, progress
 
 
 def train_model(request: TrainRequest) -> int:
-    """Train what the request says and print where the checkpoint went and its validation Dice."""
+    """Train what the request says and print where the checkpoint went and its validation Dice.
+
+    An unfinished training lies beside its checkpoint; the same command goes on from there.
+    """
     spec = Spec.parse(request.model)
     spec = Spec(match(spec.name, CATALOG, "model"), spec.parameters)
     dataset = load_dataset(request.dataset, request.data_root)
@@ -31,25 +36,32 @@ def train_model(request: TrainRequest) -> int:
     roi_size = _window(
         spec, dataset, asked or (request.roi_size and read_window(request.roi_size, "--roi-size")) or None
     )
-    attack = load_attack(request.adversarial) if request.adversarial else None
-    path = request.checkpoint or ZOO / zoo_name(dataset) / f"{spec.name}.safetensors"
-    recipe = Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr)
-    with progress(f"train {spec.name} on {dataset.name}", request.steps) as bar:
+    defence = _defence(request)
+    name = spec.name + (f".{defence.name}" if defence.name else "")
+    path = request.checkpoint or ZOO / zoo_name(dataset) / f"{name}.safetensors"
+    start = request.start
+    if start is not None and str(start) == "zoo":
+        start = ZOO / zoo_name(dataset) / f"{spec.name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with progress(f"train {name} on {dataset.name}", request.steps) as bar:
 
         def show(step: Progress) -> None:
-            bar.update(bar.task_ids[0], completed=step.step, description=f"{spec.name} loss {step.loss:.3f}")
+            bar.update(bar.task_ids[0], completed=step.step, description=f"{name} loss {step.loss:.3f}")
 
         try:
-            card = train(
+            trained = train(
                 spec,
                 dataset,
                 path=path,
-                recipe=recipe,
+                recipe=Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr),
                 seed=request.seed,
                 device=choose_device(request.device),
-                attack=attack,
+                defence=defence,
+                start=start,
+                watching=Watching(cases=request.look_cases, looks=request.looks),
                 on_step=show,
                 roi_size=roi_size,
+                state=path.with_name(f"{path.name}.state"),
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -60,8 +72,30 @@ def train_model(request: TrainRequest) -> int:
                 f"expected {spec} to run on windows of {'x'.join(map(str, roi_size))}, found: {said}; change the parameters, "
                 "--roi-size or --batch-size"
             ) from error
-    make_console().print(f"{path}: validation Dice {card.validation_dice:.4f}")
+    console = make_console()
+    console.print(f"{path}: validation Dice {trained.card.validation_dice:.4f}")
+    for line in described(trained):
+        console.print(line)
+    if request.report is not None and trained.looks:
+        console.print(
+            f"{write_training_report(request.report, path.name.removesuffix('.safetensors'), trained)}"
+        )
     return DONE
+
+
+def _defence(request: TrainRequest) -> NamedDefence:
+    """The defence that was asked for, under its own name or as an attack alone.
+
+    Raises:
+        UsageError: both, or one that cannot be.
+    """
+    if request.adversarial and request.defence:
+        raise UsageError("expected --defence or --adversarial, got both; name the attack within --defence")
+    if request.adversarial:
+        attack = Spec.parse(request.adversarial)
+        inner = {"attack": attack.name, "share": 1, **attack.parameters}
+        return build_defence(Spec("pgd_at", inner), load_attack)
+    return build_defence(Spec.parse(request.defence), load_attack) if request.defence else NATURAL
 
 
 def _window(spec: Spec, dataset: Dataset, asked: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ explanations. Everything that came from a record passes Jinja2's autoescape.
 
 from __future__ import annotations
 
-from .board import Board, load_sources
+from .board import Board, load_notes, load_sources
 from .render import readable, render_page
 
-__all__ = ["Board", "load_sources", "readable", "render_page"]
+__all__ = ["Board", "load_notes", "load_sources", "readable", "render_page"]

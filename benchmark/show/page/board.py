@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +23,8 @@ class Board:
         classes: one row per scored class of a unit: ``class_id class_name dice status`` and its keys.
         failures: one row per failed unit. These three have the surrogate's name in the records as ``stored``.
         outcomes: what checks found, from :func:`robustvox.benchmark.records.outcomes.load_warnings`.
+        organs: mean millilitres by class id, from :mod:`robustvox.benchmark.records.organs`; empty where unknown.
+        notes: what every table of the data has to say.
         sources: lines that say where the data come from, under which licence.
     """
 
@@ -33,6 +36,8 @@ class Board:
     failures: Frame
     outcomes: Frame
     sources: tuple[str, ...] = ()
+    organs: Mapping[int, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,6 +54,12 @@ class Board:
             for shown, name in zip(frame["surrogate"].tolist(), frame["stored"].tolist(), strict=True)
         }
 
+    @cached_property
+    def patients(self) -> dict[str, str]:
+        """Whom each case is of; itself where the frame does not say."""
+        whose = self.cases["patient"] if "patient" in self.cases else self.cases["case"]
+        return dict(zip(self.cases["case"], whose, strict=True))
+
     @property
     def protocols(self) -> list[str]:
         """Protocols with rows, sorted."""
@@ -63,12 +74,22 @@ def own(frame: Frame) -> Frame:
 
 def load_sources(records: Path) -> tuple[str, ...]:
     """Source and licence of the data, from the provenance beside ``results/<dataset>/records``; sorted."""
+    return _from_provenance(records, ("source", "licence"))
+
+
+def load_notes(records: Path) -> tuple[str, ...]:
+    """What every table of the data has to say, such as that millimetres are nominal, from the provenance; sorted."""
+    return _from_provenance(records, ("note",))
+
+
+def _from_provenance(records: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """These entries of the datasets, joined; those that lack one are left out."""
     found = set()
     for path in sorted(Path(records).glob("*/provenance.jsonl")):
         for entry in read_entries(path):
-            # Of a damaged line, or one of an older form, only a credit line is lost here; the check tells.
+            # Of a damaged line, or one of an older form, only a line of text is lost here; the check tells.
             data = {} if isinstance(entry, str) else entry[1].dataset
-            parts = (data.get("source"), data.get("licence"))
+            parts = [data.get(name) for name in names]
             if all(isinstance(part, str) and part for part in parts):
                 found.add(", ".join(map(str, parts)))
     return tuple(sorted(found))

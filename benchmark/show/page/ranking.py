@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...metrics.statistics import bootstrap_intervals
-from ..labels import NOISE, UNBOUNDED, AttackName, model_family
+from ..labels import NOISE, UNBOUNDED, AttackName, model_defence, model_family
 from .board import CLEAN, Board, Frame, own
 
 BUDGET = "L∞ 8/255"  # of the literature; another one only where nothing was attacked at this
@@ -35,6 +35,7 @@ class Place:
     tied: bool
     model: str
     family: str
+    defence: str
     clean: float
     worst: float
     low: float
@@ -79,7 +80,9 @@ def rank(board: Board, protocol: str, names: Mapping[str, AttackName]) -> Rankin
     ranked = [m for m in sorted(attacked) if not all(names[a].one_step for a in attacked[m])]
     attacks = sorted(set.intersection(*(attacked[m] for m in ranked))) if ranked else []
     cases = sorted(usual.intersection(*(covered[m][a] for m in ranked for a in attacks)))
-    places = _places(scores, ranked, attacks, cases, names, failed) if attacks and cases else []
+    places = (
+        _places(scores, ranked, attacks, cases, names, failed, board.patients) if attacks and cases else []
+    )
     unranked = sorted(scores.keys() - {place.model for place in places})
     return Ranking(
         protocol,
@@ -164,13 +167,14 @@ def _places(
     cases: Sequence[str],
     names: Mapping[str, AttackName],
     failed: Mapping[str, int],
+    patients: Mapping[str, str],
 ) -> list[Place]:
     hardest = {
         m: [min(attacks, key=lambda a, m=m, c=c: (scores[m][a][c][0], a)) for c in cases] for m in models
     }
     worst = {m: [scores[m][a][c][0] for a, c in zip(hardest[m], cases, strict=True)] for m in models}
     order = sorted(models, key=lambda m: (-_mean(worst[m]), m))
-    low, high, separate = _intervals(np.array([worst[m] for m in order]))
+    low, high, separate = _intervals(np.array([worst[m] for m in order]), [patients[c] for c in cases])
     places: list[Place] = []
     leader = 0
     for i, model in enumerate(order):
@@ -185,6 +189,7 @@ def _places(
                 tied=tied,
                 model=model,
                 family=model_family(model),
+                defence=model_defence(model),
                 clean=_mean([scores[model][CLEAN][c][0] for c in cases]),
                 worst=mean,
                 low=min(float(low[i]), mean),
@@ -198,11 +203,14 @@ def _places(
     return places
 
 
-def _intervals(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], bool]]:
+def _intervals(
+    values: np.ndarray, patients: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], bool]]:
     """Intervals of the means of rows, and for rows i > j whether that of the difference j - i lies above zero."""
     pairs = [(i, j) for i in range(len(values)) for j in range(i)]
     # In front the rows, then the differences of all pairs: everything resampled in the same way.
-    low, high = bootstrap_intervals(np.vstack([values, *(values[j] - values[i] for i, j in pairs)]))
+    table = np.vstack([values, *(values[j] - values[i] for i, j in pairs)])
+    low, high = bootstrap_intervals(table, patients=patients)
     return low, high, dict(zip(pairs, (low > 0)[len(values) :].tolist(), strict=True))
 
 

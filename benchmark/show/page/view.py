@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ...records.paths import records_file
 from ...specs.names import component
-from ..labels import AttackName, attack_names, model_family
+from ..labels import NATURAL, AttackName, attack_names, model_defence, model_family
 from .board import Board, Frame
 from .curves import charts
 from .flags import details, explain
 from .matrices import Matrix, class_matrices, transfer_matrices
-from .ranking import rank, worst_cases
+from .organs import BySize, Extremes, by_size, extremes
+from .ranking import Place, rank, worst_cases
+from .scatter import scatter
 
 #: key, heading, whether it sorts as a number, explanation
 COLUMNS = (
@@ -27,6 +29,8 @@ COLUMNS = (
     ("robust", "Robust Dice", True, "Mean foreground Dice under the attack, with 95% bootstrap interval over cases."),
     ("drop", "Drop", True, "Clean Dice minus robust Dice."),
     ("worst", "Worst case", True, "Per case the lowest Dice of all attacks on this model at this budget, then the mean."),
+    ("smallest", "Smallest organ", True, "Mean Dice of the smallest organ under the attack; which it is stands above the table."),
+    ("largest", "Largest organ", True, "Mean Dice of the largest organ under the attack."),
     ("hd95_clean", "HD95 clean", True, "95th percentile Hausdorff distance in mm without an attack."),
     ("hd95", "HD95 attacked", True, "The same under the attack; a lost organ counts as the diagonal of the volume."),
     ("lost", "Lost organs", True, "Organs of a case of which nothing was found, over all cases; invented ones behind it."),
@@ -35,6 +39,7 @@ COLUMNS = (
     ("ssim", "SSIM", True, "Structural similarity to the clean volume, mean over cases; 1 is identical."),
     ("flags", "Flags", False, "Reasons to doubt a row, from the run itself and from the sanity checks."),
     ("model_family", "Family", False, "Convolutional, transformer or Mamba."),
+    ("defence", "Defence", False, "What the network was trained with against attacks; natural for nothing."),
     ("attack_family", "Kind", False, "Family of the attack."),
     ("protocol", "Protocol", False, "How volumes were predicted, attacked and scored."),
     ("records", "Records", False, "The file of per-case rows behind the numbers."),
@@ -44,6 +49,7 @@ COLUMNS = (
 #: filter -> its label; all but the last select equal values of a column
 FILTERS = {
     "model": "Model",
+    "defence": "Defence",
     "model_family": "Model family",
     "attack": "Attack",
     "attack_family": "Attack family",
@@ -59,18 +65,21 @@ def section(board: Board) -> dict[str, Any]:
     specs = Counter(attack for table in tables for attack in table["attack"].tolist())
     measured = board.white_box.groupby("attack")["linf"].max().to_dict()
     names = attack_names(specs, measured)
-    rows = _rows(board, names)
+    sizes = extremes(board)
+    rows = _rows(board, names, sizes)
     flags = sorted({flag for row in rows for flag, _, _ in row["flags"]})
     return {
         "id": f"d-{component(board.folder)}",
         "name": board.name,
         "folder": _link(board.folder),
         "sources": board.sources,
+        "notes": board.notes,
         "models": len({row["model"] for row in rows}),
         "cases": int(max(board.white_box["n_cases"], default=0)),
         "protocols": board.protocols,
         "rankings": [_ranking(board, protocol, names) for protocol in board.protocols],
         "rows": rows,
+        "organs": [] if sizes is None else [sizes.about("smallest"), sizes.about("largest")],
         "choices": {key: sorted({row[key] for row in rows}) for key in FILTERS},
         "charts": charts(board, names),
         "transfer": [_matrix(board, m) for m in transfer_matrices(board, names)],
@@ -93,9 +102,19 @@ def fixed(value: float, digits: int) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def _rows(board: Board, names: Mapping[str, AttackName]) -> list[dict[str, Any]]:
-    worst, found = worst_cases(board, names), details(board)
-    return [_row(board, row, names, worst, found) for row in board.white_box.to_dict("records")]
+def _rows(board: Board, names: Mapping[str, AttackName], sizes: Extremes | None) -> list[dict[str, Any]]:
+    """Rows of the table: natural models first, then a group for each defence."""
+    worst, found, organs = worst_cases(board, names), details(board), by_size(board, sizes)
+    rows = [
+        _row(board, row, names, worst, found)
+        | _sized(organs.get((row["protocol"], row["target"], row["attack"]), BySize()))
+        for row in board.white_box.to_dict("records")
+    ]
+    return sorted(rows, key=lambda row: (row["defence"] != NATURAL, row["defence"]))
+
+
+def _sized(dice: BySize) -> dict[str, str]:
+    return {"smallest": fixed(dice.smallest, 3), "largest": fixed(dice.largest, 3)}
 
 
 def _row(board: Board, row: Frame, names: Mapping[str, AttackName], worst: Any, found: Any) -> dict[str, Any]:
@@ -107,6 +126,7 @@ def _row(board: Board, row: Frame, names: Mapping[str, AttackName], worst: Any, 
     return {
         "model": model,
         "model_family": model_family(model),
+        "defence": model_defence(model),
         "attack": attack.label,
         "spec": attack.spec,
         "attack_family": attack.family,
@@ -157,23 +177,33 @@ def _ranking(board: Board, protocol: str, names: Mapping[str, AttackName]) -> di
         "attacks": ", ".join(sorted(attack.label for attack in ranking.attacks)),
         "n_cases": ranking.n_cases,
         "unranked": ranking.unranked,
-        "places": [
-            {
-                "place": f"{place.place}{'=' if place.tied else ''}",
-                "model": place.model,
-                "family": place.family,
-                "clean": fixed(place.clean, 3),
-                "worst": fixed(place.worst, 3),
-                "interval": _interval(place.low, place.high),
-                "drop": fixed(place.clean - place.worst, 3),
-                "lost": str(place.lost),
-                "failed": place.failed,
-                "hardest": place.hardest,
-                "hardest_cases": place.hardest_cases,
-                "bar": {k: f"{100 * getattr(place, k):.1f}%" for k in ("low", "high", "worst", "clean")},
-            }
-            for place in ranking.places
-        ],
+        "scatter": scatter(ranking.places),
+        "groups": _groups(ranking.places),
+    }
+
+
+def _groups(places: Sequence[Place]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Places by defence, the group with the best place first; places count over all groups."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for place in places:
+        groups.setdefault(place.defence, []).append(_place(place))
+    return list(groups.items())
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {
+        "place": f"{place.place}{'=' if place.tied else ''}",
+        "model": place.model,
+        "family": place.family,
+        "clean": fixed(place.clean, 3),
+        "worst": fixed(place.worst, 3),
+        "interval": _interval(place.low, place.high),
+        "drop": fixed(place.clean - place.worst, 3),
+        "lost": str(place.lost),
+        "failed": place.failed,
+        "hardest": place.hardest,
+        "hardest_cases": place.hardest_cases,
+        "bar": {k: f"{100 * getattr(place, k):.1f}%" for k in ("low", "high", "worst", "clean")},
     }
 
 

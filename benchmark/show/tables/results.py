@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...metrics.statistics import bootstrap_intervals
 from ...records.outcomes import KEYS as CHECK_KEYS
 from ...records.reading import Frame, Records
 from ...specs.spec import CLEAN
-from .cases import COSTS, KEYS, METRICS, per_case, with_hashes
+from .cases import COSTS, KEYS, METRICS, intervals_by_row, per_case, with_hashes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -87,7 +86,7 @@ def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple
     rows[["missing", "hallucinated"]] = groups[["missing", "hallucinated"]].sum()
     rows["linf"] = groups["linf"].max()
     rows["n_cases"] = groups.size()
-    rows["dice_adv_low"], rows["dice_adv_high"] = _intervals(attacked["dice_adv"], groups.ngroup(), rows)
+    rows["dice_adv_low"], rows["dice_adv_high"] = _intervals(attacked, groups.ngroup(), rows)
     incomplete = ~groups["clean"].all().astype(bool)
     rows.loc[incomplete, unharmed] = np.nan
     rows["flags"] = _flags(records, rows.index[incomplete], checks)
@@ -105,18 +104,11 @@ def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple
     return rows[list(COLUMNS)], rows["white_box"].astype(bool)
 
 
-def _intervals(values: Frame, group: Frame, rows: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """95% bootstrap intervals of the mean over cases, per row.
-
-    Rows with equally many cases share the resampled indices, so their means are compared in pairs.
-    """
-    low, high = np.full((2, len(rows)), np.nan)
-    valid = values.notna().to_numpy()
-    value, group_of = values.to_numpy()[valid], group.to_numpy()[valid]
-    sizes = np.bincount(group_of, minlength=len(rows)) if len(rows) else np.empty(0, int)
-    for size in np.unique(sizes[sizes > 0]):
-        chosen = np.flatnonzero(sizes == size)
-        low[chosen], high[chosen] = bootstrap_intervals(value[sizes[group_of] == size].reshape(-1, size))
+def _intervals(cases: Frame, group: Frame, rows: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """95% bootstrap intervals of the mean over cases, per row, patients resampled."""
+    known = cases["dice_adv"].notna().to_numpy()
+    shown = cases[known].assign(row=group[known])
+    low, high = intervals_by_row(shown, "row", "dice_adv", len(rows))
     mean = rows["dice_adv"].to_numpy()
     # With equal values the resampled mean may differ from the mean in the last bit.
     return np.minimum(low, mean), np.maximum(high, mean)

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...metrics.statistics import bootstrap_intervals
 from ...records.reading import Frame, Records
 from ...specs.spec import CLEAN
-from .cases import KEYS
+from .cases import KEYS, intervals_by_row, patients_of
 from .markup import csv_text, markdown_table, markdown_text
 
 if TYPE_CHECKING:
@@ -75,7 +74,9 @@ def lost_organs(records: Records) -> DataFrame:
 
 def organ_outcomes(records: Records) -> DataFrame:
     """Every organ of every attacked case (and seed), sorted, with ``lost`` true or false; see :func:`lost_organs`."""
-    hashes = records.costs[["unit", "surrogate_sha256", "target_sha256"]]
+    hashes = records.costs[["unit", "surrogate_sha256", "target_sha256"]].assign(
+        patient=patients_of(records.costs)
+    )
     scores: Any = records.scores.merge(hashes, on="unit")
     scores = scores[scores["class_id"] > 0]  # some protocols score the background, which is no organ
     clean = scores[(scores["attack"] == CLEAN) & scores["status"].isin(["ok", "missing"])]
@@ -112,16 +113,14 @@ def success_rates(records: Records) -> Frame:
     table["n_organs"] = organs.size()
     table["lost"] = organs.sum()
     table[["n_organs", "lost"]] = table[["n_organs", "lost"]].fillna(0).astype("int64")
-    shares = outcomes.groupby([*KEYS, "case"])["lost"].mean().astype("float64")
+    shares: Frame = outcomes.groupby([*KEYS, "case"]).agg(lost=("lost", "mean"), patient=("patient", "first"))
+    shares["lost"] = shares["lost"].astype("float64")
     groups = shares.groupby(KEYS)
-    bounds = shares.groupby(KEYS).size().to_frame("size")
-    bounds[["low", "high"]] = np.nan
-    # Rows with equally many cases share the resamples: one call for all of them.
-    for size in sorted(set(bounds["size"])):
-        chosen = (bounds["size"] == size).to_numpy()
-        values = shares.to_numpy()[(groups.transform("size") == size).to_numpy()].reshape(-1, size)
-        bounds.loc[chosen, "low"], bounds.loc[chosen, "high"] = bootstrap_intervals(values)
-    table["success"] = groups.mean()
+    bounds = groups.size().to_frame("size")
+    bounds["low"], bounds["high"] = intervals_by_row(
+        shares.assign(row=groups.ngroup()), "row", "lost", len(bounds)
+    )
+    table["success"] = groups["lost"].mean()
     table["success_low"], table["success_high"] = bounds["low"], bounds["high"]
     return table.reset_index()[list(COLUMNS)]
 

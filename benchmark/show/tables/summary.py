@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...records.reading import Frame
@@ -23,10 +23,11 @@ class Summary:
     Args:
         table: white-box rows, columns as in ``white_box.csv``.
         marks: from :func:`robustvox.benchmark.show.tables.best.best_models`.
+        notes: what is to be said of the data.
     """
 
-    def __init__(self, table: Frame, marks: Marks) -> None:
-        self._marks = marks
+    def __init__(self, table: Frame, marks: Marks, notes: Sequence[str] = ()) -> None:
+        self._marks, self._notes = marks, notes
         self._rows = table.to_dict("records")
         self._models = sorted({row["surrogate"] for row in self._rows})
         self._labels = labels({row["attack"] for row in self._rows})
@@ -36,14 +37,13 @@ class Summary:
         """As Markdown."""
         heads = ["protocol", "attack", *map(markdown_text, self._models)]
         cells = self._cells(markdown_text, views.markdown_marked, "{0} ({1} to {2})")
-        note = f"\n{views.MARKDOWN_NOTE}\n" if self._noted else ""
-        return markdown_table(heads, cells, left=(0, 1)) + note
+        return markdown_table(heads, cells, left=(0, 1)) + views.markdown_notes(self._noted, self._notes)
 
     def latex(self) -> str:
         """As a booktabs tabular."""
         heads = ["protocol", "attack", *map(latex_text, self._models)]
         cells = self._cells(latex_text, views.latex_marked, "{0} ({1}--{2})")
-        return views.tabular("ll" + "r" * len(self._models), heads, cells, self._noted)
+        return views.tabular("ll" + "r" * len(self._models), heads, cells, self._noted, self._notes)
 
     @property
     def _noted(self) -> bool:

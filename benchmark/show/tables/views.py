@@ -59,31 +59,44 @@ def _view(table: Frame) -> dict[str, list[str]]:
     }
 
 
-def markdown(table: Frame, marks: Marks) -> str:
-    """A Markdown table, and what its marks mean if it has any."""
+def markdown(table: Frame, marks: Marks, notes: Sequence[str] = ()) -> str:
+    """A Markdown table, what its marks mean if it has any, and what is to be said of the data."""
     view = _view(table)
     marked = _marks(table, marks)
     view[DICE] = [markdown_marked(cell, mark) for cell, mark in zip(view[DICE], marked, strict=True)]
     left = [column for column, heading in enumerate(view) if heading in TEXT]
-    note = f"\n{MARKDOWN_NOTE}\n" if any(marked) else ""
-    return markdown_table(list(view), _escaped_rows(view, markdown_text), left=left) + note
+    table_text = markdown_table(list(view), _escaped_rows(view, markdown_text), left=left)
+    return table_text + markdown_notes(any(marked), notes)
 
 
-def latex(table: Frame, marks: Marks) -> str:
-    """A booktabs tabular, to be ``\\input`` inside a table environment; a comment says what its marks mean."""
+def markdown_notes(marked: bool, notes: Sequence[str]) -> str:
+    """Paragraphs below a table."""
+    told = [*([MARKDOWN_NOTE] if marked else []), *(f"Note: {markdown_text(note)}." for note in notes)]
+    return "".join(f"\n{text}\n" for text in told)
+
+
+def latex(table: Frame, marks: Marks, notes: Sequence[str] = ()) -> str:
+    """A booktabs tabular, to be ``\\input`` inside a table environment; comments say what belongs into the caption."""
     view = _view(table)
     marked = _marks(table, marks)
     view[DICE] = [latex_marked(cell, mark) for cell, mark in zip(view[DICE], marked, strict=True)]
     alignment = "".join("l" if heading in TEXT else "r" for heading in view)
     heads = [latex_text(heading) for heading in view]
-    return tabular(alignment, heads, _escaped_rows(view, latex_text), any(marked))
+    return tabular(alignment, heads, _escaped_rows(view, latex_text), any(marked), notes)
 
 
-def tabular(alignment: str, heads: Sequence[str], rows: Iterable[Sequence[str]], noted: bool) -> str:
+def tabular(
+    alignment: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    noted: bool,
+    notes: Sequence[str] = (),
+) -> str:
     """Rows of finished cells between booktabs rules."""
     head, *body = (f"{' & '.join(line)} \\\\\n" for line in (heads, *rows))
     rules = [f"\\begin{{tabular}}{{{alignment}}}\n\\toprule\n", head, "\\midrule\n", *body]
-    note = f"% For the caption: {LATEX_NOTE}\n" if noted else ""
+    told = [*([LATEX_NOTE] if noted else []), *(f"{latex_text(note)}." for note in notes)]
+    note = "".join(f"% For the caption: {text}\n" for text in told)
     return "".join([*rules, "\\bottomrule\n\\end{tabular}\n", note])
 
 

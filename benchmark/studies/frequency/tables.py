@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from ...metrics.statistics import bootstrap_intervals
 from ...plan.attacks import brief
+from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.cases import KEYS as GROUP
@@ -100,8 +102,8 @@ def read_cases(path: Path) -> Frame:
     return text.astype({"seed": "int64"})
 
 
-def summarize(cases: Frame) -> Frame:
-    """A row per attack and band: means over cases, with the 95% bootstrap interval of the Dice.
+def summarize(cases: Frame, patients: Mapping[str, str] | None = None) -> Frame:
+    """A row per attack and band: means over cases, with the 95% bootstrap interval of the Dice, patients resampled.
 
     ``effect`` is the share of the attack's loss of Dice that the band alone causes; empty where the attack loses
     less than 0.01.
@@ -110,8 +112,13 @@ def summarize(cases: Frame) -> Frame:
     per_case = cases.groupby([*GROUP, *BAND, "case"], as_index=False, sort=False)[numbers].mean()
     rows = []
     for identity, group in per_case.groupby([*GROUP, *BAND], sort=False):
-        dice = group["dice"].dropna().to_numpy()
-        low, high = bootstrap_intervals(dice[None]) if len(dice) else (np.array([np.nan]), np.array([np.nan]))
+        known = group.dropna(subset="dice")
+        dice, whose = known["dice"].to_numpy(), patients_of_cases(known["case"].tolist(), patients or {})
+        low, high = (
+            bootstrap_intervals(dice[None], patients=whose)
+            if len(dice)
+            else (np.array([np.nan]), np.array([np.nan]))
+        )
         means = group[numbers].mean().to_dict()
         loss = means["dice_clean"] - means["dice_adv"]
         effect = (means["dice_clean"] - means["dice"]) / loss if loss >= 0.01 else float("nan")
@@ -143,7 +150,7 @@ def keep(folder: Path, measured: Frame) -> Frame:
 
 def write(folder: Path) -> Frame:
     """Derive ``bands.csv|md`` from ``cases.csv``, and return all bands."""
-    table = summarize(read_cases(folder / "cases.csv"))
+    table = summarize(read_cases(folder / "cases.csv"), read_patients(folder))
     replace_file(folder / "bands.csv", csv_text(table, TEXT))
     replace_file(folder / "bands.md", _markdown(table))
     return table

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ...metrics.statistics import bootstrap_intervals
+from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
@@ -66,7 +67,7 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
     other_look = old["study"].str.slice(8) != study[8:]
     old = old[(old["study"] == study) | other_look | ~old["mark"].isin(new["mark"])]
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
-    table = summarize(both)
+    table = summarize(both, read_patients(folder))
     replace_file(folder / "cases.csv", csv_text(both, _TEXT))
     replace_file(folder / "marking.csv", csv_text(table, _TEXT))
     replace_file(folder / "marking.md", markdown(table))
@@ -78,16 +79,17 @@ def summary(folder: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def summarize(cases: Frame) -> Frame:
+def summarize(cases: Frame, patients: Mapping[str, str] | None = None) -> Frame:
     """A row per mark, view and model: means over cases of the means over seeds.
 
-    ``dice_low`` and ``dice_high`` bound the 95% bootstrap interval over cases, ``seed_low`` and ``seed_high`` are the
+    ``dice_low`` and ``dice_high`` bound the 95% bootstrap interval over patients, ``seed_low`` and ``seed_high`` are the
     lowest and the highest mean of one seed. ``net`` is the net protection, ``dice_clean - dice``.
     """
     rows = []
     for identity, group in cases.groupby(_GROUP, sort=False):
         per_case: Frame = group.groupby("case", sort=False)[list(_NUMBERS)].mean()
-        low, high = bootstrap_intervals(per_case["dice"].to_numpy()[None])
+        whose = patients_of_cases(list(per_case.index), patients or {})
+        low, high = bootstrap_intervals(per_case["dice"].to_numpy()[None], patients=whose)
         per_seed = group.groupby("seed")["dice"].mean()
         means = per_case.mean().to_dict()
         rows.append(

@@ -138,5 +138,5 @@ def train_on_truth(
         answers.append(Sample(image, torch.from_numpy(labels[scan.id].astype(np.int64))[None]))
     network = new_network(steal, scans[0].image.shape[0]).to(device)
     recipe = Recipe(steps=steal.steps, batch_size=steal.batch_size, lr=steal.lr)
-    copy = optimize(network, answers, steal.roi_size, recipe, AnswerLoss(), seed=steal.seed)
+    copy = optimize(network, answers, steal.roi_size, recipe, AnswerLoss(), seed=steal.seed).averaged
     return StolenModel(copy, steal.roi_size, calibration, 0, ())

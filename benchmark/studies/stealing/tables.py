@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ...metrics.statistics import bootstrap_intervals
+from ...records.patients import patients_of_cases, read_patients
 from ...show.tables.markup import csv_text, markdown_text
 from .rows import Frame, FunctionRow, Rows, TransferRow
 from .study import VICTIM, WHITE_BOX
@@ -25,7 +27,7 @@ T2 = (
 )  # fmt: skip
 
 
-def function_table(cases: Frame) -> Frame:
+def function_table(cases: Frame, whose: Mapping[str, str] = MappingProxyType({})) -> Frame:
     """T1: per row mean Dice and agreement with 95% intervals over patients (seeds averaged per patient first).
 
     ``worst_seed_agreement`` is the lowest mean of one seed; ``empty`` counts predictions without foreground.
@@ -40,8 +42,8 @@ def function_table(cases: Frame) -> Frame:
                 "queries": int(group["queries"].max()),
                 "n_cases": len(patients),
                 "n_seeds": group["seed"].nunique(),
-                **_interval("dice", patients["dice"]),
-                **_interval("agreement", patients["agreement"]),
+                **_interval("dice", patients["dice"], whose),
+                **_interval("agreement", patients["agreement"], whose),
                 "worst_seed_agreement": float(group.groupby("seed")["agreement"].mean().min()),
                 "empty": int(group["empty"].sum()),
                 "dice": float(means["dice"]),
@@ -51,7 +53,7 @@ def function_table(cases: Frame) -> Frame:
     return pd.DataFrame(rows, columns=list(T1))
 
 
-def transfer_table(cases: Frame) -> Frame:
+def transfer_table(cases: Frame, whose: Mapping[str, str] = MappingProxyType({})) -> Frame:
     """T2: per surrogate and attack the victim's Dice and drop; the ratio to the drop of the same attack in the white box.
 
     Noise is compared with ``smooth`` (smoothed noise) or ``pgd`` (sign noise) of the same radius.
@@ -75,8 +77,8 @@ def transfer_table(cases: Frame) -> Frame:
                     "n_cases": len(patients),
                     "n_seeds": same["seed"].nunique(),
                     "dice_clean": float(patients["dice_clean"].mean()),
-                    **_interval("dice_adv", patients["dice_adv"]),
-                    **_interval("drop", patients["drop"]),
+                    **_interval("dice_adv", patients["dice_adv"], whose),
+                    **_interval("drop", patients["drop"], whose),
                     "least_seed_drop": float(same.groupby("seed")["drop"].mean().min()),
                     "transfer_ratio": drop / float(reference) if reference > 0 else float("nan"),
                 }
@@ -90,10 +92,10 @@ def queries_table(table: Frame) -> Frame:
     return curve.sort_values("queries", kind="stable", ignore_index=True)
 
 
-def _interval(name: str, values: Any) -> dict[str, float]:
-    """Mean and 95% bootstrap interval over patients."""
+def _interval(name: str, values: Any, patients: Mapping[str, str]) -> dict[str, float]:
+    """Mean over cases, and 95% bootstrap interval with patients resampled; ``values`` have the cases as index."""
     data = values.to_numpy(dtype=float)
-    low, high = bootstrap_intervals(data[None])
+    low, high = bootstrap_intervals(data[None], patients=patients_of_cases(list(values.index), patients))
     return {name: float(data.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
 
 
@@ -126,8 +128,9 @@ def tables(folder: Path) -> dict[str, Frame]:
     """``function``, ``transfer`` and ``queries`` from the files in a folder."""
     function = Rows(folder / "function_cases.csv", FunctionRow).read()
     transfer = Rows(folder / "transfer_cases.csv", TransferRow).read()
-    first = function_table(function)
-    return {"function": first, "transfer": transfer_table(transfer), "queries": queries_table(first)}
+    whose = read_patients(folder)
+    first = function_table(function, whose)
+    return {"function": first, "transfer": transfer_table(transfer, whose), "queries": queries_table(first)}
 
 
 HEADINGS = {

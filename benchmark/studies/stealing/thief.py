@@ -288,7 +288,7 @@ class _Theft:
             seed=plan.seed + 1000 * number,
             on_step=tell,
             on_average=keep_half,
-        )
+        ).averaged
         # The next round goes on from the averaged weights.
         self.network.load_state_dict(self.copy.state_dict())
 

@@ -14,6 +14,7 @@ from robustvox.benchmark.cli.commands.cite import (
     ATTACKS,
     BIBLIOGRAPHY,
     DATASETS,
+    DEFENCES,
     MODELS,
     STUDIES,
     bibtex,
@@ -42,10 +43,16 @@ def test_every_registry_entry_has_a_source(table, catalog):
     assert {key for found in table.values() for key in found} <= set(entries())
 
 
+def test_a_defended_model_cites_its_defence_and_a_control_needs_none():
+    defended = keys(bibtex(["unet@trades", "unet@noise"], [], []))
+    assert {"zhang2019trades", "kerfoot2018left"} <= set(defended)
+    assert set(defended) - set(keys(bibtex(["unet"], [], []))) == {"zhang2019trades"}
+
+
 def test_no_entry_is_without_use_and_none_is_lost():
     used_keys = {
         *ALWAYS,
-        *(k for t in (ATTACKS, MODELS, DATASETS, STUDIES) for found in t.values() for k in found),
+        *(k for t in (ATTACKS, MODELS, DEFENCES, DATASETS, STUDIES) for found in t.values() for k in found),
     }
     assert used_keys == set(entries())
     assert len(entries()) == BIBLIOGRAPHY.read_text().count("\n@")

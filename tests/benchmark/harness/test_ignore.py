@@ -17,8 +17,8 @@ from robustvox.benchmark.craft.named import NamedAttack, NamedModel
 from robustvox.benchmark.harness.scoring import prepare_scorer
 from robustvox.benchmark.records.unit import data_fingerprint
 from robustvox.benchmark.specs.protocols import PROTOCOLS
+from robustvox.benchmark.training.losses import masked_loss
 from robustvox.benchmark.training.recipe import Recipe
-from robustvox.benchmark.training.train import masked_loss
 from robustvox.benchmark.training.windows import UNLABELLED, Sample, sample_windows
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import SlidingWindow
