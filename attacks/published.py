@@ -6,6 +6,7 @@ member of `ATTACKS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,6 +89,9 @@ class LastIterate(Attack):
     @property
     def radius(self) -> float | None:
         return self.attack.radius
+
+    def at_spacing(self, spacing_mm: Sequence[float]) -> LastIterate:
+        return replace(self, attack=self.attack.at_spacing(spacing_mm))
 
     def accept_targets(
         self, targets: Tensor | None, images: Tensor, labels: Tensor, mask: Tensor | None

@@ -36,11 +36,11 @@ FILES = {"obelisk_hybrid": "obeliskhybrid_tcia_fold1.pth", "obelisk_unet": "allc
 TOTALSEGMENTATOR = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
 """TotalSegmentator's class ids of the organs of CLASS_NAMES."""
 
-BUDGETS_HU = (13.3, 1.0, 2.0, 4.0, 8.0)
+BUDGETS_HU = (13.3, 8.0, 4.0, 2.0, 1.0)
 STEPS = 5
 START, END = "<!-- obelisk:start -->", "<!-- obelisk:end -->"
 SLICE = 15
-NOISE_SEEDS = (0, 1, 2)
+NOISE_SEEDS = (0, 1, 2, 3, 4)
 COLUMNS = ("network", "change", "budget_hu", "seed", *(f"dice {n}" for n in CLASS_NAMES[1:]),
            "agreement_liver", "agreement_organs", "linf_hu")  # fmt: skip
 
@@ -81,12 +81,13 @@ def epsilon(budget_hu: float) -> float:
 
 
 def changes() -> Iterator[tuple[str, float, int]]:
-    """Every row that is wanted: clean, noise of the full budget with three seeds, then PGD."""
+    """Every row that is wanted: clean, noise of the full budget, PGD, and more seeds of the noise."""
     yield "clean", 0.0, 0
-    for seed in NOISE_SEEDS:
-        yield "sign noise", 13.3, seed
+    yield "sign noise", 13.3, NOISE_SEEDS[0]
     for budget in BUDGETS_HU:
         yield "pgd", budget, 0
+    for seed in NOISE_SEEDS[1:]:
+        yield "sign noise", 13.3, seed
 
 
 def change(target: PromptedTarget, scan: Scan, kind: str, budget: float, seed: int) -> Tensor:

@@ -126,7 +126,8 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) 
         name: of the file, for the message.
 
     Raises:
-        CheckpointError: missing, extra, misshapen or non-finite weights.
+        CheckpointError: missing, extra, misshapen or non-finite weights, or such as were whole numbers, complex or
+            quantized where the network has real ones.
     """
     expected = network.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
@@ -144,9 +145,21 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) 
         raise CheckpointError(
             f"expected exactly the {len(expected)} weights of the network, found in {name}: {found}"
         )
+    other = [k for k, t in tensors.items() if expected[k].is_floating_point() and not _is_real(t)]
+    if other:
+        raise CheckpointError(
+            f"expected real weights, found {tensors[other[0]].dtype} in {name}: {', '.join(other[:3])}; save them as "
+            "they were trained"
+        )
+    tensors = {k: t.to(expected[k].dtype) for k, t in tensors.items()}
     bad = [k for k, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if bad:
         raise CheckpointError(
             f"expected finite weights, found NaN or infinity in {name}: {', '.join(bad[:3])}"
         )
-    network.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()}, strict=True)
+    network.load_state_dict(tensors, strict=True)
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Whether a tensor holds plain real numbers, each of its own: a cast to the network's type loses no more than digits."""
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_quantized

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -297,3 +300,78 @@ def test_the_example_runs_by_the_name_of_an_entry_point(bias_field, tmp_path, mo
     named = load_attack("bias_field:eps=0.05")
     assert named.attack == bias_field(eps=0.05)
     assert named.spec == "bias_field:eps=0.05,order=4,steps=20"
+
+
+def test_the_tables_of_marks_follow_from_the_committed_rows(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    builder = importlib.import_module("build_marking")
+    rows = builder.read_cases(builder.ROWS)
+    tables = builder.markdown(builder.summarize(rows))
+    assert (builder.ROWS.parent / "marking.md").read_text() == tables
+    text = builder.PAGE.read_text()
+    assert builder.page(text, tables) == text
+    marked = rows[rows["view"] == "marked"]
+    assert (marked[marked["mark"] == "field outside"]["label_changed"] == 0).all()
+    unlocked = rows[rows["view"] == "authorised"]
+    assert (unlocked["dice"] == unlocked["dice_clean"]).all()
+
+
+# --- the example of a network from somebody's package -------------------------------------------
+
+
+@pytest.fixture
+def brain_extraction(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "examples")
+    return importlib.import_module("brain_extraction")
+
+
+class Tissue(torch.nn.Module):
+    """Stands in for a network of the package: brain where the standardized image is bright."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([0.5 - x[:, 0], x[:, 0] - 0.449], 1).mul(9.0).softmax(1)
+
+
+def test_the_brain_example_prepares_as_the_tool_does(brain_extraction, monkeypatch, tmp_path):
+    """Against the tool's own arithmetic, written out in float64: quantiles, clamp, standardize, nearest-exact."""
+    folder = tmp_path / "deepbet"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('the package itself is never run')")
+    (tmp_path / "data" / "models").mkdir(parents=True)
+    torch.jit.script(Tissue()).save(str(tmp_path / "data" / "models" / "bbox_model.pt"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "deepbet", raising=False)
+    monkeypatch.setattr(brain_extraction, "SIDE", 16)
+    network = brain_extraction.deepbet()
+    shape = (20, 17, 31)
+    raw = np.random.default_rng(0).gamma(2.0, 300.0, shape)
+    low, high = np.quantile(raw, [0.005, 0.995])
+    places = [np.floor((np.arange(16) + 0.5) * side / 16).astype(int) for side in shape]
+    small = np.clip((raw[np.ix_(*places)] - low) / (high - low), 0, 1)
+    small = 0.226 * (small - small.mean()) / small.std(ddof=1) + 0.449
+    expected = 1 / (1 + np.exp(9 * (0.949 - 2 * small)))
+    back = [np.floor((np.arange(side) + 0.5) * 16 / side).astype(int) for side in shape]
+    image = torch.from_numpy(np.clip((raw - low) / (high - low), 0, 1))[None, None].requires_grad_()
+    logits = network(image)
+    np.testing.assert_allclose(logits.softmax(1)[0, 1].detach(), expected[np.ix_(*back)], atol=1e-9)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), image)
+    assert (gradient != 0).any()
+
+
+def test_the_brain_example_says_what_to_install(brain_extraction, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install .robustvox\[brain\]"):
+        brain_extraction.deepbet()
+
+
+def test_the_brain_example_finds_a_ball_where_the_package_is_installed(brain_extraction):
+    """deepbet's own network (MIT): a bright ball with a grain is a brain to it, the air around it is not."""
+    if importlib.util.find_spec("deepbet") is None:
+        pytest.skip('no deepbet: pip install "robustvox[brain]"')
+    axes = np.meshgrid(*[np.arange(side) - side / 2 for side in (96, 110, 90)], indexing="ij")
+    inside = sum((axis / half) ** 2 for axis, half in zip(axes, (35, 42, 33), strict=True)) < 1
+    grain = np.random.default_rng(0).normal(0.7, 0.08, inside.shape)
+    image = torch.from_numpy(np.where(inside, grain, 0).clip(0, 1).astype(np.float32))[None, None]
+    with torch.no_grad():
+        found = brain_extraction.deepbet().eval()(image).argmax(1)[0].numpy() == 1
+    assert 2 * (found & inside).sum() / (found.sum() + inside.sum()) > 0.8

@@ -7,6 +7,7 @@ same measured L2 or SSIM. In a spec it is written ``vafa:block_size=8@l2=pgd:eps
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -112,6 +113,10 @@ class Matched(Attack):
     @property
     def min_classes(self) -> int:
         return max(self.attack.min_classes, self.reference.min_classes)
+
+    def at_spacing(self, spacing_mm: Sequence[float]) -> Matched:
+        parts = {name: getattr(self, name).at_spacing(spacing_mm) for name in ("attack", "reference")}
+        return replace(self, **parts)
 
     def accept_targets(
         self, targets: Tensor | None, images: Tensor, labels: Tensor, mask: Tensor | None

@@ -12,15 +12,12 @@ from torch import Tensor, nn
 
 from robustvox.datasets import Dataset
 from robustvox.models import CheckpointError
-from robustvox.models.prompted import TARGETS, Inference, OpenedTarget, open_target
+from robustvox.models.prompted import COMMON, TARGETS, Inference, OpenedTarget, open_target
 
 from ..craft.named import NamedModel
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical
 from .bring import last_part
-
-COMMON = ("prompts", "clicks", "click_seed", "map", "allow_modality_mismatch")
-"""Parameters of every target; others go to its adapter."""
 
 MEMINFO = Path("/proc/meminfo")
 
@@ -39,7 +36,7 @@ class PerCase(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         raise ValueError(
             f"expected {self.name} to be made for a case first (NamedModel.for_case), got an image of shape "
-            f"{tuple(images.shape)}; `run`, `verify`, `figures` and `frequency` do it, this command does not"
+            f"{tuple(images.shape)}; `run`, `check`, `verify`, `figures`, `frequency`, `mark` and `marking` do it, this command does not"
         )
 
 
@@ -62,7 +59,7 @@ def load_target(
     anyway = bool(given.pop("anyway", False))
     common = {key: given.pop(key) for key in COMMON if key in given}
     _check_data(spec.name, dataset, protocol, allowed=bool(common.get("allow_modality_mismatch")))
-    if not anyway:
+    if not anyway and not {*TARGETS[spec.name].resized_by} & given.keys():
         _check_memory(spec.name, device)
     try:
         opened = open_target(
@@ -121,8 +118,9 @@ def _check_memory(name: str, device: str) -> None:
     """Refuse a target whose measured need is more than what is free, before the run."""
     needed, free = TARGETS[name].gradient_gb, free_memory_gb(device)
     if needed is not None and free is not None and needed > free:
+        about = "about " if TARGETS[name].scaled else ""
         raise UsageError(
-            f"expected {needed:.1f} GB for one window of {name} with its gradient on {device}, found {free:.1f} GB "
+            f"expected {about}{needed:.1f} GB for one window of {name} with its gradient on {device}, found {free:.1f} GB "
             f"free; it does not fit: free memory, or say --model {name}:anyway=true"
         )
 

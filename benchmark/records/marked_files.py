@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from robustvox.datasets import CaseError, Volume
+from robustvox.datasets.geometry import axes_of, turn
 from robustvox.datasets.nifti import read_array
 
 from .seal import Deriving, SealError, Terms, seal_bytes, unseal_bytes
@@ -124,14 +125,38 @@ def read_stored(path: Path) -> StoredVolume:
     )
 
 
+def on_stored_axes(array: np.ndarray, volume: Volume) -> np.ndarray:
+    """``(C, *spatial)`` along the axes of the volume, permuted and flipped to run along those of its file."""
+    return array if volume.stored is None else turn(array, volume.affine, volume.stored.axes)[0]
+
+
+def only_turned(volume: Volume, image: np.ndarray, affine: np.ndarray) -> bool:
+    """Whether a volume was prepared from a file by turning its axes and by nothing else that moves a voxel.
+
+    Args:
+        volume: the prepared file.
+        image: the file, ``(C, *spatial)`` along its own axes.
+        affine: of the file.
+    """
+    axes = axes_of(volume.affine) if volume.stored is None else volume.stored.axes
+    back, back_affine = turn(volume.image, volume.affine, axes)
+    if back.shape != image.shape or not np.allclose(back_affine, affine, rtol=0, atol=1e-4):
+        return False
+    return volume.original is None or np.array_equal(
+        on_stored_axes(volume.original, volume), image.astype(volume.original.dtype), equal_nan=True
+    )
+
+
 def changeable(stored: StoredVolume, volume: Volume) -> np.ndarray:
-    """Voxels ``(C, *spatial)`` bool whose intensity lies inside the window of the prepared volume.
+    """Voxels ``(C, *spatial)``, bool, along the axes of the volume, whose intensity lies inside the window of the prepared volume.
 
     Outside, a network sees 0 or 1 whatever the file holds; a mark there could only be read after a change that is
     larger than it.
     """
     low, high = _limits(volume)
     intensities = _channels_first(stored.intensities, volume)
+    if volume.stored is not None:
+        intensities, _ = turn(intensities, volume.stored.affine, axes_of(volume.affine))
     return (intensities >= low) & (intensities <= high)
 
 
@@ -140,8 +165,8 @@ def embed(stored: StoredVolume, volume: Volume, marked: np.ndarray) -> StoredVol
 
     Args:
         stored: the original.
-        volume: the same, prepared for networks on its own grid.
-        marked: the marked image ``(C, *spatial)`` in [0, 1].
+        volume: the same, prepared for networks; its axes may be turned, see :func:`only_turned`.
+        marked: the marked image ``(C, *spatial)`` in [0, 1] along the axes of the volume.
 
     Raises:
         CaseError: the file's grey values are too coarse for any of the mark.
@@ -149,6 +174,7 @@ def embed(stored: StoredVolume, volume: Volume, marked: np.ndarray) -> StoredVol
     low, high = _limits(volume)
     change = (marked.astype(np.float64) - volume.image) * (high - low) / stored.slope
     change[~changeable(stored, volume)] = 0.0
+    change = on_stored_axes(change, volume)
     change = change[0] if stored.voxels.ndim == change.ndim - 1 else np.moveaxis(change, 0, -1)
     change = change.reshape(stored.shape)
     before = stored.voxels

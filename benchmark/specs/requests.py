@@ -320,7 +320,7 @@ class MarkingRequest:
         seeds: how many keys every case is marked with.
         pairs: volumes of the train split on which a remover is trained.
         remover_steps: gradient steps of that training.
-        thorough: whether the second look is taken, see :class:`~robustvox.benchmark.studies.marking.study.MarkJob`.
+        thorough: whether the later looks are taken, see :class:`~robustvox.benchmark.studies.marking.study.Look`.
         out: of the table and the trained removers.
     """
 
@@ -340,7 +340,7 @@ class MarkingRequest:
     ] = ()
     seeds: Annotated[int, Option(help="Keys that every case is marked with.", least=1)] = 3
     pairs: Annotated[int, Option(help="Volumes a remover is trained on.", least=1)] = 16
-    remover_steps: Annotated[int, Option(help="Gradient steps of that training.", least=1)] = 300
+    remover_steps: Annotated[int, Option(help="Gradient steps of that training.", least=1)] = 600
     thorough: Annotated[
         bool,
         Option(

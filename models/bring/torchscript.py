@@ -120,6 +120,15 @@ def check_archive(path: Path) -> None:
                     f"expected only the members of a TorchScript network in {path.name}, found {found[:100]!r}; "
                     "nothing was run: save it again with torch.jit.save"
                 )
+            names = [info.filename for info in infos]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            # Two readers of one archive may see two: Python's here, which looks, and PyTorch's, which runs.
+            if twice or archive.comment or min(info.header_offset for info in infos):
+                found = f"{twice[0]} twice" if twice else "bytes before or after them"
+                raise CheckpointError(
+                    f"expected the members of a TorchScript network once and alone in {path.name}, found {found[:100]}; "
+                    "nothing was run: save it again with torch.jit.save"
+                )
             code = [info for info in infos if info.filename.endswith(".py")]
             if sum(info.file_size for info in code) > MAX_CODE_BYTES:
                 raise CheckpointError(

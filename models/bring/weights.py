@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def read_checkpoint(path: Path) -> Any:
             f"{torch.__version__}, whose reader can be made to run code; update torch or convert to safetensors"
         )
     try:
-        with torch.serialization.safe_globals(ALLOWED):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
+            # torch asks to be told of pickles it does not know; what matters of them is said below.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a damaged or hostile file may fail in any way
         text = str(error)
@@ -116,6 +119,9 @@ def read_checkpoint(path: Path) -> Any:
                 "run; nothing was run: save model.state_dict() alone"
             ) from None
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        if first.isdigit() or first.startswith("Weights only load failed"):
+            # The number of an instruction, or advice to read the file unsafely.
+            first = "a file of another kind"
         raise CheckpointError(
             f"expected a complete PyTorch checkpoint of tensors and numbers in {path.name}, found: {first[:200]}; "
             "copy the file again, or save model.state_dict() alone"

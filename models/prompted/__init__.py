@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
-from .catalog import TARGETS, TargetEntry
+from .catalog import COMMON, TARGETS, TargetEntry
 
 if TYPE_CHECKING:
     from .opening import OpenedTarget, open_target
     from .target import Case, Inference, PromptedModel, PromptedTarget
 
 __all__ = [
+    "COMMON",
     "TARGETS",
     "Case",
     "Inference",

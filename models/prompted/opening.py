@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..header import CheckpointError
-from .catalog import TARGETS
+from .catalog import COMMON, TARGETS
 from .classes import ClassMap, match_classes, read_map
 from .loaded import Loaded
 from .prompts import PromptRecipe
@@ -83,7 +83,14 @@ def open_target(
     origin: Origin = adapter.ORIGIN
     inference = inference or Inference()
     arguments = dict(options or {})
-    if "inference" in inspect.signature(load).parameters:
+    taken = inspect.signature(load).parameters
+    own = [key for key in taken if key not in ("name", "path", "inference")]
+    unknown = sorted(arguments.keys() - {*own})
+    if unknown and not any(given.kind is inspect.Parameter.VAR_KEYWORD for given in taken.values()):
+        raise CheckpointError(
+            f"{name}: expected parameters among {', '.join([*COMMON, *own])}, got {', '.join(unknown)}"
+        )
+    if "inference" in taken:
         arguments["inference"] = inference
     try:
         recipe = PromptRecipe(kind=prompts or TARGETS[name].prompts[0], clicks=clicks, seed=click_seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,8 @@ from robustvox.models import (
     read_card,
     save_checkpoint,
 )
-from robustvox.models.checkpoint import file_sha256, state_sha256
+from robustvox.models.bring.weights import read_state
+from robustvox.models.checkpoint import file_sha256, load_strictly, state_sha256
 from robustvox.models.header import FORMAT
 
 CARD = ModelCard(
@@ -146,3 +148,39 @@ def test_arguments_that_cannot_be_built_are_refused(tmp_path):
     save_checkpoint(path, build(), replace(CARD, arguments={"size": "huge"}))
     with pytest.raises(CheckpointError, match="huge"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.to(torch.int64), "expected real weights, found torch.int64 in a.pt: weight"),
+        (lambda w: w.to(torch.complex64), "expected real weights, found torch.complex64"),
+        (
+            lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+            "expected real weights, found torch.qint8",
+        ),
+        (lambda w: w.to_sparse(), "expected real weights"),
+        (lambda w: w.double() * 1e200, "expected finite weights"),  # finite in float64, no more in float32
+    ],
+)
+def test_weights_that_a_cast_would_change_are_refused(change, message):
+    network = torch.nn.Linear(3, 2)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_strictly(network, {**before, "weight": change(before["weight"])}, "a.pt")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+    load_strictly(network, {key: tensor.double() for key, tensor in before.items()}, "a.pt")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", pickle.dumps({"a": range(3)}, protocol=4), pickle.dumps([1, 2])]
+)
+def test_no_message_advises_to_read_a_file_unsafely(tmp_path, content, recwarn):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        read_state(tmp_path / "a.pth")
+    text = str(refused.value)
+    assert "weights_only" not in text
+    assert not re.search(r"found: \d+;", text)
+    assert not recwarn.list

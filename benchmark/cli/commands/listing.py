@@ -24,6 +24,7 @@ STUDIES = {
     "compare": "is the difference between two models more than chance?",
     "frequency": "which frequencies of a perturbation do the harm?",
     "steal": "what does a copy made through inputs and outputs know, and what does it do to the victim?",
+    "marking": "how far does a keyed watermark mislead models, and what takes it off?",
 }
 
 
@@ -101,12 +102,18 @@ def _targets() -> Table:
             f"[bold]{name}[/bold]",
             "by folder" if entry.parameters is None else f"{entry.parameters / 1e6:.2f} M",
             "by folder" if entry.window is None else "x".join(map(str, entry.window)),
-            "not measured" if entry.gradient_gb is None else f"{entry.gradient_gb:.1f}",
-            "not measured" if entry.seconds is None else f"{entry.seconds:.0f}",
+            _measured(entry.gradient_gb, 1, scaled=entry.scaled),
+            _measured(entry.seconds, 0, scaled=entry.scaled),
             ", ".join(entry.prompts),
             escape(entry.what),
         )
     return table
+
+
+def _measured(value: float | None, digits: int, *, scaled: bool) -> str:
+    if value is None:
+        return "not measured"
+    return f"about {value:.0f}" if scaled else f"{value:.{digits}f}"
 
 
 def _zoo() -> dict[str, list[str]]:

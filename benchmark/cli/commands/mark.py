@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from robustvox.attacks.keyed_mark import KeyedMark, predicted_labels
 from robustvox.attacks.keys import Key
-from robustvox.attacks.surrogates import Surrogates
 from robustvox.datasets import CaseError, Dataset, Volume
-from robustvox.datasets.nifti import RawCase, check_affine, check_image, check_label, read_array, read_file
+from robustvox.datasets.geometry import axes_of, check_affine, check_right_angles, turn
+from robustvox.datasets.nifti import RawCase, check_image, check_label, read_array, read_file, spatial
 
 from ...craft.named import NamedAttack, NamedModel
 from ...harness.faults import CASE_FAILURES
@@ -35,6 +35,7 @@ from ...records.marked_files import (
     changeable,
     detach,
     embed,
+    only_turned,
     read_stored,
     seal_file,
 )  # fmt: skip
@@ -43,6 +44,7 @@ from ...records.writing import replace_file
 from ...specs.protocols import PROTOCOLS
 from ...specs.requests import MarkRequest
 from ...specs.spec import UsageError, match
+from ...studies.marking.marks import as_labels, as_one
 from ..codes import DONE, SOME_FAILED
 from .console import make_console, progress
 from .unlock import SEAL, read_key, volumes_of
@@ -139,6 +141,11 @@ def _owner(request: MarkRequest) -> Owner:
         )
     device = choose_device(request.computing.device)
     models = tuple(load_models(crossing, request.computing, dataset, protocol, device))
+    clicked = [m.name for m in models if m.prompted is not None and m.prompted.recipe.kind == "click"]
+    if clicked and request.labels is None:
+        raise UsageError(
+            f"expected --labels to click on for {clicked[0]}, got none; add them, or say prompts=click_pred"
+        )
     return Owner(
         key=key,
         salt=secrets.token_bytes(16),
@@ -178,19 +185,13 @@ def _mark(path: Path, out: Path, owner: Owner) -> Marked:
     case = case_name(path)
     original = read_stored(path)
     volume = _prepared(path, original, owner)
-    for model in owner.models:
-        model.check(volume)
-    surrogate = (
-        owner.models[0].predictor
-        if len(owner.models) == 1
-        else Surrogates([m.predictor for m in owner.models])
-    )
+    if owner.labels is not None:
+        volume = replace(volume, label=_labels(owner.labels, path, volume, owner))
+    bound = [model.for_case(volume) for model in owner.models]
+    surrogate = as_one(bound)
     images = torch.from_numpy(volume.image)[None].to(owner.device)
-    labels = (
-        predicted_labels(surrogate, images)
-        if owner.labels is None
-        else _labels(owner.labels, path, volume, owner)
-    )
+    given = owner.labels is not None
+    labels = as_labels(volume.label, owner.device) if given else predicted_labels(surrogate, images)
     free = torch.from_numpy(changeable(original, volume))[None].to(owner.device)
     attack = owner.attack.attack.at_spacing(volume.spacing_mm)
     found = attack(
@@ -205,38 +206,44 @@ def _mark(path: Path, out: Path, owner: Owner) -> Marked:
     if not owner.extension:
         replace_file(out / (case + SEAL), seal, durable=True)
     whole.write(out / path.name)
+    before = _dice(surrogate, images, labels, volume, owner)
     # As anybody will see it: read from the file, and mapped to [0, 1] by its own intensities.
-    seen = torch.from_numpy(_prepared(out / path.name, whole, owner).image)[None].to(owner.device)
-    before, after = (_dice(surrogate, given, labels, volume, owner) for given in (images, seen))
+    seen = _prepared(out / path.name, whole, owner)
+    readers = as_one(
+        [one if one.prompted else m.for_case(seen) for one, m in zip(bound, owner.models, strict=True)]
+    )
+    images = torch.from_numpy(seen.image)[None].to(owner.device)
+    after = _dice(readers, images, labels, volume, owner)
     changed = float(np.mean(marked.voxels != original.voxels))
     return Marked(path.name, before, after, changed, len(seal), time.perf_counter() - started)
 
 
 def _prepared(path: Path, stored: StoredVolume, owner: Owner) -> Volume:
-    """The volume as networks see it, on the grid of the file.
+    """The volume as networks see it, on the voxels of the file, which may be turned.
 
     Raises:
-        CaseError: a damaged file, or a dataset that reorients, resamples or crops.
+        CaseError: a damaged file, or a dataset that resamples, crops or pads it.
     """
     case = case_name(path)
     file = read_file(path, case)
+    check_right_angles(file.grid, path.name, case)
     image = check_image(file.array, owner.dataset.in_channels, case)
     nothing = np.zeros(image.shape[1:], np.int16)
     volume = owner.prepare(RawCase(case, image, nothing, file.grid))
-    if volume.image.shape != image.shape or not np.allclose(volume.affine, file.grid.affine, atol=1e-4):
+    if not only_turned(volume, image, file.grid.affine):
         raise CaseError(
             case,
             f"a file on the grid that {owner.dataset.name} is prepared on ({' x '.join(map(str, volume.image.shape[1:]))})",
             f"another ({' x '.join(map(str, image.shape[1:]))})",
-            "reorient and resample the file first; a mark cannot be carried back through that",
+            "resample and crop the file first; a mark cannot be carried back through that",
         )
     if stored.voxels.size != image.size:
         raise CaseError(case, f"{image.size} voxels", f"{stored.voxels.size}", "convert the file")
     return volume
 
 
-def _labels(folder: Path, path: Path, volume: Volume, owner: Owner) -> Tensor:
-    """The label of a file ``(1, 1, *spatial)`` from a folder of the same names."""
+def _labels(folder: Path, path: Path, volume: Volume, owner: Owner) -> np.ndarray:
+    """The label of a file ``(*spatial)``, along the axes of the volume, from a folder of the same names."""
     found = [
         folder / name
         for name in (path.name, f"{volume.id}.nii.gz", f"{volume.id}.nii")
@@ -245,9 +252,9 @@ def _labels(folder: Path, path: Path, volume: Volume, owner: Owner) -> Tensor:
     if not found:
         raise CaseError(volume.id, f"{path.name} in the folder of labels", "none", "add it, or drop --labels")
     array, affine, _ = read_array(found[0], volume.id)
+    turned, affine = turn(spatial(array), affine, axes_of(volume.affine))
     check_affine(volume.affine, affine, volume.id)
-    label = check_label(array, volume.image.shape[1:], len(owner.dataset.class_names), volume.id)
-    return torch.from_numpy(label.astype(np.int64))[None, None].to(owner.device)
+    return check_label(turned, volume.image.shape[1:], len(owner.dataset.class_names), volume.id)
 
 
 class Pinned(nn.Module):

@@ -45,7 +45,7 @@ def study_marks(request: MarkingRequest) -> int:
     with progress(f"{bench.dataset.name}: marks", len(jobs)) as bar:
         for job in jobs:
             try:
-                study = bench.identity(job.mark, deep=job.deep)
+                study = bench.identity(job.mark, job.look)
                 if not measured(folder, study, job):
                     write(folder, study_mark(bench, job), study)
             except UsageError:

@@ -52,7 +52,7 @@ def load_or_train(
     facts = [model.sha256, attack_spec("keyed_mark", mark.attack), list(cases), asdict(recipe)]
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     path, view = folder / f"{component(f'remover_{model.name}')}.safetensors", f"trained on {model.name}"
-    remover = ResidualRemover(dataset.in_channels, recipe.channels)
+    remover = ResidualRemover(dataset.in_channels, recipe.channels, recipe.bound)
     try:
         with safe_open(path, "pt") as stored:
             known = stored.metadata() or {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustvox.attacks import Key, KeyedMark
 from robustvox.attacks.base import Model
@@ -37,12 +37,9 @@ class StudiedMark:
         """Names of the surrogates."""
         return "+".join(model.name for model in self.surrogates)
 
-    @property
-    def model(self) -> Model:
-        """What is attacked: the surrogate, or all of them as one."""
-        if len(self.surrogates) == 1:
-            return self.surrogates[0].predictor
-        return Surrogates([model.predictor for model in self.surrogates])
+    def model(self, volume: Volume) -> Model:
+        """What is attacked: the surrogate as it reads a case, or all of them as one."""
+        return as_one([model.for_case(volume) for model in self.surrogates])
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,12 @@ def studied_marks(surrogates: Sequence[NamedModel]) -> list[StudiedMark]:
     return marks
 
 
+def as_one(models: Sequence[NamedModel]) -> nn.Module:
+    """The predictor of one model, or of several by the mean of their log probabilities."""
+    predictors = [model.predictor for model in models]
+    return predictors[0] if len(predictors) == 1 else Surrogates(predictors)
+
+
 def owner_key(seed: int) -> Key:
     """The key of one repetition; of no use to anybody, since it stands here."""
     return Key(f"robustvox study of marks, owner {seed}".encode())
@@ -77,7 +80,7 @@ def make_mark(
     """Mark an image of a case; without labels on what the surrogates themselves predict."""
     started = time.perf_counter()
     images = torch.from_numpy(image)[None].to(device)
-    model = mark.model
+    model = mark.model(volume)
     truth = predicted_labels(model, images) if labels is None else as_labels(labels, device)
     attack = mark.attack.at_spacing(volume.spacing_mm)
     marked = attack(model, images, truth, generator=key.generator(SALT, volume.id))

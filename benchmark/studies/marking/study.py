@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,19 @@ from .attackers import Attacker
 from .marks import SALT, MarkedCase, StudiedMark, make_mark, owner_key
 from .removers import REMOVERS, gaussian
 
-DEEP = " second look"
-"""Ends the identity of rows of a second look; a first look leaves them alone, and the other way round."""
+
+class Look(Enum):
+    """What of a marked case is measured at once and written at once; its value ends the identity of the rows.
+
+    The first look shows the marked and the unlocked volume to every model, and the removers to the white box. What
+    costs more comes after: what was learned or guessed about the mark (trained removers, a stranger's own field) on
+    every model, then the other removers on the other models.
+    """
+
+    FIRST = ""
+    LEARNED = " second look"
+    OTHERS = " third look"
+
 
 OWN_FIELD = "wrong key, own field"
 OTHER_FIELD = "another key's field of the original"
@@ -38,17 +50,12 @@ OTHER_FIELD = "another key's field of the original"
 
 @dataclass(frozen=True, kw_only=True)
 class MarkJob:
-    """One mark on one case with one key; what is measured at once and written at once.
-
-    Args:
-        deep: the second look, at what costs more: trained removers and a stranger's own field on every model, and the
-            other removers on the models other than the white box.
-    """
+    """One look at one mark on one case with one key."""
 
     seed: int
     mark: StudiedMark
     case: str
-    deep: bool = False
+    look: Look = Look.FIRST
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,25 +75,30 @@ class MarkBench:
     _marked: dict[tuple[str, str, int], MarkedCase] = field(default_factory=dict, init=False)
 
     def jobs(self) -> Iterator[MarkJob]:
-        """Seed by seed, so that every mark is there once before any is there twice; the second looks at the end."""
+        """Seed by seed, so that every mark is there once before any is there twice; the later looks at the end."""
         for seed in range(self.seeds):
             for mark in self.marks:
                 for case in self.cases:
                     yield MarkJob(seed=seed, mark=mark, case=case)
-        for mark in self.marks:
-            if mark.thorough and self.thorough:
-                for case in self.cases:
-                    yield MarkJob(seed=0, mark=mark, case=case, deep=True)
+        for look in (Look.LEARNED, Look.OTHERS):
+            for mark in self.marks:
+                if mark.thorough and self.thorough and (look is Look.LEARNED or self.others(mark)):
+                    for case in self.cases:
+                        yield MarkJob(seed=0, mark=mark, case=case, look=look)
 
-    def identity(self, mark: StudiedMark, *, deep: bool) -> str:
+    def others(self, mark: StudiedMark) -> list[NamedModel]:
+        """The models that a mark was not made on, its first surrogate being the white box."""
+        return [target for target in self.targets if target.key != mark.surrogates[0].key]
+
+    def identity(self, mark: StudiedMark, look: Look) -> str:
         """What the rows of a look at a mark depend on: rows of another identity are replaced."""
         facts = [
             [mark.name, attack_spec("keyed_mark", mark.attack), [m.sha256 for m in mark.surrogates]],
             [(m.name, m.sha256) for m in self.targets],
-            [(a.view, a.identity) for a in self.attackers if deep],
-            [deep, self.protocol.name, list(REMOVERS)],
+            [(a.view, a.identity) for a in self.attackers if look is Look.LEARNED],
+            [look is not Look.FIRST, self.protocol.name, list(REMOVERS)],
         ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8] + (DEEP if deep else "")
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8] + look.value
 
     def marked(self, mark: StudiedMark, volume: Volume, seed: int) -> MarkedCase:
         """The case as the owner marks it with the key of this number, made once."""
@@ -104,18 +116,14 @@ class MarkBench:
 
 
 def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
-    """A row per view and model of one marked case.
-
-    The marked and the unlocked volume are shown to every model, removers to the white box, and in a second look under
-    the first key to the others too.
-    """
+    """A row per view and model of one marked case, as :class:`Look` says."""
     mark, seed = job.mark, job.seed
     scores = bench.scores(job.case)
     volume = scores.volume
     marked = bench.marked(mark, volume, seed)
     seal, unlocked = _seal(volume, marked.image, mark, seed)
     facts = {
-        "study": bench.identity(mark, deep=job.deep),
+        "study": bench.identity(mark, job.look),
         "dataset": bench.dataset.name,
         "case": job.case,
         "seed": seed,
@@ -126,12 +134,12 @@ def study_mark(bench: MarkBench, job: MarkJob) -> Iterator[dict[str, Any]]:
         "seconds": marked.seconds,
     }
     white = [mark.surrogates[0]]
-    others = [target for target in bench.targets if target.key != white[0].key]
-    if job.deep:
+    if job.look is Look.LEARNED:
         own = _without_own_field(bench, mark, volume, marked.image)
         seen = [(OWN_FIELD, own, bench.targets)]
         seen += [(view, image, bench.targets) for view, image in learned(bench, marked.image).items()]
-        seen += [(view, image, others) for view, image in removed(marked.image).items()]
+    elif job.look is Look.OTHERS:
+        seen = [(view, image, bench.others(mark)) for view, image in removed(marked.image).items()]
     else:
         seen = [("marked", marked.image, bench.targets), ("authorised", unlocked, bench.targets)]
         seen += [(view, image, white) for view, image in removed(marked.image).items()]
@@ -213,6 +221,7 @@ class CleanScores:
         )
         self._views: Mapping[str, np.ndarray] = removed(volume.image) | learned(bench, volume.image)
         self._on_clean: dict[tuple[str, str], float] = {}
+        self._bound: dict[tuple[str, str], NamedModel] = {}
 
     def clean(self, view: str, target: NamedModel) -> float:
         """Dice of the same remover on the clean image, or of the clean image itself."""
@@ -224,7 +233,9 @@ class CleanScores:
 
     def dice(self, image: np.ndarray, target: NamedModel) -> float:
         """Mean Dice over the scored classes of what a model predicts on an image ``(C, *spatial)``."""
-        prediction = predict(target, torch.from_numpy(image)[None].to(self._device))
+        if target.key not in self._bound:
+            self._bound[target.key] = target.for_case(self.volume)
+        prediction = predict(self._bound[target.key], torch.from_numpy(image)[None].to(self._device))
         dice: Any = self._score(prediction)["dice"]
         return float(dice.mean())
 

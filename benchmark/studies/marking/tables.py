@@ -15,7 +15,8 @@ from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
 from ...specs.spec import UsageError
-from .study import DEEP, OWN_FIELD, MarkJob
+from .removers import REMOVERS
+from .study import OWN_FIELD, Look, MarkJob
 
 _TEXT = ("study", "dataset", "case", "mark", "made_on", "view", "target")
 
@@ -52,7 +53,8 @@ def measured(folder: Path, study: str, job: MarkJob) -> bool:
     """Whether the rows of a job are there; they are written all at once."""
     rows = read_cases(folder / "cases.csv")
     same = (rows["study"] == study) & (rows["case"] == job.case) & (rows["mark"] == job.mark.name)
-    view = rows["view"] == (OWN_FIELD if job.deep else "marked")
+    witness = {Look.FIRST: "marked", Look.LEARNED: OWN_FIELD, Look.OTHERS: next(iter(REMOVERS))}
+    view = rows["view"] == witness[job.look]
     return bool((same & view & (rows["seed"] == job.seed)).any())
 
 
@@ -61,8 +63,9 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     folder.mkdir(parents=True, exist_ok=True)
     old = read_cases(folder / "cases.csv")
-    same_look = old["study"].str.endswith(DEEP) == study.endswith(DEEP)
-    old = old[(old["study"] == study) | ~same_look.astype(bool) | ~old["mark"].isin(new["mark"])]
+    # An identity is eight digits and the name of its look.
+    other_look = old["study"].str.slice(8) != study[8:]
+    old = old[(old["study"] == study) | other_look | ~old["mark"].isin(new["mark"])]
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
     table = summarize(both, read_patients(folder))
     replace_file(folder / "cases.csv", csv_text(both, _TEXT))
@@ -165,10 +168,13 @@ def _removers(rows: Frame) -> str:
     views = [view for view in dict.fromkeys(rows["view"]) if view != "authorised"]
     counts = rows.groupby("target", sort=False).size()
     targets = [t for t in targets if counts[t] == counts.max()]
+    cases = int(rows["n_cases"].max())
     lines = [["", *targets]]
     for view in views:
         found = {row["target"]: row for row in rows[rows["view"] == view].to_dict("records")}
         label = "nothing" if view == "marked" else view
+        count = max(row["n_cases"] for row in found.values())
+        label += "" if count == cases else f" ({count} of {cases} cases)"
         lines.append([label, *(f"{found[t]['dice']:.3f} ({found[t]['net']:+.3f})" for t in targets)])
     return _grid(lines)
 

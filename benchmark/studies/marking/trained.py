@@ -24,26 +24,28 @@ class RemoverRecipe:
         side: of the crops, voxels.
         learning_rate: of Adam at the start; it falls to zero along a cosine.
         channels: of the network's levels.
+        bound: most that the mark moves a voxel; the attacker knows how marks are made.
         seed: of weights and crops.
     """
 
-    steps: int = 400
+    steps: int = 600
     batch: int = 4
     side: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     channels: tuple[int, ...] = (16, 32, 64)
+    bound: float = 16 / 255
     seed: int = 0
 
 
 class ResidualRemover(nn.Module):
-    """A small 3D U-Net that estimates the mark and subtracts it.
+    """A small 3D U-Net that estimates the mark, bound * tanh(network), and subtracts it.
 
     Shape: ``(B, C, *spatial)`` in [0, 1] to the same, any size.
     """
 
-    def __init__(self, channels_in: int, channels: Sequence[int]) -> None:
+    def __init__(self, channels_in: int, channels: Sequence[int], bound: float) -> None:
         super().__init__()
-        # Without normalization: the mean and scale of an image are part of what has to be restored.
+        self.bound = bound
         self.network = UNet(
             spatial_dims=3,
             in_channels=channels_in,
@@ -51,12 +53,11 @@ class ResidualRemover(nn.Module):
             channels=tuple(channels),
             strides=(2,) * (len(channels) - 1),
             num_res_units=1,
-            norm=None,  # type: ignore[arg-type]
         )
 
     def forward(self, images: Tensor) -> Tensor:
         pads = [pad for side in reversed(images.shape[2:]) for pad in (0, -side % _STRIDE)]
-        mark = self.network(F.pad(images, pads, mode="replicate"))
+        mark = self.bound * torch.tanh(self.network(F.pad(images, pads, mode="replicate")))
         return images - mark[(..., *(slice(side) for side in images.shape[2:]))]
 
     @torch.no_grad()
@@ -81,7 +82,7 @@ def train_remover(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        remover = ResidualRemover(marked[0].shape[0], recipe.channels).to(device)
+        remover = ResidualRemover(marked[0].shape[0], recipe.channels, recipe.bound).to(device)
     rng = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.Adam(remover.parameters(), recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(recipe.steps, 1))

@@ -11,7 +11,6 @@ import torch
 
 from robustvox.attacks import frozen
 
-from ...craft.crafting import labelled
 from ...metrics.distortion import measure
 from ...records.volumes import Note, save_adversarial
 from ...specs.protocols import DEFAULT_PROTOCOL
@@ -111,28 +110,18 @@ def batch_invariance(context: Context) -> Finding:
     pair = (context.cases * 2)[:2]
     alone = [context.images(case) for case in pair]
     if _batchable(context, pair):
-        together = context.attack(
-            context.model.predictor,
+        together = context.attack.at_spacing(pair[0].volume.spacing_mm)(
+            context.predictor(pair[0]),
             torch.cat([case.images for case in pair]),
             torch.cat([case.labels for case in pair]),
             generator=[context.generator(case) for case in pair],
         ).split(1)
         detail = "two cases as one batch"
     else:
-        together = [_again(context, case) for case in reversed(pair)][::-1]
+        together = [context.craft(case) for case in reversed(pair)][::-1]
         detail = "in reverse order, as shapes or the network itself differ in a batch"
     change = max(float((a - b).abs().max()) for a, b in zip(alone, together, strict=True))
     return Finding(PASS if change == 0 else FAIL, change, detail)
-
-
-def _again(context: Context, case: Case) -> torch.Tensor:
-    return context.attack(
-        context.predictor(case),
-        case.images,
-        case.labels,
-        mask=labelled(case.volume, context.device),
-        generator=context.generator(case),
-    )
 
 
 @torch.no_grad()
@@ -142,7 +131,7 @@ def _batchable(context: Context, pair: list[Case]) -> bool:
     if one is other or one.images.shape != other.images.shape:
         return False
     predictor = context.predictor(one)
-    own = predictor is not context.predictor(other)
+    own = predictor is not context.predictor(other) or one.volume.spacing_mm != other.volume.spacing_mm
     if own or one.volume.ignore is not None or other.volume.ignore is not None:
         return False
     with frozen(predictor):

@@ -105,6 +105,7 @@ class Context:
         self.device, self._volumes, self._tick = device, volumes, tick
         self._scored: dict[tuple[str, str], CaseScore] = {}
         self._images: dict[str, Tensor] = {}
+        self._bound: dict[str, NamedModel] = {}
 
     @property
     def attack(self) -> Attack:
@@ -123,9 +124,15 @@ class Context:
             for volume in self._volumes
         ]
 
+    def bound(self, case: Case) -> NamedModel:
+        """The model as it reads a case; prompts are fixed once, from the clean image."""
+        if case.id not in self._bound:
+            self._bound[case.id] = self.model.for_case(case.volume)
+        return self._bound[case.id]
+
     def predictor(self, case: Case) -> nn.Module:
-        """The model as it reads a case."""
-        return self.model.for_case(case.volume).predictor
+        """What maps images of a case to logits."""
+        return self.bound(case).predictor
 
     def has(self, *names: str) -> bool:
         """Whether the attack has all of these hyper-parameters, none of them None."""
@@ -185,10 +192,28 @@ class Context:
         """The random stream that `run` gives to this attack on this case."""
         return noise_generator(self.seed, self.dataset, case.id, self.named.spec)
 
+    def craft(
+        self,
+        case: Case,
+        *,
+        attack: Attack | None = None,
+        predictor: nn.Module | None = None,
+        on_step: Callable[[StepInfo], None] | None = None,
+    ) -> Tensor:
+        """What an attack makes of a case, by default the one in question on the model, as `run` crafts it."""
+        return (attack or self.attack).at_spacing(case.volume.spacing_mm)(
+            self.predictor(case) if predictor is None else predictor,
+            case.images,
+            case.labels,
+            mask=labelled(case.volume, self.device),
+            generator=self.generator(case),
+            on_step=on_step,
+        )
+
     def score(self, case: Case, images: Tensor) -> DataFrame:
         """A row per foreground class."""
-        with frozen(self.model.predictor):
-            prediction = predict(self.model.for_case(case.volume), images)
+        with frozen(self.predictor(case)):
+            prediction = predict(self.bound(case), images)
         return score(
             counted(prediction, case.volume.ignore),
             case.volume.label,
@@ -215,14 +240,7 @@ class Context:
         def watch(info: StepInfo) -> None:
             seen[:] = [info]
 
-        images = named.attack(
-            self.predictor(case),
-            case.images,
-            case.labels,
-            mask=labelled(case.volume, self.device),
-            generator=self.generator(case),
-            on_step=watch,
-        )
+        images = self.craft(case, attack=named.attack, on_step=watch)
         self._tick()
         if named.spec == self.named.spec:
             # The others are scored and dropped: thirty copies of a CT would not fit.

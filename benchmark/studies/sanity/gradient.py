@@ -30,15 +30,13 @@ _GAIN = 0.02  # mean Dice that float64 gradients may win before the number under
     runs=0.3,
 )
 def gradient_stability(context: Context) -> Finding:
-    with frozen(context.model.predictor):
-        precise = copy.deepcopy(context.model.predictor).double()
     loss = str(context.value("loss", "dice"))
-    narrow = max(_movement(context.model.predictor, case, loss, torch.float32) for case in context.cases)
-    wide = max(_movement(precise, case, loss, torch.float64) for case in context.cases)
+    narrow = max(_movement(context.predictor(case), case, loss, torch.float32) for case in context.cases)
+    wide = max(_movement(_precise(context, case), case, loss, torch.float64) for case in context.cases)
     detail = f"largest relative change of the gradient in float32; {wide:.1e} in float64"
     if narrow <= _UNSTABLE:
         return Finding(PASS, narrow, detail)
-    gain = mean([context.run(case).dice - _attacked(context, precise, case) for case in context.cases])
+    gain = mean([context.run(case).dice - _attacked(context, case) for case in context.cases])
     status = FAIL if not gain <= _GAIN else WARN
     return Finding(status, narrow, f"{detail}; gradients in float64 lower the mean Dice by {gain:.3f}")
 
@@ -69,9 +67,16 @@ class _Precise(nn.Module):
         return self.predictor(images.double()).to(images.dtype)
 
 
-def _attacked(context: Context, precise: nn.Module, case: Case) -> float:
+def _precise(context: Context, case: Case) -> nn.Module:
+    """The predictor of a case in float64; a copy, made anew for each so that there is one at a time."""
+    predictor = context.predictor(case)
+    with frozen(predictor):
+        return copy.deepcopy(predictor).double()
+
+
+def _attacked(context: Context, case: Case) -> float:
     """Dice of the float32 network after the same attack, start included, with float64 gradients."""
-    images = context.attack(_Precise(precise), case.images, case.labels, generator=context.generator(case))
+    images = context.craft(case, predictor=_Precise(_precise(context, case)))
     return CaseScore(context.score(case, images)).dice
 
 

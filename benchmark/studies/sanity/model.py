@@ -51,7 +51,7 @@ def gradient_health(context: Context) -> Finding:
 
 def _gradient(context: Context, case: Case, images: Tensor, loss: str) -> tuple[Tensor, float]:
     """Gradient of a loss at the images, zero where none arrives, and the share of saturated voxels."""
-    with torch.enable_grad(), frozen(context.model.predictor):
+    with torch.enable_grad(), frozen(context.predictor(case)):
         images = images.clone().requires_grad_()
         logits = context.predictor(case)(images)
         value = LOSSES[loss](logits, case.labels, None).sum()
@@ -156,7 +156,7 @@ def _counted_gradients() -> Iterator[dict[str, int]]:
 def adaptivity(context: Context) -> Finding:
     change = 0.0
     for case in context.cases:
-        with torch.enable_grad(), frozen(context.model.predictor):
+        with torch.enable_grad(), frozen(context.predictor(case)):
             attacked = context.predictor(case)(case.images.clone().requires_grad_()).detach()
         change = max(change, _relative(attacked, _forward(context, case)))
     status = FAIL if not change <= 1e-4 else PASS
@@ -172,7 +172,7 @@ def adaptivity(context: Context) -> Finding:
 @torch.no_grad()
 def _forward(context: Context, case: Case) -> Tensor:
     """Logits as they are scored."""
-    with frozen(context.model.predictor):
+    with frozen(context.predictor(case)):
         output = context.predictor(case)(case.images)
     if not torch.isfinite(output).all():
         raise ValueError("model output: expected finite logits, got NaN or infinity. Check its weights")

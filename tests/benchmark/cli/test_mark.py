@@ -155,6 +155,34 @@ def test_labels_keep_the_mark_off_the_organ(office):
     assert office.volumes("back") == office.volumes("volumes")
 
 
+@pytest.mark.parametrize("axes", ["LPS", "SRA"])
+def test_files_of_other_axes_and_labels_of_yet_others(office, axes):
+    """The mark is made along RAS and written along the file's own axes; labels may run along others again."""
+    (office.folder / "scanner.nii").unlink()
+    labels = office.root / "labels"
+    labels.mkdir()
+    for name in ("case_000.nii.gz", "case_001.nii.gz"):
+        nib.save(turned(nib.load(office.folder / name), axes), office.folder / name)
+        nib.save(turned(nib.load(office.toy.folder / "labelsTr" / name), "PIR"), labels / name)
+    spec = "keyed_mark:steps=2,alpha=8/255,support=outside,margin_mm=1"
+    assert office.mark("--labels", str(labels), "--mark", spec) == 0
+    for name in ("case_000.nii.gz", "case_001.nii.gz"):
+        one, other = (nib.load(office.root / folder / name) for folder in ("volumes", "marked"))
+        assert nib.aff2axcodes(other.affine) == tuple(axes)
+        moved = np.asarray(one.dataobj) != np.asarray(other.dataobj)
+        label = np.asarray(turned(nib.load(labels / name), axes).dataobj) > 0
+        assert label.any()
+        assert not moved[label].any()
+        assert moved[~label].mean() > 0.5
+    assert office.unlock() == 0
+    assert office.volumes("back") == office.volumes("volumes")
+
+
+def turned(image, axes: str):
+    wanted = nib.orientations.axcodes2ornt(tuple(axes))
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+
+
 def test_one_bad_volume_does_not_stop_the_others(office, capsys):
     whole = (office.folder / "case_000.nii.gz").read_bytes()
     (office.folder / "case_000.nii.gz").write_bytes(whole[: len(whole) // 2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustvox.attacks import ATTACKS, GN, PGD, VAFA, Attack, Uniform
+from robustvox.attacks import ATTACKS, GN, PGD, VAFA, Attack, KeyedMark, Uniform
+from robustvox.attacks.keyed_mark import within
 from robustvox.benchmark import evaluate
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.craft.matched import ATTEMPTS, Match, Matched, at_knob, find_knob
@@ -391,3 +392,35 @@ def test_measured_distortions_stand_in_every_row(toy, capsys):
         assert heading in printed
     row = toy.table().iloc[0]
     assert all(math.isfinite(float(row[name])) and row[name] != 0 for name in ("linf", "l2", "psnr", "ssim"))
+
+
+def kinds_of(kind: type) -> set[type]:
+    return {kind} | {below for sub in kind.__subclasses__() for below in kinds_of(sub)}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k for k in kinds_of(Attack) if any(f.type in ("Attack", Attack) for f in fields(k))],
+    ids=lambda kind: kind.__name__,
+)
+def test_attacks_that_hold_attacks_hand_the_spacing_on(kind):
+    inner = KeyedMark(support="outside", margin_mm=2.0)
+    names = [field.name for field in fields(kind) if field.type in ("Attack", Attack)]
+    fitted = kind(**dict.fromkeys(names, inner)).at_spacing((1.0, 2.0, 3.0))
+    assert [getattr(fitted, name).spacing_mm for name in names] == [(1.0, 2.0, 3.0)] * len(names)
+
+
+def test_a_matched_mark_keeps_its_margin_in_mm(job):
+    """Millimetres of the case, not of the searching attack: what the search returns leaves the margin alone."""
+    labels = torch.zeros_like(job.labels)
+    labels[:, :, 5:8, 5:7, 5:6] = 1
+    job.labels = labels
+    spacing = (1.0, 2.0, 4.0)
+    mark = KeyedMark(support="outside", margin_mm=2.5, steps=2)
+    both = Matched(attack=mark, reference=Uniform(eps=4 / 255)).at_spacing(spacing)
+    near = within(labels > 0, 2.5, spacing)
+    moved = job(both) != job.images
+    assert not moved[near].any()
+    assert moved[~near].float().mean() > 0.9
+    with pytest.raises(ValueError, match="spacing_mm: expected the voxel sides"):
+        job(Matched(attack=mark, reference=Uniform(eps=4 / 255)))

@@ -12,7 +12,9 @@ import torch
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.plan import targets
 from robustvox.benchmark.plan.targets import free_memory_gb
+from robustvox.benchmark.records.outcomes import load_outcomes
 from robustvox.benchmark.records.reading import load_records
+from robustvox.models.prompted import PromptedModel
 from robustvox.models.prompted.catalog import TARGETS
 from robustvox.models.prompted.suprem import build as build_suprem
 from robustvox.models.prompted.vista3d import build as build_vista
@@ -21,8 +23,9 @@ SIZES = "init_filters=8,blocks_down=(1,1,1,1)"
 
 
 @pytest.fixture
-def job(tmp_path):
-    """A CT of one case in a list, with the liver and the spleen of a file that numbers more."""
+def job(tmp_path, monkeypatch):
+    """A CT of one case in a list, with the liver and the spleen of a file that numbers more; memory for all of it."""
+    monkeypatch.setattr(targets, "free_memory_gb", lambda _: 1000.0)
     folder = tmp_path / "data"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -38,11 +41,11 @@ def job(tmp_path):
         json.dumps({"channels": ["CT"], "keep": {"5": "liver", "1": "spleen"}})
     )
 
-    def run(model: str, checkpoint, *more: str, data: str = "abdomen.csv") -> int:
+    def run(model: str, checkpoint, *more: str, data: str = "abdomen.csv", command: str = "run") -> int:
         return main(
             [
+                *(("run", "--no-report") if command == "run" else (command, "--queries", "20")),
                 *(
-                    "--no-report",
                     "--model",
                     model,
                     "--checkpoint",
@@ -68,6 +71,22 @@ def segresnet(tmp_path):
 def rows(tmp_path):
     # The folder's name tells lists of one name apart.
     return load_records(next((tmp_path / "results").glob("abdomen*/records")))
+
+
+def test_a_full_vista3d_that_does_not_fit_is_refused_and_a_narrow_one_is_not(
+    job, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(targets, "free_memory_gb", lambda _: 12.5)
+    torch.manual_seed(0)
+    torch.save(build_vista(8).state_dict(), tmp_path / "model.pt")
+    assert job("vista3d", tmp_path / "model.pt") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert (
+        "expected about 13.0 GB for one window of vista3d with its gradient on cpu, found 12.5 GB free"
+        in error
+    )
+    assert job("vista3d:anyway=true", tmp_path / "model.pt") == 2
+    assert "expected exactly the" in capsys.readouterr().err
 
 
 def test_a_published_file_becomes_rows(job, segresnet, tmp_path, capsys):
@@ -100,6 +119,10 @@ def test_clicks_are_written_into_the_rows(job, tmp_path):
     [
         ("suprem_segresnet:prompts=click", "expected prompts of suprem_segresnet among none, got click"),
         ("vista3d", "expected exactly the"),
+        (
+            "obelisk_hybrid:width=3",
+            "obelisk_hybrid: expected parameters among prompts, clicks, click_seed, map, allow",
+        ),
         (f"suprem_segresnet:{SIZES},map=nowhere.json", "expected a JSON map of classes"),
         (f"suprem_segresnet:{SIZES},fold=1", "suprem_segresnet: "),
     ],
@@ -127,6 +150,22 @@ def test_another_modality_is_refused_unless_asked_for(job, segresnet, tmp_path, 
     assert job(f"suprem_segresnet:{SIZES}", segresnet) == 2
     assert "expected CT for suprem_segresnet, found MRI" in " ".join(capsys.readouterr().err.split())
     assert job(f"suprem_segresnet:{SIZES},allow_modality_mismatch=true", segresnet) == 0
+
+
+def test_checks_take_a_prompted_target(job, segresnet, tmp_path, monkeypatch, capsys):
+    """Checks look at the target of the case, made once, and none fails for want of a case."""
+    made = []
+    original = PromptedModel.for_case
+    monkeypatch.setattr(
+        PromptedModel, "for_case", lambda self, case: made.append(case.id) or original(self, case)
+    )
+    model = f"suprem_segresnet:{SIZES}"
+    assert job(model, segresnet, "--only", "C1,C9,C16,C17,C18,C23", command="check") == 0
+    capsys.readouterr()
+    found = load_outcomes(next((tmp_path / "results").rglob("checks")))
+    assert set(found["check"]) == {"C1", "C9", "C16", "C17", "C18", "C23"}
+    assert set(found["status"]) <= {"pass", "warn"}, found["detail"].tolist()
+    assert made == ["ct"]
 
 
 def test_a_target_that_does_not_fit_says_so_before_the_run(job, segresnet, monkeypatch, capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Iterator
+from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -20,12 +22,15 @@ from robustvox.benchmark.records.marked_files import (
     changeable,
     detach,
     embed,
+    only_turned,
     read_stored,
     seal_file,
     unlock_file,
 )  # fmt: skip
 from robustvox.benchmark.records.seal import SealError, Terms
 from robustvox.datasets import CaseError, ChannelWindows, IntensityWindow, Volume
+from robustvox.datasets.nifti import RawCase, read_file
+from robustvox.datasets.prepare import Preparation
 
 KEY = Key(b"the owner's key, of more than sixteen bytes")
 SALT = bytes(16)
@@ -57,6 +62,19 @@ def write(path: Path, array: np.ndarray, *, scaling=(1.0, 0.0), version=1, exten
         struct.pack_into(f"{order}{at[1]}", whole, at[0], *scaling)
     path.write_bytes(gzip.compress(bytes(whole)) if path.name.endswith(".gz") else bytes(whole))
     return path
+
+
+def _orders() -> Iterator[tuple[str, ...]]:
+    """The 48 ways in which three axes can be stored."""
+    for order in permutations(("RL", "AP", "SI")):
+        yield from product(*order)
+
+
+def _oriented(image, axes: str):
+    change = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axes))
+    )
+    return image.as_reoriented(change)
 
 
 def volume_of(path: Path, low=-50.0, high=150.0) -> Volume:
@@ -126,6 +144,60 @@ def test_marking_and_unlocking_keeps_every_byte(
     original.write(folder / f"back{suffix}")
     assert content(folder / f"back{suffix}") == content(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("axes", ["".join(p) for p in _orders()])
+def test_a_file_of_any_axes_gets_the_mark_of_its_turned_self(tmp_path, axes):
+    """The mark is made along RAS; nibabel turns the RAS file and its marked self as an independent witness."""
+    rng = np.random.default_rng(3)
+    affine = nib.affines.from_matvec(np.diag([1.0, 1.5, 2.5]), [-7.0, 11.0, 3.0])
+    upright = nib.Nifti1Image(rng.integers(-80, 180, (3, 4, 5)).astype("<i2"), affine)
+    nib.save(upright, tmp_path / "ras.nii")
+    nib.save(_oriented(upright, axes), tmp_path / "turned.nii")
+    marks, marked = None, {}
+    for name in ("ras", "turned"):
+        stored, file = read_stored(tmp_path / f"{name}.nii"), read_file(tmp_path / f"{name}.nii", name)
+        raw = RawCase(
+            name, file.array.astype(np.float32)[None], np.zeros(file.array.shape, np.int16), file.grid
+        )
+        volume = Preparation(window=IntensityWindow(-50.0, 150.0))(raw)
+        assert only_turned(volume, raw.image, file.grid.affine)
+        np.testing.assert_array_equal(
+            changeable(stored, volume),
+            np.isclose(volume.original, volume.window.invert(volume.image), atol=1e-3),
+        )
+        marks = mark(volume, 0.1) if marks is None else marks
+        marked[name] = embed(stored, volume, marks)
+        marked[name].write(tmp_path / f"{name}_marked.nii")
+        assert (marked[name].head, marked[name].tail) == (stored.head, stored.tail)
+    expected = _oriented(nib.load(tmp_path / "ras_marked.nii"), axes)
+    found = nib.load(tmp_path / "turned_marked.nii")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+    np.testing.assert_allclose(found.affine, expected.affine)
+    assert (np.asarray(found.dataobj) != np.asarray(nib.load(tmp_path / "turned.nii").dataobj)).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"spacing_mm": (2.0, 1.5, 2.5)},
+        {"crop_foreground": True},
+        {"pad_to": (8, 8, 8)},
+        {"fit_to": (2, 4, 6)},
+    ],
+)
+def test_more_than_a_turn_is_told(tmp_path, step):
+    array = np.zeros((4, 5, 6), "<i2")
+    array[1:, 1:, 1:] = np.arange(60).reshape(3, 4, 5) + 1
+    path = write(tmp_path / "a.nii", array)
+    file = read_file(path, "a")
+    raw = RawCase("a", file.array.astype(np.float32)[None], np.zeros(array.shape, np.int16), file.grid)
+    plain, more = (
+        Preparation(window=IntensityWindow(0.0, 61.0)),
+        Preparation(window=IntensityWindow(0.0, 61.0), **step),
+    )
+    assert only_turned(plain(raw), raw.image, file.grid.affine)
+    assert not only_turned(more(raw), raw.image, file.grid.affine)
 
 
 def test_voxels_outside_the_window_are_left_alone(tmp_path):

@@ -90,7 +90,7 @@ def test_a_trained_remover_learns_a_mark_that_can_be_learned():
     checkers = (np.indices((12, 12, 12)).sum(0) % 2 * 2 - 1)[None] * np.float32(0.06)
     smooth = [gaussian(image((1, 12, 12, 12), seed), sigma=2.0) for seed in range(4)]
     marked = [(one + checkers).astype(np.float32) for one in smooth]
-    recipe = RemoverRecipe(steps=250, batch=2, side=8, learning_rate=5e-3, channels=(8, 16))
+    recipe = RemoverRecipe(steps=250, batch=2, side=8, learning_rate=5e-3, channels=(8, 16), bound=0.08)
     remover = train_remover(marked[:3], smooth[:3], recipe)
     left = np.abs(remover.remove(marked[3]) - smooth[3]).mean()
     assert left < 0.5 * 0.06

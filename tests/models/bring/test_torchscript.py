@@ -92,6 +92,23 @@ def test_unexpected_members_are_refused(saved, member):
         check_archive(path)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("how", ["twice", "before", "comment"])
+def test_an_archive_that_two_readers_may_read_differently_is_refused(saved, how):
+    path = saved(Net())
+    check_archive(path)
+    if how == "before":
+        path.write_bytes(b"PK-like bytes in front" + path.read_bytes())
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            if how == "comment":
+                archive.comment = b"another end"
+            else:
+                archive.writestr(archive.namelist()[0], b"another one")
+    with pytest.raises(CheckpointError, match="once and alone in .*nothing was run"):
+        check_archive(path)
+
+
 class Reads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.from_file("/etc/hostname", False, 1)
