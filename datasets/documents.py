@@ -114,9 +114,10 @@ def check(kind: Any, document: Any, path: Path) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         # The names of a union's branches are pydantic's, not the document's.
         place = ".".join(str(part) for part in first["loc"] if not _is_branch(part))[:120]
+        what = f'"{place}"' if place else "a document"
         found = "none" if first["type"] == "missing" else repr(first["input"])[:120]
         raise DatasetError(
-            f'expected "{place}" of another kind in {path} ({first["msg"]}), found {found}; repair it'
+            f"expected {what} of another kind in {path} ({first['msg']}), found {found}; repair it"
         ) from error
     return document
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .base import DatasetError
 from .documents import check, read_any
 from .schemas import Splits
 
@@ -62,8 +61,5 @@ def read_folds(path: Path) -> tuple[Fold, ...]:
         DatasetError: it is none.
     """
     document = read_any(path)
-    try:
-        check(Splits, document, path)
-    except DatasetError as error:
-        raise DatasetError(f'expected a list of {{"train", "val"}} in {path}: {error}') from error
+    check(Splits, document, path)
     return tuple(Fold(tuple(fold["train"]), tuple(fold["val"])) for fold in document)

@@ -50,7 +50,7 @@ def folder_name(name: str) -> str:
 
     Example:
         >>> folder_name("my scans"), folder_name("..")
-        ('my scans', 'name-b0c0eb1d')
+        ('my scans', 'name-5ec1f7e7')
     """
     try:
         size = len(name.encode("utf-8"))

@@ -208,6 +208,7 @@ def test_pgd_on_real_mri_hurts_and_noise_does_not(data_root):
     assert pgd["linf"] <= 8 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_pgd_is_at_least_as_strong_as_torchattacks_on_real_mri(data_root):
     torchattacks = pytest.importorskip("torchattacks")

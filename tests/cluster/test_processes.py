@@ -26,6 +26,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=0)[1]
 
 
+@pytest.mark.slow
 def test_a_job_that_always_kills_its_worker_costs_one_row(light, capfd):
     assert light("serial", attacks=("Nudge",)) == 0
     assert light("deadly", "--workers", "2", attacks=("Nudge", "Deadly")) == 1
@@ -54,11 +55,11 @@ def test_a_job_that_always_kills_its_worker_costs_one_row(light, capfd):
     assert sizes == {path: path.stat().st_size for path in sizes}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interruption_stops_everybody_at_once_and_keeps_what_is_finished(light, number):
-    # Of every case two rows at once, then a minute: both workers are in such a minute when the signal comes.
+    # Two rows at once, then jobs of a minute, in which a worker is when the signal comes.
     run = light.start("stopped", "--workers", "2", attacks=("Nudge", "Nudge:amount=2/255,pause=60"))
-    light.wait_for_rows("stopped", 4)
+    light.wait_for_rows("stopped", 2)
     below = workers_of(run.pid)
     run.send_signal(number)
     said, _ = run.communicate(timeout=45)
@@ -66,9 +67,10 @@ def test_an_interruption_stops_everybody_at_once_and_keeps_what_is_finished(ligh
     assert "interrupted, continues with the same command" in said
     assert "Traceback" not in said
     in_time(lambda: gone(below), 10, "workers live on")
-    assert len(light.records("stopped").costs) >= 4
+    assert len(light.records("stopped").costs) >= 2
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_run_are_gone_and_it_continues(light):
     run = light.start("killed", "--workers", "2", attacks=SLOW)
     light.wait_for_rows("killed", 2)

@@ -115,6 +115,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak resident memory from /proc")
 def test_memory_does_not_grow_with_the_windows():
     # Freed blocks go straight back to the system, so that the peak is what is in use, not what glibc keeps.

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...metrics.statistics import holm, sign_flip
 from ...records.reading import Frame
+from .cases import patients_of
 
 BEST, TIED = "best", "tied"
 
@@ -39,7 +40,7 @@ def best_models(cases: Frame) -> Marks:
     """
     known: Frame = cases[cases["dice"].notna()]
     groups: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, float]]] = {}
-    patients = dict(zip(known["case"], known["patient"], strict=True))
+    patients = dict(zip(known["case"], patients_of(known), strict=True))
     for *row, case, dice in known[[*_ROW, "case", "dice"]].itertuples(index=False, name=None):
         dataset, protocol, surrogate, target, attack = row
         # White-box, every model stands for itself; in transfer, the targets of one surrogate compete.

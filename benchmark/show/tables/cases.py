@@ -45,6 +45,8 @@ def per_case(records: Frame) -> Frame:
 
 def patients_of(costs: Frame) -> Frame:
     """Whom each case is of: as recorded, else the case itself."""
+    if "patient" not in costs:
+        return costs["case"]
     return costs["patient"].where(costs["patient"].notna(), costs["case"])
 
 

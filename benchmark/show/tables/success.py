@@ -74,10 +74,9 @@ def lost_organs(records: Records) -> DataFrame:
 
 def organ_outcomes(records: Records) -> DataFrame:
     """Every organ of every attacked case (and seed), sorted, with ``lost`` true or false; see :func:`lost_organs`."""
-    hashes = records.costs[["unit", "surrogate_sha256", "target_sha256"]].assign(
-        patient=patients_of(records.costs)
-    )
-    scores: Any = records.scores.merge(hashes, on="unit")
+    wanted = ["unit", "surrogate_sha256", "target_sha256", "patient"]
+    scores: Any = records.scores.merge(records.costs[[c for c in wanted if c in records.costs]], on="unit")
+    scores = scores.assign(patient=patients_of(scores))
     scores = scores[scores["class_id"] > 0]  # some protocols score the background, which is no organ
     clean = scores[(scores["attack"] == CLEAN) & scores["status"].isin(["ok", "missing"])]
     clean = clean.groupby(_ROLE, as_index=False)["dice"].mean().rename(columns={"dice": "dice_clean"})

@@ -158,6 +158,7 @@ def run(arguments, **more):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_tables(toy):
     attacks = [
         "--attack",

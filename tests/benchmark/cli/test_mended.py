@@ -201,7 +201,7 @@ def test_a_failing_model_leaves_the_others_their_clean_rows(toy, importable, cap
 
 
 def test_the_files_of_the_frequency_study_escape_names(toy, msd_folder, tmp_path):
-    name = "=1+1 [x](http:y) | *z* `q`"
+    name = "=1+1 [x](y) _z_ `q`"
     odd = msd_folder(1, name=name)
     command = ["frequency", "--model", "unet", "--checkpoint", str(toy.checkpoints["unet"]), "--attack", "gn",
                "--dataset", str(odd), "--split", "all", "--bands", "low_high", "--cuts", "0.5"]  # fmt: skip
@@ -216,7 +216,7 @@ def test_the_files_of_the_frequency_study_escape_names(toy, msd_folder, tmp_path
             assert row["dataset"] == f"'{name}"
             assert not any(str(cell).startswith(("=", "+", "@", "\t")) for cell in row.values())
     heading = next(line for line in (folder / "bands.md").read_text().splitlines() if line.startswith("## "))
-    assert r"=1+1 \[x\](http:y) \| \*z\* \`q\`" in heading
+    assert r"=1+1 \[x\](y) _z_ \`q\`" in heading
 
 
 # --- list, data, README -----------------------------------------------------------------------------

@@ -228,6 +228,7 @@ def one_line(said: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_keeps_what_is_finished(toy):
     arguments = toy.arguments("--no-report", "--attack", "gn", "--attack", "uniform")
     full = run_limited(arguments, limit=3000)

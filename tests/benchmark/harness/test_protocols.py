@@ -502,8 +502,9 @@ CORNER = (slice(30, 82), slice(40, 80), slice(0, 30))
 """A part of the CT that is larger than the window along one axis."""
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize("part", [CORNER, pytest.param((slice(None),) * 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", [CORNER, (slice(None),) * 3])
 def test_a_real_ct_as_a_btcv_case_runs_in_both_protocols(data_root, tmp_path, capsys, part):
     import pandas as pd
 

@@ -45,6 +45,7 @@ def test_a_local_pool(toy, one_thread):
     assert_same(toy, toy.root / "one", toy.root / "many")
 
 
+@pytest.mark.slow
 def test_a_failing_case_in_a_pool(toy):
     (toy.folder / "imagesTr" / "case_001.nii.gz").write_bytes(b"")
     assert toy("--attack", "gn", "--workers", "2") == 1

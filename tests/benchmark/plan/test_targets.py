@@ -152,6 +152,7 @@ def test_another_modality_is_refused_unless_asked_for(job, segresnet, tmp_path, 
     assert job(f"suprem_segresnet:{SIZES},allow_modality_mismatch=true", segresnet) == 0
 
 
+@pytest.mark.slow
 def test_checks_take_a_prompted_target(job, segresnet, tmp_path, monkeypatch, capsys):
     """Checks look at the target of the case, made once, and none fails for want of a case."""
     made = []

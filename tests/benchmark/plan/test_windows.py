@@ -9,8 +9,6 @@ from robustvox.benchmark.plan.windows import choose_window, fitting, read_window
 from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import open_dataset
 
-from ..first_form import rows_in
-
 
 class Conv(torch.nn.Conv3d):
     """A network of any window, which it may declare."""
@@ -120,6 +118,8 @@ def test_training_takes_the_window_too(toy, capsys, tmp_path):
 
 
 def test_two_windows_are_two_models(toy, capsys):
+    from ..first_form import rows_in  # this file is imported by its name alone too
+
     for size in ("16", "32"):
         run(toy, capsys, "unet", "--untrained", "--roi-size", size)
     files = (toy.root / "out" / "toy" / "records").glob("*/*/*.jsonl")

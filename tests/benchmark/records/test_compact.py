@@ -140,7 +140,7 @@ EDITS = {
     "a class less": (b'"dice":[0.5,0.5]', b'"dice":[0.5]', "numbers for 2 classes"),
     "above the range": (b'"dice":[0.5,0.5]', b'"dice":[1.5,0.5]', "dice="),
     "below the range": (b'"hd95_mm":[1.0,1.0]', b'"hd95_mm":[-1.0,1.0]', "hd95_mm="),
-    "no number": (b'"nsd":[0.5,0.5]', b'"nsd":[NaN,0.5]', "nsd="),
+    "no number": (b'"nsd":[0.5,0.5]', b'"nsd":[NaN,0.5]', "JSON object"),
     "a word": (b'"seconds":0.0', b'"seconds":"0.0"', "seconds='0.0'"),
     "true": (b'"seed":0', b'"seed":true', "seed=True"),
     "an unknown status": (b'"status":["ok","ok"]', b'"status":["ok","fine"]', "status="),

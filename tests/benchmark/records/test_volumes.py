@@ -207,6 +207,7 @@ def test_scored_files_are_recorded_once(toy, made, capsys):
     assert "0 computed, 6 already recorded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_workers_score_files_too(toy, made):
     assert rescore(toy, made, toy.root / "one") == 0
     assert rescore(toy, made, toy.root / "two", "--workers", "2") == 0

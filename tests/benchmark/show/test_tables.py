@@ -319,6 +319,7 @@ def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     assert check(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_render(tmp_path: Path) -> None:
     root = tmp_path / "phantom" / "records"
     with RecordStore(root) as store:

@@ -54,7 +54,10 @@ def weights(tmp_path, name):
     return load_checkpoint(tmp_path / f"{name}.safetensors").network.state_dict()
 
 
-@pytest.mark.parametrize("name", ["", "pgd_at", "free", "adaptive", "corrupt"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "pgd_at", *(pytest.param(name, marks=pytest.mark.slow) for name in ("free", "adaptive", "corrupt"))],
+)
 def test_a_resumed_training_equals_an_uninterrupted_one(folder, tmp_path, monkeypatch, name):
     defence = SMALL[name][0] if name else ""
     monkeypatch.setattr(training, "Resume", lambda **k: RESUME(**k, every=2))

@@ -202,10 +202,10 @@ def test_the_numbers_of_the_docs_hold_what_is_asked(name):
     pgd = {float(row["budget_hu"]): row for row in rows if row["change"] == "pgd"}
     assert len(clean) == 1
     assert float(clean[0]["dice liver"]) >= 0.90
-    assert sorted(row["seed"] for row in noise) == ["0", "1", "2"]
+    assert {"0", "1", "2"} <= {row["seed"] for row in noise}
     assert all(float(row["agreement_organs"]) >= 0.90 for row in noise)
-    # PGD on the U-Net, and budgets between, are filled in as docs/build_obelisk.py is run on.
-    assert {1.0, 2.0, 13.3} <= set(pgd) or name == "obelisk_unet"
+    # PGD on the U-Net is filled in as docs/build_obelisk.py is run on.
+    assert {1.0, 2.0, 4.0, 8.0, 13.3} == set(pgd) or name == "obelisk_unet"
     for budget, row in pgd.items():
         assert budget < 13.3 or float(row["agreement_organs"]) < 0.30
     assert all(float(row["linf_hu"]) <= budget + 0.04 for budget, row in pgd.items())
