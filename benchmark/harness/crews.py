@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any, Protocol
 
 from ..specs.spec import UnfinishedError
-from .faults import CASE_FAILURES
+from .faults import CASE_FAILURES, reason_of
 
 
 class WorkerLostError(RuntimeError):
@@ -96,7 +96,7 @@ class ExecutorCrew:
         try:
             result.set_result(inner.result())
         except (BrokenExecutor, CancelledError) as error:
-            self._broken = " ".join(str(error).split()) or type(error).__name__
+            self._broken = reason_of(error)
             result.set_exception(WorkerLostError(self._broken))
         except CASE_FAILURES as error:
             result.set_exception(error)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..specs.spec import UnfinishedError, UsageError
 from .crews import WorkerLostError
-from .faults import CASE_FAILURES
+from .faults import CASE_FAILURES, reason_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -168,7 +168,7 @@ def _make_courier() -> Callable[[bytes], Any]:
 
 def _translated(error: BaseException) -> BaseException:
     if isinstance(error, CancelledError) or type(error).__name__ in ("KilledWorker", "FutureCancelledError"):
-        return WorkerLostError(" ".join(str(error).split()) or type(error).__name__)
+        return WorkerLostError(reason_of(error))
     if isinstance(error, TimeoutError | OSError) and "distributed" in type(error).__module__:
         return WorkerLostError(f"its answer did not arrive: {type(error).__name__}")
     return error

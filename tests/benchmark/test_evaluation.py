@@ -192,6 +192,7 @@ def test_every_zoo_file_ships_and_is_small():
         assert path.stat().st_size <= (3 if path.parent.name == "phantom" else 6) * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_pgd_on_real_mri_hurts_and_noise_does_not(data_root):
     data = open_dataset("hippocampus", data_root)

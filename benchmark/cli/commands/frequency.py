@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from ...harness.bench import Bench
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, reason_of
 from ...plan.build import build_plan
 from ...records.patients import note_patients
 from ...records.sources import claim
@@ -48,7 +48,7 @@ def study_frequencies(request: FrequencyRequest) -> int:
             except UsageError:
                 raise
             except CASE_FAILURES as error:
-                failures.append(f"{plan.dataset.name} {job.case}: {' '.join(str(error).split())}")
+                failures.append(f"{plan.dataset.name} {job.case}: {reason_of(error)}")
             bar.update(bar.task_ids[0], advance=1)
     if len(measured):
         table = write(folder)

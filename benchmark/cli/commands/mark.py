@@ -21,7 +21,7 @@ from robustvox.datasets.geometry import axes_of, check_affine, check_right_angle
 from robustvox.datasets.nifti import RawCase, check_image, check_label, read_array, read_file, spatial
 
 from ...craft.named import NamedAttack, NamedModel
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, reason_of
 from ...metrics.scores import score
 from ...plan.attacks import load_attack
 from ...plan.build import load_models
@@ -104,7 +104,7 @@ def mark_folder(request: MarkRequest) -> int:
                 else:
                     done.append(_mark(path, request.marked, owner))
             except CASE_FAILURES as error:
-                refused.append(f"{path.name}: {' '.join(str(error).split())}")
+                refused.append(f"{path.name}: {reason_of(error)}")
             bar.update(bar.task_ids[0], advance=1)
     if done:
         console.print(_table(done))

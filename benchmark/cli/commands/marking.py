@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, reason_of
 from ...plan.build import load_models
 from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
@@ -50,7 +50,7 @@ def study_marks(request: MarkingRequest) -> int:
                 raise
             except CASE_FAILURES as error:
                 where = f"{bench.dataset.name} {job.case} {job.mark.name}, key {job.seed}"
-                failures.append(f"{where}: {' '.join(str(error).split())}")
+                failures.append(f"{where}: {reason_of(error)}")
             bar.update(bar.task_ids[0], advance=1)
     text = summary(folder)
     if text:

@@ -15,7 +15,7 @@ from robustvox.datasets.folder import CaseFolder
 from ...craft.passes import most_passes
 from ...craft.view import tiles
 from ...harness.bench import Bench
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, reason_of
 from ...plan.attacks import load_attack, recorded_attack
 from ...plan.cases import load_dataset, recorded_dataset
 from ...plan.models import choose_device, find_recorded, load_model, recorded_model
@@ -127,7 +127,7 @@ class Recomputation:
         try:
             return self._compare(unit, recorded, dataset, device)
         except CASE_FAILURES as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             return Comparison(None, (f"expected to compute {describe(unit)} again, got: {reason}",))
 
     def _compare(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustvox.attacks.keys import Key, KeyFileError
 
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, reason_of
 from ...records.marked_files import SUFFIXES, case_name, detach, read_stored, unlock_file
 from ...records.seal import SealError
 from ...specs.requests import UnlockRequest
@@ -34,7 +34,7 @@ def unlock_folder(request: UnlockRequest) -> int:
                 _unlock(path, request.out, key)
                 unlocked += 1
             except CASE_FAILURES as error:
-                refused.append(f"{path.name}: {' '.join(str(error).split())}")
+                refused.append(f"{path.name}: {reason_of(error)}")
             bar.update(bar.task_ids[0], advance=1)
     for line in refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)

@@ -39,6 +39,7 @@ def assert_same(toy, one, other):
         pd.testing.assert_frame_equal(*tables)
 
 
+@pytest.mark.slow
 def test_a_local_pool(toy, one_thread):
     assert toy(*ATTACKS, models=MODELS, out=toy.root / "one") == 0
     assert toy(*ATTACKS, "--workers", "2", models=MODELS, out=toy.root / "many") == 0
@@ -66,6 +67,7 @@ def request_of(toy, out, **computing) -> RunRequest:
     return RunRequest(crossing=crossing, computing=Computing(**computing), writing=writing)
 
 
+@pytest.mark.slow
 def test_any_executor_and_a_dask_client(toy, one_thread):
     """Threads share one process, so their jobs take turns; a client is asked for its workers by name."""
     distributed = pytest.importorskip("distributed")

@@ -103,6 +103,7 @@ def test_a_published_file_becomes_rows(job, segresnet, tmp_path, capsys):
     assert "patents are pending" in json.loads(provenance.splitlines()[-1])["entry"]["licences"].popitem()[1]
 
 
+@pytest.mark.slow
 def test_clicks_are_written_into_the_rows(job, tmp_path):
     torch.manual_seed(0)
     torch.save(build_vista(8).state_dict(), tmp_path / "model.pt")

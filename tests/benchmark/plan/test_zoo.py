@@ -14,6 +14,7 @@ CHECKPOINTS = sorted(ZOO.glob("*/*.safetensors"))
 NAMES = [f"{path.parent.name}/{path.stem}" for path in CHECKPOINTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=NAMES)
 def test_gradients_of_a_trained_network_reach_its_input(path):
     loaded = load_checkpoint(path)

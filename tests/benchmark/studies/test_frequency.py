@@ -194,6 +194,7 @@ def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys, protocol)
     assert (f"under {protocol}" in " ".join(shown.split())) == (protocol != "robustvox-1")
 
 
+@pytest.mark.slow
 def test_another_model_sees_what_the_protocol_shows_it(toy):
     """Under uint8 a transferred volume is truncated, as in a run."""
     under = (*PGD, "--protocol", "bmvc2024")
