@@ -25,17 +25,8 @@ from .step import Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGDTraining(Mixed):
-    """Adversarial training: half of the windows attacked, half clean.
-
-    Source: Madry et al., ICLR 2018, arXiv 1706.06083; the half that stays clean as in Hanif et al., MICCAI 2023,
-    arXiv 2307.07269, whose two losses are of the same windows.
-
-    Args:
-        attack: inside; any of the registry.
-    """
-
-    inner: ClassVar[str] = "pgd:eps=8/255,loss=dice_ce,steps=3"
+class _Attacked(Mixed):
+    """Windows that an attack of the registry changes."""
 
     attack: NamedAttack
 
@@ -48,7 +39,21 @@ class PGDTraining(Mixed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(Mixed):
+class PGDTraining(_Attacked):
+    """Adversarial training: half of the windows attacked, half clean.
+
+    Source: Madry et al., ICLR 2018, arXiv 1706.06083; the half that stays clean as in Hanif et al., MICCAI 2023,
+    arXiv 2307.07269, whose two losses are of the same windows.
+
+    Args:
+        attack: inside; any of the registry.
+    """
+
+    inner: ClassVar[str] = "pgd:eps=8/255,loss=dice_ce,steps=3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(_Attacked):
     """Control: random signs of the same size as the attack, which know nothing of the network.
 
     Args:
@@ -56,15 +61,6 @@ class Noise(Mixed):
     """
 
     inner: ClassVar[str] = "uniform:corners=true,eps=8/255"
-
-    attack: NamedAttack
-
-    @property
-    def radius(self) -> float | None:
-        return self.attack.attack.radius
-
-    def change(self, step: Step, which: list[int]) -> Tensor | None:
-        return None if is_idle(self.attack.attack) else step.attacked(self.attack.attack, which)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
+from ..errors import ARCHIVE_FAILURES
 from ..header import CheckpointError
 from ..limits import require_memory, require_window
 from .brought import BroughtModel
@@ -150,15 +150,7 @@ def check_archive(path: Path) -> None:
                     )
     except CheckpointError:
         raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except ARCHIVE_FAILURES as error:
         raise CheckpointError(
             f"expected a complete TorchScript archive in {path.name}, found: {describe(error)}; copy it again"
         ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..checkpoint import load_strictly, require_plain
+from ..errors import ARCHIVE_FAILURES
 from ..header import CheckpointError
 from ..limits import build_within, require_memory
 
@@ -148,15 +148,7 @@ def _check_archive(path: Path) -> None:
             damaged = archive.testzip()
     except CheckpointError:
         raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except ARCHIVE_FAILURES as error:
         damaged = f"its directory ({' '.join(str(error).split())[:100]})"
     if damaged is not None:
         raise CheckpointError(
