@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import checks
 from .base import LossAttack, Model, ball, frozen
+from .blur import blur
 from .logo import stamp
 from .mifgsm import accumulated_signs
 from .sign_gradient import Bounds, IterativeSign, StepRule
@@ -197,34 +198,6 @@ def within(labeled: Tensor, distance_mm: float, spacing_mm: Sequence[float]) -> 
             torch.minimum(behind, squared.narrow(axis, 0, length - shift) + away, out=behind)
         squared = nearest
     return squared <= limit
-
-
-def blur(volume: Tensor, sigma: float) -> Tensor:
-    """Gaussian of `sigma` voxels along every spatial axis, cut at 3 sigma, zeros beyond the border.
-
-    Sums of shifted copies, not a convolution: every sample gets the same bits in any batch.
-
-    Args:
-        volume: (B, C, *spatial).
-        sigma: standard deviation in voxels, >= 0; 0 returns the volume.
-
-    Returns:
-        Like `volume`.
-    """
-    reach = math.ceil(3 * sigma)
-    if reach == 0:
-        return volume
-    weights = [math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(reach + 1)]
-    total = weights[0] + 2 * sum(weights[1:])
-    for axis in range(2, volume.ndim):
-        length = volume.shape[axis]
-        smoothed = volume * (weights[0] / total)
-        for shift in range(1, min(reach, length - 1) + 1):
-            weight, rest = weights[shift] / total, length - shift
-            smoothed.narrow(axis, 0, rest).add_(volume.narrow(axis, shift, rest), alpha=weight)
-            smoothed.narrow(axis, shift, rest).add_(volume.narrow(axis, 0, rest), alpha=weight)
-        volume = smoothed
-    return volume
 
 
 @torch.no_grad()

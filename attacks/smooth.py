@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import checks
 from .base import LinfAttack, ball
+from .blur import blur
 from .mifgsm import MIFGSM
 from .sign_gradient import StepRule
 from .task import Task
-
-_REACH = 3.0  # a Gaussian is cut at so many standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,21 +101,3 @@ class SmoothNoise(LinfAttack):
         # Where the blur is exactly zero no sign is drawn; a normal draw has no zeros that matter.
         signs = blur(task.noise(torch.randn), self.sigma).sign()
         return (task.images + self.eps * signs).clamp(*ball(task.images, self.eps))
-
-
-def blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of `sigma` voxels along every spatial axis of (B, C, *spatial), zeros beyond the border.
-
-    One axis after the other: a kernel of three axes is their product. Channels and samples stay apart.
-    """
-    if sigma == 0:
-        return images
-    reach = math.ceil(_REACH * sigma)
-    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    for axis in range(2, images.ndim):
-        lines = images.movedim(axis, -1)
-        blurred = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel.view(1, 1, -1), padding=reach)
-        images = blurred.view(lines.shape).movedim(-1, axis)
-    return images

@@ -201,7 +201,7 @@ def read_file(path: Path, case_id: str) -> StoredFile:
         image = read_image(path, case_id)
         grid = grid_of(image, path, case_id)
         return StoredFile(np.asarray(image.dataobj), grid)
-    except CaseError:
+    except (CaseError, MemoryError):  # a machine that is too small says nothing about the file
         raise
     except Exception as error:  # nibabel, gzip and struct raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__

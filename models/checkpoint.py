@@ -186,7 +186,7 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) 
         raise CheckpointError(
             f"expected exactly the {len(expected)} weights of the network, found in {name}: {found}"
         )
-    other = [k for k, t in tensors.items() if expected[k].is_floating_point() and not _is_real(t)]
+    other = [k for k, t in tensors.items() if expected[k].is_floating_point() and not t.is_floating_point()]
     if other:
         raise CheckpointError(
             f"expected real weights, found {tensors[other[0]].dtype} in {name}: {', '.join(other[:3])}; save them as "
@@ -199,8 +199,3 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], name: str) 
             f"expected finite weights, found NaN or infinity in {name}: {', '.join(bad[:3])}"
         )
     network.load_state_dict(tensors, strict=True)
-
-
-def _is_real(tensor: Tensor) -> bool:
-    """Whether a tensor holds plain real numbers, each of its own: a cast to the network's type loses no more than digits."""
-    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_quantized

@@ -64,10 +64,6 @@ class ProcessCrew:
     def workers(self) -> Collection[str]:
         return self._lanes
 
-    def pids(self) -> list[int]:
-        """Ids of the processes that live."""
-        return [pid for lane in self._lanes.values() if (pid := lane.pid) is not None]
-
     def submit(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         return self._lanes[worker].submit(function, arguments)
 

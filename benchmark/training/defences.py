@@ -43,7 +43,9 @@ class PGDTraining(_Attacked):
     """Adversarial training: half of the windows attacked, half clean.
 
     Source: Madry et al., ICLR 2018, arXiv 1706.06083; the half that stays clean as in Hanif et al., MICCAI 2023,
-    arXiv 2307.07269, whose two losses are of the same windows.
+    arXiv 2307.07269.
+    Differs from the source: a window is attacked or clean, where the latter takes both losses of the same windows; the
+    attack runs in eval mode on frozen weights.
 
     Args:
         attack: inside; any of the registry.
@@ -56,6 +58,8 @@ class PGDTraining(_Attacked):
 class Noise(_Attacked):
     """Control: random signs of the same size as the attack, which know nothing of the network.
 
+    Source: none, ours; what adversarial training gains must be more than this.
+
     Args:
         attack: any that takes no gradient.
     """
@@ -65,7 +69,10 @@ class Noise(_Attacked):
 
 @dataclass(frozen=True, kw_only=True)
 class Corrupt(Mixed):
-    """Control: corruptions that scanners make, blur, gamma, bias field, ringing and Rician noise."""
+    """Control: corruptions that scanners make, blur, gamma, bias field, ringing and Rician noise.
+
+    Source: none, ours; see :mod:`~robustvox.benchmark.training.corruptions`.
+    """
 
     def change(self, step: Step, which: list[int]) -> Tensor | None:
         return torch.stack([corrupt(step.images[i], step.generator(step.windows.draws[i])) for i in which])
@@ -216,7 +223,7 @@ class Free(Defence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive(Mixed):
+class Adaptive(_Attacked):
     """Adversarial training with a radius per case, that grows while the case holds and shrinks once it breaks.
 
     After the attack, the case's radius grows by ``grow`` where the Dice is at least ``hold``, and falls by as much
@@ -234,7 +241,6 @@ class Adaptive(Mixed):
 
     inner: ClassVar[str] = "pgd:eps=12/255,loss=dice_ce,steps=3"
 
-    attack: NamedAttack
     grow: float = 4 / 255
     hold: float = 0.6
 
@@ -246,10 +252,6 @@ class Adaptive(Mixed):
             raise ValueError(
                 f"attack: expected one with an L-inf radius eps, got {self.attack.spec}; name one such as pgd"
             )
-
-    @property
-    def radius(self) -> float | None:
-        return self.attack.attack.radius
 
     def change(self, step: Step, which: list[int]) -> Tensor | None:
         return None if is_idle(self.attack.attack) else torch.cat([self._one(step, i) for i in which])

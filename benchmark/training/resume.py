@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustvox.models.window_memory import is_out_of_memory
+
 from .recipe import Recipe, learning_rate
 from .step import Gradients
 from .watch import Watch
@@ -115,6 +117,10 @@ class Resume:
             state = torch.load(self.path, map_location=run.device, weights_only=True)
             other = state["identity"] != self.identity
         except Exception as error:  # what is no state fails in any way, inside torch or after it
+            if is_out_of_memory(
+                error
+            ):  # which says nothing about the file, and removing it would lose the work
+                raise
             raise ValueError(
                 f"expected the state of an unfinished training in {self.path.name}, found {type(error).__name__}; remove "
                 "the file to start anew"

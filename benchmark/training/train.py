@@ -251,7 +251,7 @@ def optimize(
         samples: what to train on.
         roi_size: window in voxels.
         recipe: optimization and augmentation.
-        criterion: of logits and targets as :func:`sample_windows` gives them.
+        criterion: of logits and targets as a window stream gives them.
         seed: of windows and augmentation.
         defence: what a step minimizes; by default the criterion.
         on_step: called after every step.

@@ -117,19 +117,6 @@ def channels_last(rank: int) -> torch.memory_format:
     return {2: torch.channels_last, 3: torch.channels_last_3d}.get(rank, torch.contiguous_format)
 
 
-def sample_windows(
-    samples: Sequence[Sample], roi_size: Sequence[int], recipe: Recipe, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of augmented windows: images ``(B, C, *roi)`` float32, targets ``(B, 1 or K, *roi)`` as in the samples.
-
-    A label is :data:`UNLABELLED` where the case says that nobody labelled the voxel.
-    """
-    stream = WindowStream(samples, roi_size, recipe, seed)
-    for _ in range(recipe.steps):
-        windows = next(stream)
-        yield windows.images, windows.targets
-
-
 def _window(
     sample: Sample, roi_size: Sequence[int], recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:

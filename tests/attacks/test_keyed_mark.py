@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustvox.attacks import BIM, Key, KeyedMark
-from robustvox.attacks.keyed_mark import blur, predicted_labels, within
+from robustvox.attacks.blur import blur
+from robustvox.attacks.keyed_mark import predicted_labels, within
 from robustvox.attacks.logo import box_sides, raster
 from robustvox.attacks.surrogates import Surrogates
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from robustvox.attacks import MIFGSM, Smooth, SmoothNoise, Uniform
-from robustvox.attacks.smooth import blur
+from robustvox.attacks.blur import blur
 
 
 @pytest.mark.parametrize("spatial", [(9, 8), (9, 4, 6), (1, 7, 3)])

@@ -50,6 +50,15 @@ def test_not_one_flipped_bit_of_a_gzip_stream_is_scored(root):
     assert refused > 40
 
 
+def test_a_machine_short_of_memory_does_not_blame_the_file(root, monkeypatch):
+    def allocate(*_, **__):
+        raise MemoryError("Unable to allocate 40 GiB")
+
+    monkeypatch.setattr("robustvox.datasets.nifti.read_image", allocate)
+    with pytest.raises(MemoryError, match="40 GiB"):
+        open_dataset(root).load("case_000")
+
+
 @pytest.mark.parametrize("cut", [1, 4, 8])
 def test_a_stream_without_its_checksum_is_refused(root, cut):
     path = image_of(root)

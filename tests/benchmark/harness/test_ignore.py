@@ -19,7 +19,7 @@ from robustvox.benchmark.records.unit import data_fingerprint
 from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.benchmark.training.losses import masked_loss
 from robustvox.benchmark.training.recipe import Recipe
-from robustvox.benchmark.training.windows import UNLABELLED, Sample, sample_windows
+from robustvox.benchmark.training.windows import UNLABELLED, Sample, WindowStream
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import SlidingWindow
 
@@ -76,13 +76,14 @@ def test_the_loss_of_training_is_that_of_the_labelled_part():
 
 def test_windows_carry_them(volume):
     recipe = Recipe(steps=3, batch_size=2)
-    seen = torch.cat([labels for _, labels in sample_windows([Sample.of(volume)], (8, 8, 8), recipe, 0)])
+
+    def targets(volume):
+        stream = WindowStream([Sample.of(volume)], (8, 8, 8), recipe, 0)
+        return torch.cat([next(stream).targets for _ in range(recipe.steps)])
+
+    seen = targets(volume)
     assert (seen == UNLABELLED).any()
-    plain = [
-        labels
-        for _, labels in sample_windows([Sample.of(replace(volume, ignore=None))], (8, 8, 8), recipe, 0)
-    ]
-    assert torch.equal(torch.cat(plain), seen.clamp_min(0))
+    assert torch.equal(targets(replace(volume, ignore=None)), seen.clamp_min(0))
 
 
 def test_a_volume_without_them_keeps_its_fingerprint(volume):

@@ -13,7 +13,7 @@ from robustvox.benchmark.studies.stealing.port import QueryPort
 from robustvox.benchmark.studies.stealing.scans import Scan
 from robustvox.benchmark.studies.stealing.thief import Steal
 from robustvox.benchmark.training.recipe import Recipe
-from robustvox.benchmark.training.windows import Sample, sample_windows
+from robustvox.benchmark.training.windows import Sample, WindowStream
 from robustvox.datasets.scanner import ScannerShift
 
 ROI = (16, 16, 16)
@@ -135,7 +135,10 @@ def test_windows_move_image_and_answer_together(soft):
     label[:, 3:9, 4:8, 5:9] = 1
     target = torch.cat([1.0 - label, label.float()]) if soft else label
     still = Recipe(steps=5, intensity=0.0, noise=0.0)
-    for images, targets in sample_windows([Sample(label.float(), target)], (14, 10, 12), still, seed=0):
+    stream = WindowStream([Sample(label.float(), target)], (14, 10, 12), still, seed=0)
+    for _ in range(still.steps):
+        window = next(stream)
+        images, targets = window.images, window.targets
         assert targets.shape[1] == (2 if soft else 1)
         if soft:
             torch.testing.assert_close(images, targets[:, 1:], atol=1e-5, rtol=0)
