@@ -92,6 +92,10 @@ def transfer_figure(table: pd.DataFrame) -> bytes:
                 error_kw={"linewidth": 0.8},
                 label=f"{255 * eps:g}/255",
             )
+            for place in places[same["drop"].isna().to_numpy()]:  # no bar would read as no loss
+                axes.text(
+                    0.002, place + 0.2 - 0.4 * number, "not measured", fontsize=7, va="center", color="0.4"
+                )
         axes.set_yticks(places, names, fontsize=8)
         axes.axvline(0.0, color="0.3", linewidth=0.8)
         axes.set(
