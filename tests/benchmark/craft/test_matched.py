@@ -400,7 +400,11 @@ def kinds_of(kind: type) -> set[type]:
 
 @pytest.mark.parametrize(
     "kind",
-    [k for k in kinds_of(Attack) if any(f.type in ("Attack", Attack) for f in fields(k))],
+    # In an order that is the same in every process, or the workers of pytest collect different tests.
+    sorted(
+        (k for k in kinds_of(Attack) if any(f.type in ("Attack", Attack) for f in fields(k))),
+        key=lambda kind: kind.__qualname__,
+    ),
     ids=lambda kind: kind.__name__,
 )
 def test_attacks_that_hold_attacks_hand_the_spacing_on(kind):
