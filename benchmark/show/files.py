@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..records.coverage import row_problems
+from ..records.coverage import orphans, row_problems
 from ..records.organs import read_organs
 from ..records.outcomes import load_flags, load_warnings
 from ..records.reading import Frame, Records, load_records
+from ..records.sources import is_published
 from ..records.writing import replace_file
 from .excerpt import readme_with_excerpt
 from .tables import views
@@ -133,6 +134,7 @@ def check(results: Path) -> list[str]:
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
     for folder, records in loaded.items():
         problems += row_problems(folder, records)
+        problems += orphans(folder, records) if is_published(results) else ()
     return problems
 
 

@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 from .crossing import Computing, Crossing, Writing
-from .options import SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
+from .options import (
+    RESULTS,
+    RUNS,
+    SPEC,
+    DataRoot,
+    DatasetName,
+    Device,
+    Option,
+    Out,
+    ProtocolName,
+    RoiSize,
+    Seed,
+)
 from .protocols import DEFAULT_PROTOCOL
 from .spec import UsageError
 
@@ -39,7 +51,7 @@ class CheckRequest:
     computing: Computing
     only: Annotated[str, Option(metavar="C2,...", help="Ids or names of checks.")] = ""
     queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
-    out: Out = Path("results")
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +69,7 @@ class FiguresRequest:
 
     crossing: Crossing
     computing: Computing
-    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = Path("results")
+    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = RESULTS
     formats: Annotated[str, Option(flag="--format", metavar="png,svg,pdf", help="File formats.")] = "png,svg"
     convention: Annotated[str, Option(help="Slices radiological or neurological.")] = "radiological"
     folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the figures.")] = Path(
@@ -84,7 +96,7 @@ class FrequencyRequest:
         tuple[str, ...],
         Option(metavar="none|linf|l2", help="Norm every band gets back; may repeat. Default: none."),
     ] = ()
-    out: Out = Path("results")
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +143,7 @@ class StealRequest:
     ] = ()
     full: Annotated[bool, Option(help="Also more budgets and defences, two rounds, chosen queries.")] = False
     device: Device = "auto"
-    out: Out = Path("results")
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +166,7 @@ class CompareRequest:
     protocol: ProtocolName = DEFAULT_PROTOCOL
     metric: Annotated[str, Option(help="dice, hd95_mm or nsd.")] = "dice"
     csv: Annotated[Path | None, Option(metavar="FILE", help="Write the unrounded table too.")] = None
-    out: Out = Path("results")
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +275,7 @@ class CiteRequest:
     attacks: Annotated[tuple[str, ...], replace(_NAMED, flag="--attack")] = ()
     datasets: Annotated[tuple[str, ...], replace(_NAMED, flag="--dataset")] = ()
     studies: Annotated[tuple[str, ...], replace(_NAMED, flag="--study", metavar="COMMAND")] = ()
-    out: Out = Path("results")
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,14 +283,17 @@ class LeaderboardRequest:
     """The command line of ``leaderboard`` as written."""
 
     check: Annotated[bool, Option(help="Only compare; fail when a table differs.")] = False
-    out: Out = Path("results")
+    publish: Annotated[
+        Path | None, Option(metavar="RUN", help="Check what a run recorded, and add it to --out.")
+    ] = None
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrateRequest:
     """The command line of ``migrate`` as written."""
 
-    out: Out = Path("results")
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,4 +370,4 @@ class MarkingRequest:
             help="Also train removers, and show every remover of the first mark to every model.",
         ),
     ] = True
-    out: Out = Path("results")
+    out: Out = RUNS
