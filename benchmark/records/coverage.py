@@ -104,7 +104,9 @@ def orphans(folder: Path, records: Records) -> Iterator[str]:
     What is published or handed in has none; rows that somebody made in Python may.
     """
     crossed = {
-        protocol: {identity: entry for identity, entry in _entries(folder / component(protocol) / "provenance.jsonl")}
+        protocol: {
+            identity: entry for identity, entry in _entries(folder / component(protocol) / "provenance.jsonl")
+        }
         for protocol in {*records.costs["protocol"]}
     }
     told: set[tuple[str, ...]] = set()

@@ -57,9 +57,9 @@ def conflicts(run: Path, published: Path) -> Iterator[str]:
         run, published: folders ``<dataset>`` with ``records`` below.
     """
     mine, theirs = load_records(run / "records"), load_records(published / "records")
-    if run.joinpath(SOURCE).is_file() and published.joinpath(SOURCE).is_file():
-        if read_bytes(run / SOURCE) != read_bytes(published / SOURCE):
-            yield f"{run}: expected the dataset of {published}, got another one of this name; rename its folder"
+    here, there = read_bytes(run / SOURCE), read_bytes(published / SOURCE)
+    if here and there and here != there:
+        yield f"{run}: expected the dataset of {published}, got another one of this name; rename its folder"
     known = dict(zip(theirs.costs["case"], theirs.costs["data_sha256"], strict=True))
     for case, sha256 in dict(zip(mine.costs["case"], mine.costs["data_sha256"], strict=True)).items():
         if known.get(case, sha256) != sha256:

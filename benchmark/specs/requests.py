@@ -197,7 +197,7 @@ class TrainRequest:
     look_cases: Annotated[int, Option(help="Cases of the end of the validation split for that.", least=1)] = 8
     seed: Seed = 0
     device: Device = "auto"
-    checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
+    checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default runs/zoo.")] = (
         None
     )
     roi_size: RoiSize = None
@@ -293,7 +293,7 @@ class LeaderboardRequest:
 class MigrateRequest:
     """The command line of ``migrate`` as written."""
 
-    out: Out = RESULTS
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)

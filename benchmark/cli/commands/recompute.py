@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...records.unit import Unit
     from ...specs.requests import VerifyRequest
 
+
 @dataclass(frozen=True)
 class Comparison:
     """What came of computing a unit again.

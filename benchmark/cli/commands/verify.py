@@ -19,6 +19,7 @@ from typing import Any
 from robustvox.models import CheckpointError, read_card
 
 from ...plan.model_text import is_architecture
+from ...plan.zoo import zoo_files
 from ...records.coverage import locate, orphans, record_folders, row_problems
 from ...records.reading import Records, load_records
 from ...records.unit import Unit
@@ -75,7 +76,6 @@ def known_checkpoints(files: tuple[Path, ...] = ()) -> dict[str, Path]:
     Raises:
         UsageError: if a given file is not a checkpoint.
     """
-    from robustvox.models import ZOO
     from robustvox.models.checkpoint import file_sha256
 
     for path in files:
@@ -83,7 +83,7 @@ def known_checkpoints(files: tuple[Path, ...] = ()) -> dict[str, Path]:
             read_card(path)
         except CheckpointError as error:
             raise UsageError(str(error)) from error
-    return {file_sha256(path): path for path in (*sorted(ZOO.glob("*/*.safetensors")), *files)}
+    return {file_sha256(path): path for path in (*zoo_files(), *files)}
 
 
 def units_of(records: Records) -> list[Unit]:

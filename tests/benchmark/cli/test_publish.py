@@ -18,7 +18,9 @@ from ..first_form import rows_in
 def run(toy):
     """A run of one attack, and a folder of published results that holds another of the same model."""
     assert toy("--attack", "gn", out=toy.root / "first") == 0
-    assert main(["leaderboard", "--publish", str(toy.root / "first"), "--out", str(toy.root / "results")]) == 0
+    assert (
+        main(["leaderboard", "--publish", str(toy.root / "first"), "--out", str(toy.root / "results")]) == 0
+    )
     assert toy("--attack", "fgsm", out=toy.root / "runs") == 0
     return toy
 
@@ -104,3 +106,22 @@ def test_runs_are_ignored_by_git():
         assert subprocess.run(ignored, check=False).returncode == 0
     except FileNotFoundError:
         pytest.skip("git is not installed")
+
+
+def test_training_leaves_the_zoo_of_the_code_alone(toy, tmp_path, monkeypatch, capsys):
+    """A checkpoint trained here is found by its name where the code has none, and is told about where it has."""
+    from robustvox.benchmark.plan.zoo import zoo_file
+    from robustvox.datasets import open_dataset
+    from robustvox.models import ZOO
+
+    monkeypatch.chdir(tmp_path)
+    small = "unet:channels=(4,8),num_res_units=1"
+    command = ["train", "--model", small, "--dataset", str(toy.folder), "--steps", "1", "--roi-size", "16"]
+    assert main(command) == 0
+    (path,) = (tmp_path / "runs" / "zoo").rglob("unet.safetensors")
+    assert path.parent.name.startswith("toy")
+    capsys.readouterr()
+    attacked = ["--attack", "fgsm", "--dataset", str(toy.folder), "--split", "all", "--cases", "1"]
+    assert main(["--model", "unet", *attacked, "--no-report"]) == 0
+    assert "2 computed" in capsys.readouterr().out
+    assert zoo_file(open_dataset("phantom"), "unet") == ZOO / "phantom" / "unet.safetensors"
