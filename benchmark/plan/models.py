@@ -231,6 +231,7 @@ def _named(
         ModelWindow(brought.roi_size, "the model" if brought.own_window else choice.source),
         brought.held_out,
         brought.trained_on,
+        claimed=brought.claimed,
     )
 
 
@@ -307,7 +308,13 @@ def _registered(
             f"expected {written.name} with the window {tuple(roi_size)} it was trained on in {file.name}, got "
             f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
         )
-    return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
+    return BroughtModel(
+        name=name,
+        sha256=loaded.sha256,
+        roi_size=roi_size,
+        network=loaded.network,
+        claimed=loaded.card.validation_dice,
+    )
 
 
 def defence_of(card: ModelCard) -> str:
