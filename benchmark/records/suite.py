@@ -51,10 +51,16 @@ def impostors(folder: Path, records: Records) -> Iterator[str]:
                 continue
             mine = costs[costs["dataset"] == dataset]
             names = {sha256: case for case, sha256 in frozen.data.items()}
-            other = mine["case"].map(frozen.data).notna() & (mine["case"].map(frozen.data) != mine["data_sha256"])
-            renamed = mine["data_sha256"].map(names).notna() & (mine["data_sha256"].map(names) != mine["case"])
+            other = mine["case"].map(frozen.data).notna() & (
+                mine["case"].map(frozen.data) != mine["data_sha256"]
+            )
+            renamed = mine["data_sha256"].map(names).notna() & (
+                mine["data_sha256"].map(names) != mine["case"]
+            )
             yield from _told(folder, mine[other], "the volume of this name that the suite has", "another one")
-            yield from _told(folder, mine[renamed], "a case of the suite under its own name", "it under another")
+            yield from _told(
+                folder, mine[renamed], "a case of the suite under its own name", "it under another"
+            )
             lacking = mine["case"].isin(frozen.data) & ~mine["unit"].isin(_whole(records, frozen.classes))
             yield from _told(folder, mine[lacking], f"the classes {', '.join(frozen.classes)}", "others")
 

@@ -55,6 +55,22 @@ class CheckRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuiteRequest:
+    """The command line of ``suite``: the models of a run; attacks, cases and seed are the suite's."""
+
+    crossing: Crossing
+    computing: Computing
+    known: Annotated[
+        Path, Option(metavar="DIR", help="Rows and checks that are recorded here are not made again.")
+    ] = RESULTS
+    checks: Annotated[
+        bool, Option(flag="--checks/--no-checks", help="Also the sanity checks that the suite asks for.")
+    ] = True
+    queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
+    out: Out = RUNS
+
+
+@dataclass(frozen=True, kw_only=True)
 class FiguresRequest:
     """The command line of ``figures``: the models, attacks and cases of a run, its records, and where to.
 

@@ -25,7 +25,7 @@ class SuiteCases:
 
 SUITE_CASES: Mapping[str, SuiteCases] = {
     "hippocampus": SuiteCases(
-        classes=('Anterior', 'Posterior'),
+        classes=("Anterior", "Posterior"),
         data={
             "hippocampus_019": "4183f636eeb58e22945b31c074efcd91e7feb7cbe7f3c3497b1f5961d96035af",
             "hippocampus_026": "31536edc29cb2f877e19031cd04d6266f375e815bf364f5940be2d3ac95802c6",
@@ -42,7 +42,7 @@ SUITE_CASES: Mapping[str, SuiteCases] = {
         },
     ),
     "phantom": SuiteCases(
-        classes=('liver', 'spleen', 'right_kidney', 'left_kidney', 'aorta', 'stomach', 'gallbladder'),
+        classes=("liver", "spleen", "right_kidney", "left_kidney", "aorta", "stomach", "gallbladder"),
         data={
             "val_000": "b9915930c839566f99b36078770ff1b54902399532f9a1667e47f1172fc5da26",
             "val_001": "78d49fd45792b5b466289d48126f9f5d7d868cff2f1972b0274a2e80e373a732",

@@ -14,7 +14,7 @@ from .protocols import DEFAULT_PROTOCOL
 from .spec import CLEAN
 from .suite_cases import SUITE_CASES, SuiteCases
 
-EVERY_CHECK = tuple(f"C{number}" for number in range(27) if number != 19)
+EVERY_CHECK = tuple(f"C{number}" for number in range(28) if number != 19)
 """Ids of all checks; C19 is the format of the records."""
 
 _SCORED = ("C5", "C13", "C20")

@@ -32,6 +32,7 @@ QUESTIONS = {
     "C24": "Does the gradient depend on chance?",
     "C25": "Do nearly equal volumes get nearly equal answers?",
     "C26": "Does the scale of the logits hide the gradient?",
+    "C27": "Is the gradient that of the answer?",
 }
 
 

@@ -107,8 +107,12 @@ def _told(lacks: Sequence[tuple[SuiteRow, int]], failed: Mapping[str, int], want
     groups: dict[str, list[str]] = {}
     for row, number in lacks:
         broken = f", {failed[row.spec]} failed" if failed.get(row.spec) else ""
-        groups.setdefault(f"{number} of {wanted} cases{broken}" if number or broken else "", []).append(row.label)
-    return "; ".join(f"{', '.join(names)}{f' ({how})' if how else ''}" for how, names in sorted(groups.items()))
+        groups.setdefault(f"{number} of {wanted} cases{broken}" if number or broken else "", []).append(
+            row.label
+        )
+    return "; ".join(
+        f"{', '.join(names)}{f' ({how})' if how else ''}" for how, names in sorted(groups.items())
+    )
 
 
 def _command(board: Board, suite: Suite, model: str) -> str:
@@ -153,7 +157,9 @@ def _failed(board: Board, protocol: str) -> dict[str, dict[str, int]]:
     """Failed cases by model and attack."""
     failures = own(board.failures)
     found: dict[str, dict[str, int]] = {}
-    for (model, attack), cases in failures[failures["protocol"] == protocol].groupby(["surrogate", "attack"])["case"]:
+    for (model, attack), cases in failures[failures["protocol"] == protocol].groupby(["surrogate", "attack"])[
+        "case"
+    ]:
         found.setdefault(model, {})[attack] = cases.nunique()
     return found
 
@@ -173,7 +179,9 @@ def _places(
     board: Board, scores: Scores, models: Sequence[str], suite: Suite, cases: Sequence[str]
 ) -> list[Place]:
     attacks = {row.spec: row.label for row in suite.attacked}
-    hardest = {m: [min(attacks, key=lambda a, m=m, c=c: (scores[m][a][c][0], a)) for c in cases] for m in models}
+    hardest = {
+        m: [min(attacks, key=lambda a, m=m, c=c: (scores[m][a][c][0], a)) for c in cases] for m in models
+    }
     worst = {m: [scores[m][a][c][0] for a, c in zip(hardest[m], cases, strict=True)] for m in models}
     order = sorted(models, key=lambda m: (-_mean(worst[m]), m))
     low, high, separate = _intervals(np.array([worst[m] for m in order]), [board.patients[c] for c in cases])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -87,7 +88,8 @@ def gradient_chance(context: Context) -> Finding:
     for case in context.cases:
         first, *others = (_gradient(context, case, loss) for _ in range(_REPEATS))
         scale = first.norm().clamp_min(torch.finfo(first.dtype).tiny)
-        furthest = max(furthest, *(float((other - first).norm() / scale) for other in others))
+        moved = [float((other - first).norm() / scale) for other in others]
+        furthest = max(furthest, *(change if math.isfinite(change) else math.inf for change in moved))
     status = grade(furthest, 1e-3, 0.05)
     detail = f"relative difference over {_REPEATS} gradients"
     return Finding(status, furthest, detail + ("; average over draws (EOT)" if status == FAIL else ""))
@@ -124,7 +126,9 @@ def detector(context: Context) -> Finding:
     means = {what: mean(values) for what, values in agreed.items()}
     lowest = min(means.values())
     shown = ", ".join(f"{what} {value:.3f}" for what, value in means.items())
-    return Finding(grade(1 - lowest, 0.1, 0.25), lowest, f"mean foreground Dice with the first answer: {shown}")
+    return Finding(
+        grade(1 - lowest, 0.1, 0.25), lowest, f"mean foreground Dice with the first answer: {shown}"
+    )
 
 
 def _labels(context: Context, case: Case, images: Tensor) -> np.ndarray:
@@ -137,6 +141,44 @@ def _agreement(one: np.ndarray, other: np.ndarray) -> float:
     classes = [k for k in np.union1d(np.unique(one), np.unique(other)) if k]
     pairs = [(one == k, other == k) for k in classes]
     return mean([2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in pairs]) if pairs else 1.0
+
+
+@check(
+    "C27",
+    "gradient-truth",
+    "the gradient is that of the answer",
+    "rise of the loss along the gradient's sign, 1e-3 to both sides, over what the gradient says: warn outside 1/2 to 2, "
+    "fail outside 1/5 to 5",
+    needs=(no_gradient,),
+    runs=0.2,
+)
+def gradient_truth(context: Context) -> Finding:
+    loss = str(context.value("loss", "dice"))
+    ratios = []
+    for case in context.cases:
+        gradient = _gradient(context, case, loss)
+        step = _NOISE * gradient.sign()
+        with torch.no_grad(), frozen(context.predictor(case)):
+            # Not clamped: a derivative goes both ways at the edge of the range too.
+            above, below = (
+                float(
+                    LOSSES[loss](context.predictor(case)(case.images + way * step), case.labels, None).sum()
+                )
+                for way in (1, -1)
+            )
+        promised = 2 * float((step * gradient).sum())
+        ratios.append((above - below) / promised if promised else float("nan"))
+    furthest = max(map(_off, ratios))
+    shown = ", ".join(f"{ratio:.3g}" for ratio in ratios)
+    return Finding(
+        grade(furthest, math.log(2), math.log(5)),
+        max(ratios, key=_off),
+        f"ratio per case {shown}; 1 is exact",
+    )
+
+
+def _off(ratio: float) -> float:
+    return abs(math.log(ratio)) if ratio > 0 else math.inf
 
 
 class _Rescaled(nn.Module):
@@ -181,4 +223,4 @@ def _worse(one: str, other: str) -> str:
     return max(one, other, key=_ORDER.index)
 
 
-CHECKS = (plausibility, gradient_chance, detector, logit_scale)
+CHECKS = (plausibility, gradient_chance, detector, logit_scale, gradient_truth)
