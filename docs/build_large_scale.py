@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from robustvox.benchmark.cli.commands.console import make_console
-from robustvox.benchmark.metrics.statistics import bootstrap_intervals
+from robustvox.benchmark.metrics.statistics import shown_intervals, with_interval
 from robustvox.benchmark.show.figures.canvas import encode, line_style, new_figure, quiet_grid, settings
 from robustvox.benchmark.show.tables.markup import markdown_table
 from robustvox.benchmark.studies.data_size.study import (
@@ -72,7 +72,7 @@ def interval(rows: list[CaseScore], name: str) -> tuple[float, float, float]:
     cases = sorted({row.case for row in rows})
     values = np.array([np.mean([getattr(r, name) for r in rows if r.case == case]) for case in cases])
     whose = [next(row.patient for row in rows if row.case == case) for case in cases]
-    low, high = bootstrap_intervals(values[None], patients=whose)
+    low, high = shown_intervals(values[None], patients=whose)
     return float(values.mean()), float(low[0]), float(high[0])
 
 
@@ -86,7 +86,7 @@ def table(rows: list[CaseScore]) -> str:
         if not mine:
             lines.append([model, trained, "missing", "missing", "0"])
             continue
-        shown = ["{:.3f} ({:.3f} to {:.3f})".format(*interval(mine, n)) for n in ("dice_clean", "dice_pgd")]
+        shown = [with_interval(*interval(mine, n)) for n in ("dice_clean", "dice_pgd")]
         lines.append([model, trained, *shown, str(len({row.seed for row in mine}))])
     return markdown_table(["model", "patients", "clean Dice", "PGD-20 8/255", "seeds"], lines, left=(0, 1))
 

@@ -15,6 +15,9 @@ import numpy as np
 
 RESAMPLES, SEED = 10_000, 20_240_607
 
+LEAST_UNITS = 8
+"""Patients that an interval needs to be shown; ``tests/performance/bootstrap_coverage.py`` measures what fewer cover."""
+
 
 class Comparison(NamedTuple):
     """Paired difference of two models over the same cases.
@@ -86,6 +89,39 @@ def bootstrap_intervals(
     return percentile_intervals(
         sums, expanded_tail(sums.shape[1]), sizes=sizes, resamples=resamples, seed=seed
     )
+
+
+def shown_intervals(
+    table: np.ndarray, *, patients: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The intervals of :func:`bootstrap_intervals` that may be shown: NaN for fewer than :data:`LEAST_UNITS` patients.
+
+    Below that many they cover less than they say, whatever is done about the tail, so a table gives the mean alone.
+
+    Args:
+        table, patients: as there.
+
+    Example:
+        >>> low, high = shown_intervals(np.array([[0.5, 0.6, 0.7]]))
+        >>> with_interval(0.6, low[0], high[0])
+        '0.600'
+    """
+    units = table.shape[1] if patients is None else len(set(patients))
+    if units < LEAST_UNITS:
+        return np.full(len(table), np.nan), np.full(len(table), np.nan)
+    return bootstrap_intervals(table, patients=patients)
+
+
+def with_interval(mean: float, low: float, high: float, *, digits: int = 3, between: str = " to ") -> str:
+    """A mean with its interval in brackets, or alone where there is none.
+
+    Example:
+        >>> with_interval(0.6, 0.55, 0.65), with_interval(0.6, 0.55, 0.65, digits=2, between="-")
+        ('0.600 (0.550 to 0.650)', '0.60 (0.55-0.65)')
+    """
+    if np.isnan(low):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ({low:.{digits}f}{between}{high:.{digits}f})"
 
 
 def by_patient(table: np.ndarray, patients: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from robustvox.models import CATALOG as MODELS
 
+from ..metrics.statistics import with_interval
 from ..records.reading import Frame
 from ..records.unit import RecordsError
 from ..specs.defences import split_defence
@@ -146,4 +147,4 @@ def find(rows: list[dict[str, Any]], spec: str) -> dict[str, Any] | None:
 def _dice(row: dict[str, Any] | None) -> str:
     if row is None or row["dice_adv"] != row["dice_adv"]:
         return "n/a"
-    return f"{row['dice_adv']:.2f} ({row['dice_adv_low']:.2f}-{row['dice_adv_high']:.2f})"
+    return with_interval(row["dice_adv"], row["dice_adv_low"], row["dice_adv_high"], digits=2, between="-")

@@ -73,10 +73,11 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
         marks, notes = best_models(with_hashes(cases, records)), load_notes(source)
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
+                said = (*notes, *views.counted(part))
                 files[folder / f"{name}.csv"] = csv_text(part, views.TEXT)
-                files[folder / f"{name}.md"] = views.markdown(part, marks, notes)
-                files[folder / f"{name}.tex"] = views.latex(part, marks, notes)
-        summary = Summary(table[same], marks, notes)
+                files[folder / f"{name}.md"] = views.markdown(part, marks, said)
+                files[folder / f"{name}.tex"] = views.latex(part, marks, said)
+        summary = Summary(table[same], marks, (*notes, *views.counted(table[same])))
         files |= {folder / "summary.md": summary.markdown(), folder / "summary.tex": summary.latex()}
         tables[folder.name] = table[same]
     if boards:

@@ -12,7 +12,7 @@ from torch import nn
 from robustvox.datasets import Dataset, patient_of
 from robustvox.models.complexity import measure
 
-from ..metrics.statistics import bootstrap_intervals
+from ..metrics.statistics import shown_intervals
 
 
 def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -29,10 +29,10 @@ def validation(predictor: nn.Module, dataset: Dataset, device: str | torch.devic
         prediction = prediction if volume.ignore is None else np.where(volume.ignore, 0, prediction)
         scores.append(mean_dice(prediction, volume.label, len(dataset.class_names)))
     patients = [patient_of(dataset, case) for case in dataset.splits["validation"]]
-    low, high = bootstrap_intervals(np.array([scores]), patients=patients)
+    low, high = shown_intervals(np.array([scores]), patients=patients)
     return {
         "validation_dice": float(np.mean(scores)),
-        "validation_interval": (float(low[0]), float(high[0])),
+        "validation_interval": None if np.isnan(low[0]) else (float(low[0]), float(high[0])),
         "validation_cases": len(scores),
     }
 

@@ -68,7 +68,7 @@ def _view(table: Any) -> Table:
             f"{row['mean_a']:.3f}",
             f"{row['mean_b']:.3f}",
             f"[bold]{row['difference']:+.3f}[/bold]",
-            f"{row['low']:+.3f} to {row['high']:+.3f}",
+            f"{row['low']:+.3f} to {row['high']:+.3f}" if row["low"] == row["low"] else "-",
             f"{row['p_value']:.4f}",
             f"{row['p_holm']:.4f}",
         )

@@ -140,6 +140,8 @@ def _failed(row: Mapping[str, Any]) -> str:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
+    if math.isnan(row["dice_adv_low"]):
+        return "-"
     return f"{_number(row['dice_adv_low'], 2)}-{_number(row['dice_adv_high'], 2)}"
 
 

@@ -46,7 +46,11 @@ def drop_chart(table: Frame) -> Figure | None:
             elinewidth=1.0, capsize=2, markersize=5, label="attacked, 95% interval",
         )  # fmt: skip
         axes.set_yticks(place, names)
-        axes.set(xlabel="mean Dice", xlim=dice_limits([*clean, *low, *high]), ylim=(len(rows) - 0.4, -0.6))
+        axes.set(
+            xlabel="mean Dice",
+            xlim=dice_limits([*clean, *attacked, *low, *high]),
+            ylim=(len(rows) - 0.4, -0.6),
+        )
         axes.grid(axis="x", color="0.9", linewidth=0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)

@@ -44,7 +44,9 @@ def budget_curves(table: Frame) -> Figure | None:
     if not panels:
         return None
     styles = {name: line_style(i) for i, name in enumerate(sorted(set(table["surrogate"])))}
-    limits = dice_limits([*rows["dice_adv_low"], *rows["dice_adv_high"], *rows["dice_clean"]])
+    limits = dice_limits(
+        [*rows["dice_adv"], *rows["dice_adv_low"], *rows["dice_adv_high"], *rows["dice_clean"]]
+    )
     with settings():
         figure, grid = _grid(len(panels), styles)
         for axes, (family, knob) in zip(grid, panels, strict=False):
@@ -78,7 +80,9 @@ def distortion_curves(table: Frame) -> Figure | None:
     rows = rows.assign(family=[names[spec].line for spec in rows["attack"]])
     styles = {name: line_style(i) for i, name in enumerate(sorted(set(rows["family"])))}
     models = sorted(set(rows["surrogate"]))
-    limits = dice_limits([*rows["dice_adv_low"], *rows["dice_adv_high"], *rows["dice_clean"]])
+    limits = dice_limits(
+        [*rows["dice_adv"], *rows["dice_adv_low"], *rows["dice_adv_high"], *rows["dice_clean"]]
+    )
     with settings():
         figure, grid = _grid(len(models), styles)
         for axes, model in zip(grid, models, strict=False):

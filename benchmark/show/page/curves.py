@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...metrics.statistics import with_interval
 from ..labels import NOISE, AttackName, model_family
 from .board import Board, Frame
 
@@ -121,7 +122,8 @@ def _chart(
 ) -> Chart:
     known = [row for rows in by_model.values() for row in rows]
     x_ticks = _ticks(0.0, max(row["l2"] for row in known))
-    values = [row[c] for row in known for c in ("dice_adv_low", "dice_adv_high", "dice_clean")]
+    bounds = [bound for row in known for bound in _bounds(row)]
+    values = [*bounds, *(row["dice_clean"] for row in known)]
     values = [value for value in values if not math.isnan(value)]
     y_ticks = _dice_ticks(min(values), max(values))
     scale = _Scale(x_ticks[-1] or 1.0, y_ticks[0], y_ticks[-1])
@@ -169,9 +171,16 @@ def _clean(row: Row, scale: _Scale) -> Point:
 
 
 def _attacked(row: Row, scale: _Scale, label: str) -> Point:
-    dice, low, high = (row[c] for c in ("dice_adv", "dice_adv_low", "dice_adv_high"))
-    found = f"L2 {row['l2']:.2f}, Dice {dice:.3f} ({low:.3f}\u2013{high:.3f})"
+    dice, (low, high) = row["dice_adv"], _bounds(row)
+    shown = with_interval(dice, row["dice_adv_low"], row["dice_adv_high"], between="\u2013")
+    found = f"L2 {row['l2']:.2f}, Dice {shown}"
     return Point(scale.x(row["l2"]), scale.y(dice), scale.y(low), scale.y(high), f"{label}: {found}")
+
+
+def _bounds(row: Frame) -> tuple[float, float]:
+    """Ends of the bar of a point: its interval, or the point where there is none."""
+    low, high = row["dice_adv_low"], row["dice_adv_high"]
+    return (row["dice_adv"], row["dice_adv"]) if math.isnan(low) else (low, high)
 
 
 def _dice_ticks(low: float, high: float) -> list[float]:

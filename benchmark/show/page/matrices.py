@@ -52,7 +52,7 @@ def transfer_matrices(board: Board, names: Mapping[str, AttackName]) -> list[Mat
             columns = ("surrogate", "target", "dice_adv", "dice_adv_low", "dice_adv_high")
             for surrogate, target, dice, low, high in zip(*(part[c].tolist() for c in columns), strict=True):
                 if not math.isnan(dice):
-                    small = f"{low:.2f}\u2013{high:.2f}"
+                    small = "" if math.isnan(low) else f"{low:.2f}\u2013{high:.2f}"
                     cells[surrogate, target] = Cell(dice, small, table is board.white_box)
         crossed = [pair for pair, cell in cells.items() if not cell.own]
         surrogates = sorted({surrogate for surrogate, _ in crossed})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...metrics.statistics import bootstrap_intervals
+from ...metrics.statistics import shown_intervals
 from ...records.states import UNCHECKED, worst_state
 from ...specs.suites import Suite, SuiteRow, find_suite
 from ..labels import NOISE, UNBOUNDED, AttackName, model_defence, model_family
@@ -41,6 +41,11 @@ class Place:
     hardest_cases: int
     checks: str = UNCHECKED
     failing: tuple[str, ...] = ()
+
+    @property
+    def bar(self) -> tuple[float, float]:
+        """Ends of the drawn interval; the worst case itself where there is none."""
+        return (self.worst, self.worst) if math.isnan(self.low) else (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,7 @@ def _intervals(
     pairs = [(i, j) for i in range(len(values)) for j in range(i)]
     # In front the rows, then the differences of all pairs: everything resampled in the same way.
     table = np.vstack([values, *(values[j] - values[i] for i, j in pairs)])
-    low, high = bootstrap_intervals(table, patients=patients)
+    low, high = shown_intervals(table, patients=patients)
     return low, high, dict(zip(pairs, (low > 0)[len(values) :].tolist(), strict=True))
 
 

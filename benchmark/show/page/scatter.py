@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...metrics.statistics import with_interval
 from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from .ranking import Place
+
+DASH = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
     if len(places) < 2:
         return None
     left, right = _bounds([place.clean for place in places])
-    bottom, top = _bounds([value for place in places for value in (place.low, place.high)])
+    bottom, top = _bounds([value for place in places for value in place.bar])
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - left) / (right - left)
@@ -58,8 +61,8 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
             place.defence,
             place.family,
             markers[place.defence],
-            *(x(place.clean), y(place.worst), y(place.low), y(place.high)),
-            f"{place.model}: clean {place.clean:.3f}, worst case {place.worst:.3f} ({place.low:.3f}\u2013{place.high:.3f})",
+            *(x(place.clean), y(place.worst), *map(y, place.bar)),
+            f"{place.model}: clean {place.clean:.3f}, worst case {with_interval(place.worst, place.low, place.high, between=DASH)}",
         )
         for place in places
     )

@@ -207,7 +207,12 @@ def _place(place: Place) -> dict[str, Any]:
         "failing": ", ".join(place.failing),
         "hardest": place.hardest,
         "hardest_cases": place.hardest_cases,
-        "bar": {k: f"{100 * getattr(place, k):.1f}%" for k in ("low", "high", "worst", "clean")},
+        "bar": {
+            key: f"{100 * value:.1f}%"
+            for key, value in zip(
+                ("low", "high", "worst", "clean"), (*place.bar, place.worst, place.clean), strict=True
+            )
+        },
     }
 
 

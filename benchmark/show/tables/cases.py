@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...metrics.statistics import bootstrap_intervals
+from ...metrics.statistics import shown_intervals
 from ...records.reading import Frame
 
 KEYS = ["dataset", "protocol", "surrogate", "surrogate_sha256", "target", "target_sha256", "attack"]
@@ -71,7 +71,7 @@ def intervals_by_row(cases: Frame, row: str, value: str, count: int) -> tuple[np
     for shape, found in alike.items():
         chosen = [number for number, _ in found]
         table = np.stack([values for _, values in found])
-        low[chosen], high[chosen] = bootstrap_intervals(table, patients=[str(place) for place in shape])
+        low[chosen], high[chosen] = shown_intervals(table, patients=[str(place) for place in shape])
     return low, high
 
 

@@ -81,7 +81,8 @@ class Summary:
             return "n/a"
         bounds = [f"{row[name]:.3f}" for name in ("dice_adv", "dice_adv_low", "dice_adv_high")]
         key = (row["dataset"], protocol, model, model, attack)
-        return marked(shape.format(*bounds), self._marks.get(key, ""))
+        known = row["dice_adv_low"] == row["dice_adv_low"]
+        return marked(shape.format(*bounds) if known else bounds[0], self._marks.get(key, ""))
 
 
 def labels(specs: set[str]) -> dict[str, str]:

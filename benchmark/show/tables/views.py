@@ -40,7 +40,7 @@ def _view(table: Frame) -> dict[str, list[str]]:
         "cases": rounded("n_cases", 0),
         "Dice clean": rounded("dice_clean", 3),
         DICE: [
-            mean if mean == "n/a" else f"{mean} ({low} to {high})"
+            mean if low == "n/a" else f"{mean} ({low} to {high})"
             for mean, low, high in zip(*bounds, strict=True)
         ],
         "HD95 clean (mm)": rounded("hd95_clean_mm", 1),
@@ -60,6 +60,20 @@ def _view(table: Frame) -> dict[str, list[str]]:
     }
 
 
+def counted(table: Frame) -> tuple[str, ...]:
+    """What is to be said of how many cases the rows of a table rest on; nothing for a table without rows.
+
+    Example:
+        >>> from pandas import DataFrame
+        >>> counted(DataFrame({"n_cases": [12, 12]})), counted(DataFrame({"n_cases": [12, 2]}))
+        (('Every row rests on 12 cases',), ('Warning: rows rest on 2 to 12 cases; compare rows of equal n only',))
+    """
+    found = sorted({int(n) for n in table["n_cases"] if n})
+    if len(found) > 1:
+        return (f"Warning: rows rest on {found[0]} to {found[-1]} cases; compare rows of equal n only",)
+    return tuple(f"Every row rests on {n} case{'s' if n != 1 else ''}" for n in found)
+
+
 def markdown(table: Frame, marks: Marks, notes: Sequence[str] = ()) -> str:
     """A Markdown table, what its marks mean if it has any, and what is to be said of the data."""
     view = _view(table)
@@ -72,7 +86,7 @@ def markdown(table: Frame, marks: Marks, notes: Sequence[str] = ()) -> str:
 
 def markdown_notes(marked: bool, notes: Sequence[str]) -> str:
     """Paragraphs below a table."""
-    told = [*([MARKDOWN_NOTE] if marked else []), *(f"Note: {markdown_text(note)}." for note in notes)]
+    told = [*([MARKDOWN_NOTE] if marked else []), *(f"{_called(markdown_text(note))}." for note in notes)]
     return "".join(f"\n{text}\n" for text in told)
 
 
@@ -109,6 +123,10 @@ def markdown_marked(cell: str, mark: str) -> str:
 def latex_marked(cell: str, mark: str) -> str:
     """As :func:`markdown_marked`, in LaTeX."""
     return f"\\textbf{{{cell}}}" if mark == BEST else f"{cell}$^\\dagger$" if mark == TIED else cell
+
+
+def _called(note: str) -> str:
+    return note if note.startswith("Warning: ") else f"Note: {note}"
 
 
 def _marks(table: Frame, marks: Marks) -> list[str]:

@@ -79,7 +79,9 @@ def _radial(energy: Axes, alone: Axes, rows: Frame, color: str, label: str) -> N
     if not len(mine):
         return
     place = np.arange(len(mine))
-    error = np.stack([mine["dice"] - mine["dice_low"], mine["dice_high"] - mine["dice"]]).clip(min=0)
+    error = np.nan_to_num(np.stack([mine["dice"] - mine["dice_low"], mine["dice_high"] - mine["dice"]])).clip(
+        min=0
+    )
     energy.plot(place, mine["energy"], "o-", color=color, markersize=3.5, label=label)
     alone.errorbar(place, mine["dice"], error, fmt="o-", color=color, markersize=3.5, elinewidth=0.8)
     names = [str(name).removeprefix("radial ") for name in mine["band"]]

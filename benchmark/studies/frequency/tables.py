@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...metrics.statistics import bootstrap_intervals
+from ...metrics.statistics import shown_intervals, with_interval
 from ...plan.attacks import brief
 from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
@@ -115,7 +115,7 @@ def summarize(cases: Frame, patients: Mapping[str, str] | None = None) -> Frame:
         known = group.dropna(subset="dice")
         dice, whose = known["dice"].to_numpy(), patients_of_cases(known["case"].tolist(), patients or {})
         low, high = (
-            bootstrap_intervals(dice[None], patients=whose)
+            shown_intervals(dice[None], patients=whose)
             if len(dice)
             else (np.array([np.nan]), np.array([np.nan]))
         )
@@ -168,7 +168,7 @@ def rounded(rows: Frame) -> list[list[str]]:
             f"{100 * row['energy']:.1f}%",
             f"{255 * row['linf']:.1f}",
             f"{row['l2']:.2f}",
-            f"{row['dice']:.3f} ({row['dice_low']:.3f} to {row['dice_high']:.3f})",
+            with_interval(row["dice"], row["dice_low"], row["dice_high"]),
             "-" if np.isnan(row["effect"]) else f"{round(100 * row['effect'])}%",
         ]
         for row in rows.to_dict("records")

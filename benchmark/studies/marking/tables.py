@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...metrics.statistics import bootstrap_intervals
+from ...metrics.statistics import shown_intervals
 from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
 from ...records.writing import replace_file
@@ -89,7 +89,7 @@ def summarize(cases: Frame, patients: Mapping[str, str] | None = None) -> Frame:
     for identity, group in cases.groupby(_GROUP, sort=False):
         per_case: Frame = group.groupby("case", sort=False)[list(_NUMBERS)].mean()
         whose = patients_of_cases(list(per_case.index), patients or {})
-        low, high = bootstrap_intervals(per_case["dice"].to_numpy()[None], patients=whose)
+        low, high = shown_intervals(per_case["dice"].to_numpy()[None], patients=whose)
         per_seed = group.groupby("seed")["dice"].mean()
         means = per_case.mean().to_dict()
         rows.append(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...metrics.statistics import bootstrap_intervals
+from ...metrics.statistics import shown_intervals, with_interval
 from ...records.patients import patients_of_cases, read_patients
 from ...show.tables.markup import csv_text, markdown_text
 from .rows import Frame, FunctionRow, Rows, TransferRow
@@ -95,7 +95,7 @@ def queries_table(table: Frame) -> Frame:
 def _interval(name: str, values: Any, patients: Mapping[str, str]) -> dict[str, float]:
     """Mean over cases, and 95% bootstrap interval with patients resampled; ``values`` have the cases as index."""
     data = values.to_numpy(dtype=float)
-    low, high = bootstrap_intervals(data[None], patients=patients_of_cases(list(values.index), patients))
+    low, high = shown_intervals(data[None], patients=patients_of_cases(list(values.index), patients))
     return {name: float(data.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
 
 
@@ -196,7 +196,7 @@ def cells(name: str, table: Frame) -> list[list[str]]:
 
 
 def _with(row: dict[str, Any], name: str) -> str:
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

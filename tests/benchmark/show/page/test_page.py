@@ -163,7 +163,9 @@ def test_empty_states(text: str) -> None:
     alone = text[text.index('id="d-zero"') :]
     for words in ("No ranking yet", "No curve yet", "No transfer results yet", "No row is flagged"):
         assert words in alone
-    assert "Not ranked: unet (no attack of several steps at L∞ 8/255)" in alone
+    assert "no model has the whole suite." in alone
+    assert "unet: noise 8/255, FGSM 8/255, PGD 8/255, " in alone
+    assert "<code>python -m benchmark suite --model unet --dataset =cmd|x --data-root DIR</code>" in alone
 
 
 # --- escaping -----------------------------------------------------------------------------------

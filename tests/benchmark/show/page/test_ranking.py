@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from robustvox.benchmark.show.page.board import Board
 from robustvox.benchmark.show.page.curves import HEIGHT, TOP, charts
 from robustvox.benchmark.show.page.ranking import rank, worst_cases
 from robustvox.benchmark.show.tables.results import COLUMNS
+from robustvox.benchmark.specs.suite_cases import SUITE_CASES
+from robustvox.benchmark.specs.suites import Suite, SuiteRow
 
 PGD, APGD, FGSM = "pgd:eps=8/255,steps=20", "apgd:eps=8/255", "fgsm:eps=8/255"
 NAMES = attack_names(
@@ -40,7 +43,7 @@ def board(scores: dict[tuple[str, str, str], float], failed: tuple[tuple[str, st
     ]
     cases = pd.DataFrame(rows)
     table = pd.DataFrame(columns=list(COLUMNS))
-    table["protocol"] = ["p"]
+    table["protocol"], table["dataset"] = ["p"], "toy"
     empty = pd.DataFrame(columns=KEYS)
     return Board(
         "toy", table, table[:0], cases, cases, pd.DataFrame(failures, columns=[*KEYS, "stored"]), empty
@@ -56,9 +59,20 @@ def random_scores(models: str, attacks: tuple[str, ...], cases: int) -> dict[tup
     return scores | {(m, "none", f"c{i}"): 0.9 for m in models for i in range(cases)}
 
 
+SUITE = Suite(
+    name="p",
+    rows=(
+        SuiteRow(text="", spec="none", label="clean", control=True),
+        SuiteRow(text="gn:std=8/255", spec="gn:std=8/255", label="noise", control=True),
+        *(SuiteRow(text=a, spec=a, label=a.partition(":")[0]) for a in (PGD, APGD, FGSM)),
+    ),
+)
+ROWS = ("gn:std=8/255", PGD, APGD, FGSM)
+
+
 def test_worst_case_is_the_mean_of_the_minima() -> None:
-    scores = random_scores("abcd", (PGD, APGD, FGSM), 12)
-    found = rank(board(scores), "p", NAMES)
+    scores = random_scores("abcd", ROWS, 12)
+    found = rank(board(scores), "p", SUITE)
     worst = {m: [min(scores[m, a, f"c{i}"] for a in (PGD, APGD, FGSM)) for i in range(12)] for m in "abcd"}
     assert [place.model for place in found.places] == sorted("abcd", key=lambda m: -np.mean(worst[m]))
     leader = found.places[0]
@@ -73,50 +87,82 @@ def test_worst_case_is_the_mean_of_the_minima() -> None:
         difference = compare(worst[leader.model], worst[place.model])
         if place.place == 1 and place is not leader:
             assert difference.low <= 0
-    assert (found.n_cases, found.budget) == (12, "L∞ 8/255")
+    assert (found.n_cases, found.unranked) == (12, ())
 
 
 def test_equal_models_share_a_place_and_the_next_skips_it() -> None:
-    scores = random_scores("ab", (PGD,), 10)
+    scores = random_scores("ab", ROWS, 10)
     shift = {f"c{i}": 0.001 * (-1) ** i for i in range(10)}
     scores |= {("twin", a, c): d - shift[c] for (m, a, c), d in scores.items() if m == "b"}
-    found = rank(board(scores), "p", NAMES)
+    found = rank(board(scores), "p", SUITE)
     assert [(place.place, place.tied) for place in found.places] == [(1, False), (1, True), (3, False)]
 
 
-def test_only_attacks_that_all_have_met_count() -> None:
-    scores = random_scores("ab", (PGD,), 6)
-    scores |= {("a", APGD, f"c{i}"): 0.0 for i in range(6)}  # harder on one model only
-    scores |= {("b", "vafa:eps=none,q_max=20", f"c{i}"): 0.0 for i in range(6)}  # no bound
-    scores |= {("b", "gn:std=8/255", f"c{i}"): 0.0 for i in range(6)}
-    found = rank(board(scores), "p", NAMES)
-    assert [attack.spec for attack in found.attacks] == [PGD]
-    assert min(place.worst for place in found.places) > 0
-    assert {place.lost for place in found.places} == {0}
-
-
-def test_weak_or_small_submissions_neither_rank_nor_narrow_the_comparison() -> None:
-    scores = random_scores("ab", (PGD, FGSM), 10)
-    scores |= {("onestep", a, f"c{i}"): 0.99 for i in range(10) for a in ("none", FGSM)}
-    scores |= {("few", a, "c3"): 0.99 for a in ("none", PGD)}
-    scores |= {("elsewhere", a, f"x{i}"): 0.99 for i in range(3) for a in ("none", PGD)}
-    found = rank(board(scores), "p", NAMES)
-    assert {place.model for place in found.places} == {"a", "b"}
-    assert found.n_cases == 10
-    assert [attack.spec for attack in found.attacks] == [FGSM, PGD]
-    assert dict(found.unranked) == {
-        "onestep": "no attack of several steps at L∞ 8/255",
-        "few": "1 of 10 cases",
-        "elsewhere": "0 of 10 cases",
+def test_nothing_outside_the_suite_moves_a_place() -> None:
+    """Neither rows beside it nor models without it, on whatever cases."""
+    scores = random_scores("abc", ROWS, 10)
+    before = rank(board(scores), "p", SUITE)
+    extra = {("a", "mifgsm:steps=2", f"c{i}"): 0.0 for i in range(10)}  # harder, on one model
+    extra |= {("b", "vafa:eps=none,q_max=20", f"c{i}"): 0.0 for i in range(10)}
+    extra |= {("c", PGD, f"x{i}"): 0.0 for i in range(50)}  # other cases
+    extra |= {("own", a, f"c{i}"): 0.99 for i in range(10) for a in ("none", "mifgsm:steps=2")}
+    extra |= {("few", a, "c3"): 0.99 for a in ("none", *ROWS)}
+    extra |= {(f"easy{k}", a, f"x{i}"): 0.99 for k in range(9) for i in range(3) for a in ("none", PGD)}
+    after = rank(board(scores | extra), "p", SUITE)
+    assert after.places == before.places
+    assert after.n_cases == 10
+    assert {u.model: u.lacks for u in after.unranked} == {
+        "own": "noise, pgd, apgd, fgsm",
+        "few": "clean, noise, pgd, apgd, fgsm (1 of 10 cases)",
+        **{f"easy{k}": "clean, noise, pgd, apgd, fgsm" for k in range(9)},
     }
 
 
-def test_a_failed_case_leaves_the_comparison_and_is_counted() -> None:
-    scores = random_scores("ab", (PGD,), 10)
+def test_noise_is_no_attack() -> None:
+    scores = random_scores("a", ROWS, 9) | {("a", "gn:std=8/255", f"c{i}"): 0.0 for i in range(9)}
+    (place,) = rank(board(scores), "p", SUITE).places
+    assert place.worst > 0
+
+
+def test_a_failed_case_takes_the_model_out_of_the_ranking() -> None:
+    """Hard cases turned into failures do not leave the easy ones to be ranked by."""
+    scores = random_scores("ab", ROWS, 10)
     del scores["a", PGD, "c9"]
-    found = rank(board(scores, failed=(("a", "c9"),)), "p", NAMES)
-    assert found.n_cases == 9
-    assert {place.model: place.failed for place in found.places} == {"a": 1, "b": 0}
+    found = rank(board(scores, failed=(("a", "c9"),)), "p", SUITE)
+    assert [place.model for place in found.places] == ["b"]
+    (unranked,) = found.unranked
+    assert unranked.lacks == "pgd (9 of 10 cases, 1 failed)"
+    assert (
+        unranked.command == "python -m benchmark suite --model a --dataset toy --data-root DIR --protocol p"
+    )
+
+
+def test_the_cases_of_a_published_dataset_are_the_suite_s() -> None:
+    """However many models have easier ones in common."""
+    frozen = SUITE_CASES["hippocampus"].data
+    scores = {(m, a, c): 0.5 for m in "ab" for a in ("none", *ROWS) for c in frozen}
+    scores |= {(f"m{k}", a, f"x{i}"): 0.9 for k in range(9) for a in ("none", *ROWS) for i in range(12)}
+    here = board(scores)
+    here = replace(here, white_box=here.white_box.assign(dataset="hippocampus"))
+    found = rank(here, "p", SUITE)
+    assert [place.model for place in found.places] == ["a", "b"]
+    assert len(found.unranked) == 9
+
+
+def test_a_protocol_without_a_suite_has_no_ranking() -> None:
+    found = rank(board(random_scores("ab", ROWS, 9)), "p")
+    assert (found.suite, found.places, [u.model for u in found.unranked]) == (None, (), ["a", "b"])
+
+
+def test_failed_checks_stand_in_the_ranking() -> None:
+    rows = (*SUITE.rows[:2], replace(SUITE.rows[2], checks=("C2", "C8")), *SUITE.rows[3:])
+    suite = replace(SUITE, rows=rows)
+    checks = {("p", "a", PGD): {"C2": "", "C8": "C8:fail"}, ("p", "b", PGD): {"C2": "C2:warn", "C8": ""}}
+    here = replace(board(random_scores("abc", ROWS, 9)), checks=checks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robustvox.benchmark.records.states.find_suite", lambda _: suite)
+        found = {place.model: (place.checks, place.failing) for place in rank(here, "p", suite).places}
+    assert found == {"a": ("failed", ("pgd C8",)), "b": ("warned", ()), "c": ("unchecked", ())}
 
 
 def test_worst_cases_keep_budgets_apart() -> None:

@@ -44,9 +44,11 @@ def learned(controls):
 def statuses(volumes, strong):
     """Status and number of some checks of a network: ``(network, ids) -> {id: result}``."""
 
-    def run(network, ids=",".join(NEW), attack=None, **about):
+    def run(network, ids="", attack=None, **about):
         named = NamedModel("toy", "", network.eval(), **about)
-        found = run_checks(named, attack or strong, volumes(), num_classes=3, only=ids, queries=60)
+        found = run_checks(
+            named, attack or strong, volumes(), num_classes=3, only=ids or ",".join(NEW), queries=60
+        )
         return {result.id: result for result in found}
 
     return run
