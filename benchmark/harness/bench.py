@@ -19,7 +19,7 @@ from ..craft.view import truncate
 from ..metrics.distortion import Distortion, measure
 from ..metrics.success import VoxelSuccess, voxel_success
 from ..plan.plan import Job, Plan
-from ..records.unit import data_fingerprint
+from ..plan.source import case_fingerprint
 from ..records.volumes import Note, save_adversarial
 from ..specs.crossing import Writing
 from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
@@ -191,7 +191,7 @@ class Bench:
             if share is not None:
                 self.filled.setdefault(model.key, {})[case_id] = share
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
-        return PreparedCase(volume, data_fingerprint(volume), scorer)
+        return PreparedCase(volume, case_fingerprint(self.plan.dataset, volume), scorer)
 
     def _score(
         self, job: Job, target: NamedModel, crafted: Crafted, distances: dict[bool, Distortion]

@@ -13,10 +13,11 @@ from robustvox.attacks import CATALOG
 from ..craft.matched import Matched
 from ..craft.named import NamedAttack
 from ..specs.knobs import KNOBS, TOLERANCE
-from ..specs.matched import MatchedSpec, split_spec
+from ..specs.matched import SOURCE, MatchedSpec, split_spec
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, format_value, normalize, parse_value
 from .registries import Find, check_parameters, find_imported, import_name, resolve
+from .source import require_fields, require_source, source_of
 
 if TYPE_CHECKING:
     from robustvox.attacks import Attack
@@ -147,7 +148,10 @@ def _load(text: str, protocol: Protocol | None, find: Find) -> NamedAttack:
         )
     if protocol is not None and protocol.mean_cosine and name == "cospgd":
         name, kind = "cospgd_mean", published["cospgd_mean"]
+    require_fields(name, kind)
     written = {**(protocol.attack_defaults(name) if protocol else {}), **spec.parameters}
+    if SOURCE in written and source_of(kind):
+        require_source(name, str(written.pop(SOURCE)), kind)
     last = _takes_last(name, written)
     known = {f.name: f for f in fields(kind) if f.init}
     check_parameters(name, written, list(known))
@@ -184,7 +188,14 @@ def attack_spec(name: str, attack: Attack) -> str:
     if isinstance(attack, TorchAttack):
         named = {} if name == _torchattack_name(attack) else {"attack": attack.name}
         return canonical(name, {**named, **dict(attack.parameters)})
-    return canonical(name, {f.name: getattr(attack, f.name) for f in fields(attack) if f.init})
+    source = source_of(type(attack))
+    return canonical(
+        name,
+        {
+            **{f.name: getattr(attack, f.name) for f in fields(attack) if f.init},
+            **({SOURCE: source} if source else {}),
+        },
+    )
 
 
 def _torchattack(text: str) -> NamedAttack:

@@ -27,6 +27,7 @@ from .bring import last_part, load_factory, load_path, take_data_parameters
 from .computing import computed, split_precision
 from .model_text import ByFactory, ByPath, ModelText, Registered, is_architecture, parse_model
 from .registries import UnregisteredError, find_plugin
+from .source import with_source
 from .targets import load_target
 from .windows import WindowChoice, choose_window, with_window
 from .zoo import zoo_file
@@ -101,6 +102,7 @@ def load_model(
         brought = load_factory(
             given.spec.name, given.factory, given.spec.parameters, dataset, choice, checkpoint
         )
+        brought = replace(brought, sha256=with_source(brought.sha256, given.factory))
     else:
         _require_device(given.spec, device)
         choice = _written_window(given.spec, dataset, choice)
@@ -187,6 +189,7 @@ def recorded_model(
         return load_model(name, dataset, protocol, checkpoint=checkpoint, device=device)
     choice = choose_window(dataset, None)
     brought = load_factory(spec.name, factory, spec.parameters, dataset, choice)
+    brought = replace(brought, sha256=with_source(brought.sha256, factory))
     return _named(brought, protocol, choice, device, Compute(precision=precision))
 
 

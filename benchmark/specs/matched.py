@@ -9,6 +9,22 @@ from typing import Any, NamedTuple
 from .knobs import TOLERANCE
 from .spec import Spec, UsageError, format_value
 
+SOURCE = "source"
+"""What stands among the parameters of an attack of somebody's own: the hash of its code."""
+
+_SOURCE = re.compile(rf"[:,]{SOURCE}=sha-[0-9a-f]{{12}}(?=,|$)")
+
+
+def without_source(spec: str) -> str:
+    """A canonical spec without the hash of the code it was run with.
+
+    Example:
+        >>> without_source("mine:Bias:amount=2,source=sha-0123456789ab,steps=3"), without_source("mine:Bias:source=sha-0123456789ab")
+        ('mine:Bias:amount=2,steps=3', 'mine:Bias')
+    """
+    kept = _SOURCE.sub(lambda found: ":" if found[0][0] == ":" else "", spec)
+    return kept.replace(":,", ":").rstrip(":")
+
 
 class MatchedSpec(NamedTuple):
     """The parts of a matched spec, as text; the tolerance is filled in."""
@@ -34,10 +50,10 @@ def noise_spec(spec: str) -> str:
     """The spec that seeds an attack's noise: of a matched one its reference's, else its own.
 
     So the reference inside runs with the noise of the row of its own, and gives the very volume that is
-    scored there.
+    scored there. The code of an attack of somebody's own does not enter: a comment in it draws no other noise.
     """
     parts = split_spec(spec)
-    return spec if parts is None else parts.reference
+    return without_source(spec if parts is None else parts.reference)
 
 
 class ParsedSpec(NamedTuple):

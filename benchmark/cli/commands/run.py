@@ -17,6 +17,7 @@ from ...harness.preflight import Place, place_of
 from ...harness.workers import assign, crew_of
 from ...plan.attacks import brief
 from ...plan.build import build_plan
+from ...plan.changed import changed_code
 from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
 from ...records.outcomes import load_flags
@@ -68,6 +69,8 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
         with storing(folder):
             store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
             claim(out, plan.dataset)
+        for line in changed_code(plan, folder / "records"):
+            console.print(escape(line), soft_wrap=True)
         provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
         events = _compute(request, bench, store, provenances, executor)
         with storing(out):
