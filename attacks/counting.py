@@ -77,7 +77,7 @@ def _agreement(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Agreement
         counts = class_counts(both, None if mask is None else torch.cat([mask, mask]), classes)
         sizes_found, hits = counts.chunk(2)
     extent = sizes_found + sizes
-    extent[:, 0] = 0
+    extent[:, 0].zero_()
     present = extent > 0
     return Agreement(hits, sizes, extent, present, present.sum(1))
 
@@ -143,11 +143,10 @@ def class_sums(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
         bins, wide = (classes + offset).flatten(), values.double().flatten()
         sums = torch.bincount(bins, weights=wide, minlength=values.shape[0] * num_classes)
         return sums.view(-1, num_classes).to(values.dtype)
-    nothing = values.new_zeros(())
     if values.numel() * num_classes <= _AT_ONCE // 4:
         kinds = _kinds(num_classes, values.device)
-        return torch.where(classes.unsqueeze(1) == kinds.view(1, -1, 1), values.unsqueeze(1), nothing).sum(2)
-    return torch.stack([torch.where(classes == k, values, nothing).sum(1) for k in range(num_classes)], 1)
+        return torch.where(classes.unsqueeze(1) == kinds.view(1, -1, 1), values.unsqueeze(1), 0.0).sum(2)
+    return torch.stack([torch.where(classes == k, values, 0.0).sum(1) for k in range(num_classes)], 1)
 
 
 def class_dot(first: Tensor, second: Tensor, start: Tensor) -> Tensor:

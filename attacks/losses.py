@@ -240,7 +240,7 @@ def _total(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _counted(values: Tensor, mask: Tensor | None) -> Tensor:
     """The values, zero where they do not count; where(), so that an excluded inf has no effect."""
-    return values if mask is None else torch.where(mask, values, values.new_zeros(()))
+    return values if mask is None else torch.where(mask, values, 0.0)
 
 
 def _overlap(correct: Tensor, labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, ball
+from .base import LossAttack, limits
 from .dct import crop, dct, idct, pad_to_blocks
 from .spectral import climb
 from .task import Task
@@ -116,7 +117,7 @@ class SA2(LossAttack):
         return 0.0 if self.beta is None else self.beta
 
     def perturb(self, task: Task) -> Tensor:
-        bounds = ball(task.images, 1.0 if self.eps is None else self.eps)
+        bounds = limits(task.images, self.eps)
         mask = self.mask(task.images)
         spectrum = self.spectrum(task.images, mask)
         return climb(
@@ -158,7 +159,7 @@ class SA2(LossAttack):
         return (torch.stack(drawn).to(task.images.device) * 2 - 1) * self.rho * mask
 
     def decode(
-        self, images: Tensor, spectrum: Tensor, change: Tensor, bounds: tuple[Tensor, Tensor]
+        self, images: Tensor, spectrum: Tensor, change: Tensor, bounds: tuple[Any, Any]
     ) -> Tensor:
         """The volume that factors xi = 1 + change stand for, as the model will see it.
 

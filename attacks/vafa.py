@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, ball
+from .base import LossAttack, limits
 from .dct import crop, dct, idct, pad_to_blocks
 from .spectral import climb
 from .task import Task
@@ -110,7 +110,7 @@ class VAFA(LossAttack):
         return self.eps
 
     def perturb(self, task: Task) -> Tensor:
-        bounds = (0.0, 1.0) if self.eps is None else ball(task.images, self.eps)
+        bounds = limits(task.images, self.eps)
         spatial = task.images.shape[2:]
         padded = pad_to_blocks(task.images, self.block_size, self.axes)
         # In the layout of `dct`, one table entry per coefficient is a volume as well.
