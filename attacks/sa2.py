@@ -158,9 +158,7 @@ class SA2(LossAttack):
         drawn = [torch.rand(shape, generator=stream, dtype=dtype) for stream in task.streams]
         return (torch.stack(drawn).to(task.images.device) * 2 - 1) * self.rho * mask
 
-    def decode(
-        self, images: Tensor, spectrum: Tensor, change: Tensor, bounds: tuple[Any, Any]
-    ) -> Tensor:
+    def decode(self, images: Tensor, spectrum: Tensor, change: Tensor, bounds: tuple[Any, Any]) -> Tensor:
         """The volume that factors xi = 1 + change stand for, as the model will see it.
 
         The DCT is linear: IDCT(DCT(x) * xi) = x + IDCT(DCT(x) * change), and where nothing changes the second
