@@ -222,12 +222,16 @@ def record(network: Network, windows: Tensor) -> Network:
     A function and not the module is recorded: PyTorch would put the replay in the place of the module's forward, and
     take gradients of its parameters.
     """
-    with torch.cuda.device(windows.device):
+    # A recording that fails leaves its own stream behind as the current one.
+    with torch.cuda.device(windows.device), torch.cuda.stream(torch.cuda.current_stream(windows.device)):
         return torch.cuda.make_graphed_callables(lambda x: network(x), (windows,))  # type: ignore[return-value]
 
 
 def _measure(network: Network, windows: Tensor) -> tuple[_Graph | None, Trial]:
     try:
+        _pass(
+            network, windows
+        )  # what is made at the first call, such as tables, may be copied to the card then
         with _no_waiting(windows.device):
             wanted = _pass(network, windows)
         plain, python = _seconds(network, windows)
