@@ -45,7 +45,7 @@ def _decay(x, F: tl.constexpr):
     """exp(x). Near 0 by its series: a card's fast exp is off by an ulp there, always to the same side, and a state that
     is multiplied a thousand times adds that up."""
     fast = tl.exp(x)
-    if F == tl.float64:
+    if F == tl.float64:  # noqa: SIM300
         return fast
     series = 1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120)))))
     return tl.where(tl.abs(x) < 1 / 16, series, fast)
