@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustvox.attacks import ATTACKS, CATALOG, FGSM, PGD, Attack, Ensemble, Sharing, load_attack_class
 from robustvox.attacks.published import LastIterate
