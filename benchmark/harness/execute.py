@@ -120,6 +120,10 @@ class _Begun:
         return any(isinstance(part, Failure) and part.kind is Kind.DEVICE for part in self.parts)
 
 
+def _done(begun: _Begun | Event) -> bool:
+    return isinstance(begun, Event) or begun.done()
+
+
 @dataclass(frozen=True)
 class _Run:
     bench: Bench
@@ -134,26 +138,27 @@ class _Run:
 
     def here(self) -> Iterator[Event]:
         """Attacks in this process; scores are waited for only when too many are outstanding, and recorded in order."""
-        traces, begun = Tracebacks(self.store.root), deque[_Begun]()
+        traces, line = Tracebacks(self.store.root), deque[_Begun | Event]()
         self.tally.doing = lambda: self.bench.doing
         try:
-            for found in in_rounds(self._jobs(traces), self.bench):
-                if isinstance(found, Event):
-                    yield found
+            for found in in_rounds(self._jobs(), self.bench):
+                if isinstance(found, _Begun | Event):
+                    line.append(found)
+                    yield from self._finished(line, traces)
                     continue
-                self._count(running=len(found) + len(begun))
+                self._count(running=len(found) + len(line))
                 crafted = self.bench.craft_all([pending.job for pending in found])
                 for pending, volume in zip(found, crafted, strict=True):
-                    begun.append(self._begin(pending, volume))
-                    while begun and (begun[0].done() or self.bench.full or begun[-1].unsound):
-                        yield from self._finished(begun.popleft(), traces)
-                    self._count(running=len(begun))
-            while begun:
-                yield from self._finished(begun.popleft(), traces)
+                    begun = self._begin(pending, volume)
+                    line.append(begun)
+                    yield from self._finished(line, traces, wait=begun.unsound)
+                self._count(running=len(line))
+            yield from self._finished(line, traces, wait=True)
         except (KeyboardInterrupt, UnfinishedError):
-            while begun and begun[0].done():
-                self._finish(begun.popleft(), traces)
+            while line and _done(line[0]):
+                self._finish(line.popleft(), traces)
             raise
+        self._count(running=0)
 
     def _begin(self, pending: Pending, crafted: Crafted | Failure) -> _Begun:
         if isinstance(crafted, Crafted):
@@ -164,21 +169,27 @@ class _Run:
         # Without a volume there is nothing to score on any target.
         return _Begun(pending, (crafted,) * len(pending.targets))
 
-    def _finished(self, begun: _Begun, traces: Tracebacks) -> Iterator[Event]:
-        """A job whose scores are waited for and recorded.
+    def _finished(
+        self, line: deque[_Begun | Event], traces: Tracebacks, *, wait: bool = False
+    ) -> Iterator[Event]:
+        """The first in line, recorded, as far as their scores are there, or all.
 
         Raises:
-            UnfinishedError: the device broke while it was computed.
+            UnfinishedError: the device broke while one was computed.
         """
-        event = self._finish(begun, traces)
-        yield event
-        if begun.unsound:
-            raise UnfinishedError(
-                f"the device of this process is broken since {event.job.case} ({event.error}) and computes nothing "
-                "more; the same command with --workers 1 continues, which replaces such a process"
-            )
+        while line and (wait or _done(line[0]) or self.bench.full):
+            begun = line.popleft()
+            event = self._finish(begun, traces)
+            yield event
+            if isinstance(begun, _Begun) and begun.unsound:
+                raise UnfinishedError(
+                    f"the device of this process is broken since {event.job.case} ({event.error}) and computes nothing "
+                    "more; the same command with --workers 1 continues, which replaces such a process"
+                )
 
-    def _finish(self, begun: _Begun, traces: Tracebacks) -> Event:
+    def _finish(self, begun: _Begun | Event, traces: Tracebacks) -> Event:
+        if isinstance(begun, Event):
+            return begun
         computed = Computed(tuple(self.bench.finish(part) for part in begun.parts))
         event = self._record(begun.pending, computed, traces, self.provenance)
         self.tally.done += 1
@@ -188,9 +199,9 @@ class _Run:
         traces, passed = Tracebacks(self.store.root), deque[Event]()
 
         def jobs() -> Iterator[tuple[Pending, JobKey] | None]:
-            for found in self._jobs(traces):
-                if isinstance(found, Event):
-                    passed.append(found)
+            for found in self._jobs():
+                if isinstance(found, _Begun | Event):
+                    passed.append(self._finish(found, traces))
                     yield None
                 else:
                     yield found, JobKey.of(found.job, found.targets)
@@ -218,15 +229,13 @@ class _Run:
                 )
             raise
 
-    def _jobs(self, traces: Tracebacks) -> Iterator[Event | Pending]:
-        """Every job of the plan: what became of it already, or what is to be computed."""
+    def _jobs(self) -> Iterator[Event | _Begun | Pending]:
+        """Every job of the plan: recorded already, failed because its case cannot be read, or to be computed."""
         for job in self.plan.jobs():
             try:
                 data_sha256 = self.bench.case(job.case).data_sha256
             except CASE_FAILURES as error:
-                pending = Pending(job, job.targets, "", ())
-                self.tally.done += 1
-                yield self._record(pending, Computed((Failure.of(error),) * len(job.targets)), traces, "")
+                yield _Begun(Pending(job, job.targets, "", ()), (Failure.of(error),) * len(job.targets))
                 continue
             units = tuple(self.plan.unit(job, target, data_sha256) for target in job.targets)
             done = [not self.recompute and self.store.done(unit) for unit in units]

@@ -12,6 +12,8 @@ from torch import Tensor
 from robustvox.attacks import ATTACKS, CATALOG, FGSM, PGD, Attack, Ensemble, Sharing, load_attack_class
 from robustvox.attacks.published import LastIterate
 
+pytestmark = pytest.mark.filterwarnings("ignore:APGD")  # three steps are few
+
 CANVAS = (8, 9, 7)
 SHAPES = ((8, 6, 5), (5, 9, 7), (6, 7, 7))
 
@@ -72,7 +74,7 @@ def seeded(index: int) -> torch.Generator:
 
 @pytest.fixture(autouse=True)
 def _short_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustvox.attacks.ensemble._STEPS", 10)
+    monkeypatch.setattr("robustvox.attacks.ensemble._STEPS", 3)
 
 
 @pytest.mark.parametrize("masked", [False, True])
