@@ -8,6 +8,7 @@ not, the backward pass visits one window batch at a time, forward and backward, 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -126,6 +127,17 @@ class SlidingWindow(nn.Module):
             self.execution = Execution(images.shape[0], "keep" if padded.requires_grad else "none")
             return self._network(padded)[crop]
         return _Stitch.apply(padded, self)[crop]  # type: ignore[index]
+
+    def place(self, spatial: Sequence[int]) -> tuple[slice, ...]:
+        """Where a volume of this size lies in what the network sees: the middle, where the window is larger."""
+        missing = _missing(spatial, self.roi_size)
+        return tuple(slice(m // 2, m // 2 + side) for m, side in zip(missing, spatial, strict=True))
+
+    def count(self, spatial: Sequence[int]) -> int:
+        """How many windows cover a volume of this size."""
+        return math.prod(
+            len(self.starts(max(side, roi), roi)) for side, roi in zip(spatial, self.roi_size, strict=True)
+        )
 
     def windows(self, batch: int, spatial: Sequence[int]) -> list[Window]:
         """Every window of ``batch`` volumes, the last axis fastest."""
@@ -325,7 +337,7 @@ def _pad_to(
     images: Tensor, roi_size: Sequence[int], padding: str = "zeros"
 ) -> tuple[Tensor, tuple[slice, ...]]:
     """Pad volumes smaller than the window, centered, and the index that crops back."""
-    missing = [max(roi - side, 0) for roi, side in zip(roi_size, images.shape[2:], strict=True)]
+    missing = _missing(images.shape[2:], roi_size)
     before = [m // 2 for m in missing]
     crop = (
         slice(None),
@@ -342,6 +354,11 @@ def _pad_to(
         return images, crop
     pads = [(b, m - b) for b, m in zip(before, missing, strict=True)]
     return F.pad(images, [p for pair in reversed(pads) for p in pair]), crop
+
+
+def _missing(spatial: Sequence[int], roi_size: Sequence[int]) -> list[int]:
+    """Voxels that a volume is smaller than the window, per axis."""
+    return [max(roi - side, 0) for roi, side in zip(roi_size, spatial, strict=True)]
 
 
 def _beyond(side: int, before: int, extra: int, padding: str) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from robustvox.models import SlidingWindow
 from robustvox.models.precision import InPrecision, forbid_tf32
 
+from ..craft.batches import most_together
 from ..specs.compute import PRECISIONS, Compute
 from ..specs.spec import UsageError
 
@@ -56,10 +57,15 @@ def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
 
     found: dict[str, Any] = {}
     for model in plan.models:
+        cases = _cases(model.predictor, plan, compute)
         batches = {batch for window in _windows(model.predictor) if (batch := _batch(window, plan))}
         scans = scans_used(model.predictor, plan.device)
-        found[model.name] = {"sw_batch_size": sorted(batches), **({"scan": scans} if scans else {})}
-    asked = {"precision": compute.precision, "memory": compute.memory}
+        found[model.name] = {
+            "sw_batch_size": sorted(batches),
+            **({"case_batch": cases} if cases > 1 else {}),
+            **({"scan": scans} if scans else {}),
+        }
+    asked = {"precision": compute.precision, "memory": compute.memory, "case_batch": compute.case_batch}
     return {"compute": {"device": plan.device, **asked, "models": found}}
 
 
@@ -70,6 +76,16 @@ def _batch(window: SlidingWindow, plan: Plan) -> int | None:
         return window.batch_size(image)
     except (RuntimeError, ValueError, TypeError):
         return None
+
+
+def _cases(predictor: nn.Module, plan: Plan, compute: Compute) -> int:
+    """Cases of one window that are attacked together on a model; 1 where the network fails."""
+    if not isinstance(predictor, SlidingWindow) or plan.protocol.tiling:
+        return 1
+    try:
+        return most_together(predictor, plan.dataset.in_channels, 1, compute.case_batch, plan.device)
+    except (RuntimeError, ValueError, TypeError):
+        return 1
 
 
 def _windows(predictor: nn.Module) -> list[SlidingWindow]:
