@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .base import Sharing
 from .counting import highest
 from .losses import cross_entropy_map, voxel_mean
 from .sign_gradient import RandomStartSign
@@ -44,6 +45,8 @@ class CosPGD(RandomStartSign):
         >>> 0 < (adversarial - images).abs().max().item() <= 0.01
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     def objective(self, task: Task) -> Objective:
         def weighted(logits: Tensor, _: int) -> Tensor:

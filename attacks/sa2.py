@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, limits
+from .base import LossAttack, Sharing, limits
 from .dct import crop, dct, idct, pad_to_blocks
 from .spectral import climb
 from .task import Task
@@ -69,6 +69,8 @@ class SA2(LossAttack):
         >>> bool((adversarial - images).norm() <= 0.2 * images.norm())
         True
     """
+
+    sharing = Sharing.EQUAL_SHAPES
 
     rho: float = 0.2
     beta: float | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .base import Sharing
 from .counting import predicted
 from .losses import cross_entropy_map, voxel_mean
 from .sign_gradient import RandomStartSign
@@ -45,6 +46,8 @@ class SegPGD(RandomStartSign):
         >>> bool((SegPGD(steps=5)(model, images, labels) - images).abs().max() <= 8 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     def wrong_share(self, step: int) -> float:
         """lambda of the step with this index, counted from 0: the weight of the wrong voxels, in [0, 0.5)."""

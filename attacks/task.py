@@ -13,6 +13,9 @@ from . import checks
 from .counting import agreement
 from .losses import LOSSES, TARGETED
 
+#: where a sample lies in its images, one slice per spatial axis
+Box = tuple[slice, ...]
+
 #: (logits, step index) -> value per sample (B,), to be increased
 Objective = Callable[[Tensor, int], Tensor]
 
@@ -55,6 +58,7 @@ class Task:
         min_classes: least K that the attack can work with.
         targets: (B, 1, *spatial) int64, the segmentation to move to, or None for an untargeted attack.
         notes: what an attack has to say beside its result; whoever called it may have given the list.
+        boxes: where each sample lies in its images; None where all fill them.
     """
 
     model: Callable[[Tensor], Any]
@@ -66,6 +70,7 @@ class Task:
     min_classes: int = 2
     targets: Tensor | None = None
     notes: list[Any] = field(default_factory=list)
+    boxes: Sequence[Box] | None = None
     _streams: list[torch.Generator] = field(init=False)
     _classes: int = field(init=False, default=0)
     _connected: bool = field(init=False, default=False)
@@ -108,6 +113,7 @@ class Task:
             mask=None if self.mask is None else self.mask[one],
             targets=None if self.targets is None else self.targets[one],
             seeds=[self.seeds[index]],
+            boxes=None if self.boxes is None else [self.boxes[index]],
             on_step=on_step,
             min_classes=self.min_classes if min_classes is None else min_classes,
         )
@@ -146,10 +152,16 @@ class Task:
         """Noise like the images from `torch.rand` or `torch.randn`.
 
         Every sample draws from its own stream on the CPU, so neither its neighbors in
-        the batch nor the device changes what it gets.
+        the batch nor the device changes what it gets. Outside of its box there is none.
         """
         shape, dtype = self.images.shape[1:], self.images.dtype
-        drawn = [draw(shape, generator=stream, dtype=dtype) for stream in self._streams]
+        if self.boxes is None:
+            drawn = [draw(shape, generator=stream, dtype=dtype) for stream in self._streams]
+        else:
+            drawn = [torch.zeros(shape, dtype=dtype) for _ in self.boxes]
+            for whole, box, stream in zip(drawn, self.boxes, self._streams, strict=True):
+                own = whole[(slice(None), *box)]
+                own.copy_(draw(own.shape, generator=stream, dtype=dtype))
         return torch.stack(drawn).to(self.images.device)
 
     def metric(self, logits: Tensor) -> Tensor:

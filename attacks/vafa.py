@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, limits
+from .base import LossAttack, Sharing, limits
 from .dct import crop, dct, idct, pad_to_blocks
 from .spectral import climb
 from .task import Task
@@ -73,6 +73,8 @@ class VAFA(LossAttack):
         >>> bool(0 <= adversarial.min() and adversarial.max() <= 1)
         True
     """
+
+    sharing = Sharing.EQUAL_SHAPES
 
     #: axes that a block extends along; None means all spatial ones
     axes: ClassVar[Sequence[int] | None] = None

@@ -112,7 +112,7 @@ def evaluate(
         root = Path(store) if store is not None else Path(scratch)
         with RecordStore(root) as records_store, exact_float32():
             provenance = records_store.provenance({"protocol": chosen.name})
-            events = list(execute(Bench(plan), records_store, provenance))
+            events = list(execute(Bench(plan, case_batch="auto"), records_store, provenance))
         records = load_records(root)
     failures = tuple(dict.fromkeys(_reason(e) for e in events if e.failed))
     if events and all(event.failed for event in events):

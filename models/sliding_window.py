@@ -8,6 +8,7 @@ not, the backward pass visits one window batch at a time, forward and backward, 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,16 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from .cuda_graphs import CudaGraphs
 from .window_memory import MEMORY, Execution, WindowMemory, autocast_dtype, is_out_of_memory, release
+from .window_padding import PADDING, missing_voxels, pad_to
 
 Window = tuple[int, tuple[slice, ...]]
 """Index in the batch and one slice per spatial axis."""
-
-
-PADDING = ("zeros", "edge", "reflect")
 
 
 class SlidingWindow(nn.Module):
@@ -129,7 +127,7 @@ class SlidingWindow(nn.Module):
                 f"expected images (B, C, *spatial) with {len(self.roi_size)} spatial axes like roi_size "
                 f"{self.roi_size}, got shape {tuple(images.shape)}"
             )
-        padded, crop = _pad_to(images, self.roi_size, self.padding)
+        padded, crop = pad_to(images, self.roi_size, self.padding)
         if padded.shape[2:] == self.roi_size:
             # One window covers everything: its weight cancels and the plain graph is cheapest.
             if padded.requires_grad and torch.is_grad_enabled():
@@ -139,6 +137,17 @@ class SlidingWindow(nn.Module):
             self.execution = Execution(images.shape[0], how, self.graphs.replayed)
             return logits[crop]
         return _Stitch.apply(padded, self)[crop]  # type: ignore[index]
+
+    def place(self, spatial: Sequence[int]) -> tuple[slice, ...]:
+        """Where a volume of this size lies in what the network sees: the middle, where the window is larger."""
+        missing = missing_voxels(spatial, self.roi_size)
+        return tuple(slice(m // 2, m // 2 + side) for m, side in zip(missing, spatial, strict=True))
+
+    def count(self, spatial: Sequence[int]) -> int:
+        """How many windows cover a volume of this size."""
+        return math.prod(
+            len(self.starts(max(side, roi), roi)) for side, roi in zip(spatial, self.roi_size, strict=True)
+        )
 
     def windows(self, batch: int, spatial: Sequence[int]) -> list[Window]:
         """Every window of ``batch`` volumes, the last axis fastest."""
@@ -342,44 +351,6 @@ def _starts(side: int, roi: int, overlap: float) -> list[int]:
     interval = max(int(roi * (1 - overlap)), 1)
     count = -(-(side - roi) // interval) + 1
     return [min(i * interval, side - roi) for i in range(count)]
-
-
-def _pad_to(
-    images: Tensor, roi_size: Sequence[int], padding: str = "zeros"
-) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad volumes smaller than the window, centered, and the index that crops back."""
-    missing = [max(roi - side, 0) for roi, side in zip(roi_size, images.shape[2:], strict=True)]
-    before = [m // 2 for m in missing]
-    crop = (
-        slice(None),
-        slice(None),
-        *(slice(b, b + side) for b, side in zip(before, images.shape[2:], strict=True)),
-    )
-    if not any(missing):
-        return images, crop
-    if padding != "zeros":
-        for axis, (first, extra) in enumerate(zip(before, missing, strict=True), start=2):
-            if extra:
-                index = _beyond(images.shape[axis], first, extra, padding).to(images.device)
-                images = images.index_select(axis, index)
-        return images, crop
-    pads = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-    return F.pad(images, [p for pair in reversed(pads) for p in pair]), crop
-
-
-def _beyond(side: int, before: int, extra: int, padding: str) -> Tensor:
-    """Which voxel of an axis stands at each place of the padded one; mirroring repeats as often as it must.
-
-    Example:
-        >>> _beyond(3, 2, 4, "reflect").tolist(), _beyond(3, 2, 4, "edge").tolist()
-        ([2, 1, 0, 1, 2, 1, 0], [0, 0, 0, 1, 2, 2, 2])
-    """
-    places = torch.arange(side + extra) - before
-    if padding == "edge" or side == 1:
-        return places.clamp(0, side - 1)
-    period = 2 * (side - 1)
-    places = places.remainder(period)
-    return torch.where(places < side, places, period - places)
 
 
 def _importance(roi_size: Sequence[int], mode: str, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from robustvox.models import SlidingWindow
 from robustvox.models.precision import InPrecision, forbid_tf32
 
+from ..craft.batches import most_together
 from ..specs.compute import PRECISIONS, Compute
 from ..specs.spec import UsageError
 
@@ -59,15 +60,18 @@ def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
 
     found: dict[str, Any] = {}
     for model in plan.models:
+        cases = _cases(model.predictor, plan, compute)
         batches = {batch for window in _windows(model.predictor) if (batch := _batch(window, plan))}
         scans = scans_used(model.predictor, plan.device)
         graphs = [trial for window in _windows(model.predictor) if (trial := _graphs(window, plan))]
         found[model.name] = {
             "sw_batch_size": sorted(batches),
+            **({"case_batch": cases} if cases > 1 else {}),
             **({"scan": scans} if scans else {}),
             **({"cuda_graphs": graphs} if graphs else {}),
         }
-    asked = {"precision": compute.precision, "memory": compute.memory, "cuda_graphs": compute.cuda_graphs}
+    names = "precision", "memory", "case_batch", "cuda_graphs"
+    asked = {name: getattr(compute, name) for name in names}
     return {"compute": {"device": plan.device, **asked, "models": found}}
 
 
@@ -90,6 +94,16 @@ def _graphs(window: SlidingWindow, plan: Plan) -> dict[str, Any] | None:
 
 def _empty_window(window: SlidingWindow, plan: Plan) -> Tensor:
     return torch.zeros(1, plan.dataset.in_channels, *window.roi_size, device=plan.device)
+
+
+def _cases(predictor: nn.Module, plan: Plan, compute: Compute) -> int:
+    """Cases of one window that are attacked together on a model; 1 where the network fails."""
+    if not isinstance(predictor, SlidingWindow) or plan.protocol.tiling:
+        return 1
+    try:
+        return most_together(predictor, plan.dataset.in_channels, 1, compute.case_batch, plan.device)
+    except (RuntimeError, ValueError, TypeError):
+        return 1
 
 
 def _windows(predictor: nn.Module) -> list[SlidingWindow]:

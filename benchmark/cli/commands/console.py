@@ -76,13 +76,16 @@ class _State(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator[Progress]:
+def progress(
+    title: str, total: int, state: Callable[[], str] = str, doing: Callable[[], str] = str
+) -> Iterator[Progress]:
     """A bar with the time left on stderr; a line a minute where stderr is not a terminal, such as a log file.
 
     Args:
         title: what goes on.
         total: steps of it.
         state: tells where it stands at any moment.
+        doing: tells what is in work at any moment, for the log.
     """
     console = make_console(stderr=True)
     bar = Progress(
@@ -99,7 +102,7 @@ def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator
     done = threading.Event()
     with bar:
         bar.add_task(escape(title), total=total)
-        log = threading.Thread(target=_log, args=(bar, console, done, state), daemon=True)
+        log = threading.Thread(target=_log, args=(bar, console, done, state, doing), daemon=True)
         if not console.is_terminal:
             log.start()
         try:
@@ -110,10 +113,17 @@ def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator
                 log.join()
 
 
-def _log(bar: Progress, console: Console, done: threading.Event, state: Callable[[], str]) -> None:
+def _log(
+    bar: Progress,
+    console: Console,
+    done: threading.Event,
+    state: Callable[[], str],
+    doing: Callable[[], str],
+) -> None:
     while not done.wait(LOG_SECONDS):
-        line = ", ".join(filter(None, (progress_line(bar.tasks[0]), state())))
-        console.print(line, soft_wrap=True)
+        now = doing()
+        parts = progress_line(bar.tasks[0]), state(), f"now {escape(now)}" if now else ""
+        console.print(", ".join(filter(None, parts)), soft_wrap=True)
 
 
 def progress_line(task: Task, now: float | None = None) -> str:
@@ -129,5 +139,18 @@ def progress_line(task: Task, now: float | None = None) -> str:
     line += f" in {elapsed / 60:.0f} min"
     if task.completed and task.total:
         end = moment + elapsed * (task.total - task.completed) / task.completed
-        line += f", ends about {time.strftime(stamp, time.localtime(end))}"
+        line += f", {_duration(end - moment)} left, ends about {time.strftime(stamp, time.localtime(end))}"
     return f"{line}; {task.description}"
+
+
+def _duration(seconds: float) -> str:
+    """How long something takes, as people say it.
+
+    Example:
+        >>> _duration(42), _duration(1500), _duration(30000)
+        ('42 s', '25 min', '8 h 20 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -53,7 +53,9 @@ def train_model(request: TrainRequest) -> int:
                 spec,
                 dataset,
                 path=path,
-                recipe=Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr),
+                recipe=Recipe(
+                    steps=request.steps, batch_size=request.batch_size, lr=request.lr, turn=request.turn
+                ),
                 seed=request.seed,
                 device=choose_device(request.device),
                 defence=defence,

@@ -20,7 +20,7 @@ def test_a_line_at_intervals_where_there_is_no_terminal(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d"
-    line = rf"{stamp}  2 of 8 in 0 min, ends about {stamp}; phantom val_000 pgd on unet"
+    line = rf"{stamp}  2 of 8 in 0 min, \d s left, ends about {stamp}; phantom val_000 pgd on unet"
     assert re.fullmatch(line, lines[-1])
     time.sleep(0.15)
     assert capsys.readouterr().err == ""  # nothing after the end
