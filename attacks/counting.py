@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,7 +49,12 @@ def predicted(logits: Tensor) -> Tensor:
 def highest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The highest logit per voxel and its class, (B, *spatial) each, without a graph; see `predicted`."""
     # max() rather than argmax(): the same indices, four times faster over a strided axis on the CPU.
-    return _remembered(logits, "highest", (), lambda: tuple(logits.detach().max(1)))
+    return _remembered(logits, "highest", (), lambda: _highest(logits))
+
+
+def _highest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    values, indices = logits.detach().max(1)
+    return values, indices
 
 
 def agreement(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Agreement:
@@ -90,12 +95,14 @@ def _remembered(
     if any(tensor.is_inference() for tensor in everyone):  # changes to such a tensor cannot be noticed
         return make()
     versions = [tensor._version for tensor in everyone]
-    kept = owner.__dict__.setdefault("_robustvox", {})
-    known = kept.get(what)
-    same = known is not None and known[0] == versions
-    if not (same and all(one is other for one, other in zip(known[1], others, strict=True))):
-        known = kept[what] = versions, others, make()
-    return known[2]
+    if not hasattr(owner, "_robustvox"):
+        owner._robustvox = {}  # type: ignore[attr-defined]
+    kept: dict[str, Any] = owner._robustvox  # type: ignore[attr-defined]
+    before, beside, known = kept.get(what, (None, (), None))
+    if before != versions or any(one is not other for one, other in zip(beside, others, strict=True)):
+        known = make()
+        kept[what] = versions, others, known
+    return known  # type: ignore[return-value]
 
 
 def _on_host(tensor: Tensor) -> bool:

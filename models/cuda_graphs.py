@@ -321,7 +321,7 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     return tuple(tensor.data_ptr() for tensor in itertools.chain(network.parameters(), network.buffers()))
 
 
-def _switches() -> tuple[bool, ...]:
+def _switches() -> tuple[Any, ...]:
     """What chooses kernels, for the whole process."""
     cudnn = torch.backends.cudnn
     return (

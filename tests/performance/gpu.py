@@ -1,7 +1,7 @@
 """Every table of docs/performance.md on one card, in under eight minutes, as text and as JSON.
 
     python tests/performance/gpu.py --json gpu.json
-    python tests/performance/gpu.py --only steps windows       # some of the tables, in all of the time
+    python tests/performance/gpu.py --only steps,windows       # some of the tables, in all of the time
     python tests/performance/gpu.py --tiny --device cpu        # the same code on toy sizes: does it run?
 
 Bare networks by batch with and without CUDA graphs, the sliding window beside MONAI under autograd, attack steps over bare, the selective scan
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.inferers.utils import sliding_window_inference
+from scans import other_scans, scan_inputs, scanned
 from torch import Tensor, nn
 
 from robustvox.attacks import PGD, SA2, VAFA, Attack, CosPGD
@@ -33,7 +34,7 @@ from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, build_model, load_checkpoint
 from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.mamba import selective_scan
-from robustvox.models.mamba.kernel import auto_scan, find_scan
+from robustvox.models.mamba.kernel import auto_scan
 from robustvox.models.precision import forbid_tf32
 
 CLASSES = 14
@@ -240,63 +241,23 @@ def scans(bench: Bench) -> None:
     ways: dict[str, Callable[..., Tensor]] = {
         "auto": auto_scan,
         "torch": selective_scan,
-        **_others(bench.device),
+        **other_scans(bench.device),
     }
     for length, inner in bench.sizes.scans:
         if bench.late(part, f"{length} x {inner}"):
             continue
-        values, weights = _scan_inputs(bench.device, length, inner)
+        values, weights = scan_inputs(bench.device, length, inner)
         row: dict[str, Any] = {}
-        exact = _scanned(selective_scan, [v.double() for v in values], weights.double())
+        exact = scanned(selective_scan, [v.double() for v in values], weights.double())
         for name, way in ways.items():
-            if not fits(lambda: _scanned(way, values, weights)):  # noqa: B023
+            if not fits(lambda: scanned(way, values, weights)):  # noqa: B023
                 row[name] = "memory"
                 continue
-            (row[name],) = bench.milliseconds(lambda: _scanned(way, values, weights))  # noqa: B023
-            found = _scanned(way, values, weights)
+            (row[name],) = bench.milliseconds(lambda: scanned(way, values, weights))  # noqa: B023
+            found = scanned(way, values, weights)
             errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
             row[f"error {name}"] = f"{max(errors):.0e}"
         bench.add(part, size=f"{length} x {inner}", **row)
-
-
-def _others(device: torch.device) -> dict[str, Callable[..., Tensor]]:
-    """Other people's scans, where they are installed."""
-    found: dict[str, Callable[..., Tensor]] = {}
-    try:
-        from mambapy.pscan import pscan
-    except ImportError:
-        print("mambapy is not installed")
-    else:
-
-        def mambapy(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-            states = pscan(torch.exp(delta[..., None] * A), (delta * u)[..., None] * B[:, :, None])
-            return (states @ C[..., None]).squeeze(-1) + D * u
-
-        found["mambapy"] = mambapy
-    try:
-        kernel = find_scan("mamba_ssm")
-    except ValueError:
-        print("mamba_ssm is not installed")
-        return found
-    return {**found, "mamba_ssm": kernel} if device.type == "cuda" else found
-
-
-def _scan_inputs(
-    device: torch.device, length: int, inner: int, state: int = 16
-) -> tuple[list[Tensor], Tensor]:
-    g = torch.Generator().manual_seed(0)
-    u, delta, weights = torch.randn(3, 1, length, inner, generator=g)
-    B, C = torch.randn(2, 1, length, state, generator=g)
-    A = -torch.arange(1.0, state + 1).repeat(inner, 1)
-    values = [u, F.softplus(delta - 3), A, B, C, torch.ones(inner)]
-    return [v.to(device) for v in values], weights.to(device)
-
-
-def _scanned(way: Callable[..., Tensor], values: list[Tensor], weights: Tensor) -> list[Tensor]:
-    u, delta, A, B, C, D = values
-    u, delta, B, C = (v.detach().requires_grad_() for v in (u, delta, B, C))
-    y = way(u, delta, A, B, C, D)
-    return [y.detach(), *torch.autograd.grad(y, (u, delta, B, C), weights)]
 
 
 def busy(bench: Bench) -> None:
@@ -379,6 +340,13 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
 """Tables by name, and the share of the time that each may take."""
 
 
+def chosen(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"expected parts among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -388,7 +356,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--minutes", type=float, default=Sizes.minutes, help="for all parts together")
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+        "--only", type=chosen, default=list(PARTS), metavar=",".join(PARTS), help="some parts"
     )
     options = parser.parse_args()
     device = torch.device(options.device)
