@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .compute import Compute, count_or_auto
-from .options import SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
+from .options import RUNS, SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
 from .protocols import DEFAULT_PROTOCOL
 from .spec import UsageError
 
@@ -113,7 +113,7 @@ class Writing:
         UsageError: for units that files are not written in.
     """
 
-    out: Out = Path("results")
+    out: Out = RUNS
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
     recompute: Annotated[bool, Option(help="Measure again what is recorded.")] = False
