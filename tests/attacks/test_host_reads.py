@@ -48,7 +48,9 @@ def test_an_attack_asks_for_no_number(name: str, masked: bool, monkeypatch: pyte
         assert (result.shape, result.device.type) == (SHAPE, "meta")
 
 
-@pytest.mark.parametrize("name", [key for key, kind in ATTACKS.items() if kind().shares is Sharing.ANY_SHAPES])
+@pytest.mark.parametrize(
+    "name", [key for key, kind in ATTACKS.items() if kind().shares is Sharing.ANY_SHAPES]
+)
 @pytest.mark.filterwarnings("ignore:APGD")
 def test_an_attack_on_samples_of_any_shape_asks_for_no_number(
     name: str, monkeypatch: pytest.MonkeyPatch
