@@ -286,6 +286,11 @@ def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return bounds[0].clamp_min(0), bounds[1].clamp_max(1)
 
 
+def limits(images: Tensor, eps: float | None) -> tuple[Any, Any]:
+    """What `clamp` takes to keep images in `ball`, or in [0, 1] without a radius, where two numbers are cheaper."""
+    return (0.0, 1.0) if eps is None else ball(images, eps)
+
+
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
     """Model in eval mode, parameters without gradients; every flag restored on any exit."""

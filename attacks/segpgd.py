@@ -59,7 +59,7 @@ class SegPGD(RandomStartSign):
             hit, miss = (1 - share, share) if task.targets is None else (share, 1 - share)
             weight = agreement_weight(logits, task.aim, hit, miss)
             entropy = cross_entropy_map(logits, task.aim)
-            return task.direction * voxel_mean(weight * entropy, task.mask)
+            return task.to_increase(voxel_mean(weight * entropy, task.mask))
 
         return weighted
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .counting import class_counts, predicted
+from .counting import agreement
 from .losses import LOSSES, TARGETED
 
 #: where a sample lies in its images, one slice per spatial axis
@@ -74,7 +74,6 @@ class Task:
     _streams: list[torch.Generator] = field(init=False)
     _classes: int = field(init=False, default=0)
     _connected: bool = field(init=False, default=False)
-    _aimed: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self._streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
@@ -88,6 +87,10 @@ class Task:
     def direction(self) -> int:
         """+1 to increase the loss against `aim`, -1 (targeted) to decrease it."""
         return 1 if self.targets is None else -1
+
+    def to_increase(self, value: Tensor) -> Tensor:
+        """`direction` times a value, without asking a GPU to multiply by one."""
+        return value if self.targets is None else -value
 
     @property
     def streams(self) -> Sequence[torch.Generator]:
@@ -123,13 +126,13 @@ class Task:
         """The same batch, unobserved, with its random streams at their start; what was checked stays so."""
         task = replace(self, on_step=None)
         if self._classes:
-            task._classes, task._aimed, task._connected = self._classes, self._aimed, self._connected
+            task._classes, task._connected = self._classes, self._connected
         return task
 
     def objective(self, loss: str) -> Objective:
         """The value to increase, (logits, step) -> (B,): one of `LOSSES`, its sign turned when targeted."""
         value = LOSSES[loss] if self.targets is None else TARGETED.get(loss, LOSSES[loss])
-        return lambda logits, _: self.direction * value(logits, self.aim, self.mask)
+        return lambda logits, _: self.to_increase(value(logits, self.aim, self.mask))
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the model, checked the first time, in float32 at least."""
@@ -138,7 +141,6 @@ class Task:
             top = max(int(known.max()) for known in (self.labels, self.aim))
             checks.logits(logits, self.images, top, self.min_classes)
             self._classes = logits.shape[1]
-            self._aimed = class_counts(self.aim, self.mask, self._classes)
         if images.requires_grad and not self._connected:
             checks.connected(logits, images)
             self._connected = True
@@ -172,14 +174,10 @@ class Task:
         Mean over the foreground classes found in the reference or the prediction: a class
         absent in both is skipped, absent in one counts 0. Without any such class: 1.
         """
-        found, classes = predicted(logits), self._classes
-        aim, mask = self.aim[:, 0], None if self.mask is None else self.mask[:, 0]
-        hits = class_counts(found.masked_fill(found != aim, classes), mask, classes)[:, 1:]
-        extent = class_counts(found, mask, classes)[:, 1:] + self._aimed[:, 1:]
-        present = extent > 0
-        scores = 2 * hits.float() / extent.clamp_min(1)
-        mean = scores.sum(1) / present.sum(1).clamp_min(1)
-        return torch.where(present.any(1), mean, 1.0)
+        known = agreement(logits, self.aim, self.mask)
+        scores = known.hits[:, 1:] / known.extent[:, 1:].clamp_min(1)
+        mean = 2 * scores.sum(1) / known.count.clamp_min(1)
+        return torch.where(known.count > 0, mean, 1.0)
 
 
 class BestIterate:
@@ -215,7 +213,7 @@ class BestIterate:
         images, loss = images.detach(), loss.detach().to(self._loss.dtype)
         metric = self._task.metric(logits)
         better = (metric < self._metric) | ((metric == self._metric) & (loss > self._loss))
-        better &= torch.isfinite(loss) & keep
+        better &= loss.abs() < torch.inf if keep else False
         self.images = choose(better, images, self.images)
         self._metric = torch.where(better, metric, self._metric)
         self._loss = torch.where(better, loss, self._loss)
@@ -234,4 +232,4 @@ def input_gradient(loss: Tensor, variable: Tensor) -> Tensor:
     """Gradient of the summed per-sample losses; nothing is accumulated on parameters."""
     if not loss.requires_grad:
         checks.connected(loss, variable)  # says so
-    return torch.autograd.grad(loss.sum(), variable)[0]
+    return torch.autograd.grad(loss, variable, torch.ones_like(loss))[0]

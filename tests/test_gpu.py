@@ -19,7 +19,7 @@ from robustvox.benchmark.harness.bench import Bench
 from robustvox.benchmark.plan.plan import Job, Plan
 from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
-from robustvox.models import MODELS, SlidingWindow, build_model
+from robustvox.models import MODELS, SlidingWindow, build_model, cuda_graphs
 from robustvox.models.precision import forbid_tf32
 from robustvox.models.window_memory import available_bytes
 
@@ -93,6 +93,79 @@ def test_windows_give_the_gradient_of_a_cpu(memory: str) -> None:
         logits = predictor(variable)
         results.append(torch.autograd.grad(logits.square().mean(), variable)[0].cpu())
     assert (results[1] - results[0]).norm() / results[0].norm() < 1e-10
+
+
+def gradient_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    variable = images.clone().requires_grad_()
+    logits = model(variable)
+    return logits.detach(), torch.autograd.grad(logits.square().mean(), variable)[0]
+
+
+def apart(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> float:
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.fixture
+def always_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs also where they do not pay."""
+    monkeypatch.setattr(cuda_graphs, "_BUSY", 0.0)
+    monkeypatch.setattr(cuda_graphs, "LEAST_GAIN", 0.0)
+
+
+@pytest.mark.usefixtures("always_recorded")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_replay_gives_what_the_network_gives_or_there_is_none(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(name, in_channels=1, num_classes=3, roi_size=ROI, size="small").eval().to(DEVICE)
+    graphs = cuda_graphs.CudaGraphs(network)
+    volumes = [torch.rand(n, 1, *ROI, device=DEVICE) for n in (1, 2, 1, 2, 1)]  # two shapes take turns
+    for images in volumes:
+        trial = graphs.measure(images)
+        wanted, again, found = (gradient_of(model, images) for model in (network, network, graphs))  # type: ignore[arg-type]
+        assert apart(found, wanted) <= 1e-3 + 3 * apart(again, wanted), trial
+        assert graphs.replayed == (trial is not None and trial.used), trial
+    # What could not be recorded leaves a device that goes on.
+    assert torch.isfinite(torch.rand(4, device=DEVICE)).all()
+
+
+@pytest.mark.usefixtures("always_recorded")
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_volumes_of_many_windows_with_graphs_give_the_gradient_without(memory: str, size: int) -> None:
+    network, roi = convolutions().to(DEVICE), (16, 16, 16)
+    auto, off = (
+        SlidingWindow(network, roi, sw_batch_size=size, memory=memory, cuda_graphs=choice)
+        for choice in ("auto", "off")
+    )
+    for at in range(5):
+        images = torch.rand(1, 1, *((40, 33, 32) if at % 2 else (24, 16, 16)), device=DEVICE)
+        assert apart(gradient_of(auto, images), gradient_of(off, images)) < 1e-5
+        with torch.no_grad():
+            torch.testing.assert_close(auto(images), off(images), rtol=1e-4, atol=1e-6)
+    images = torch.rand(1, 1, *roi, device=DEVICE)
+    for _ in range(4):
+        assert apart(gradient_of(auto, images), gradient_of(off, images)) < 1e-5
+    assert auto.execution is not None
+    assert auto.execution.cuda_graphs, auto.graphs.trials
+
+
+@pytest.mark.usefixtures("always_recorded")
+def test_graphs_give_their_memory_back_when_it_runs_out() -> None:
+    device = torch.device(DEVICE)
+    network = nn.Sequential(nn.Conv3d(1, 64, 3, padding=1), nn.GELU(), nn.Conv3d(64, 2, 1)).to(device).eval()
+    predictor = SlidingWindow(network, (48, 48, 48), sw_batch_size=8)
+    plain = SlidingWindow(network, (48, 48, 48), sw_batch_size=8, cuda_graphs="off")
+    images = torch.rand(1, 1, 72, 72, 72, device=device)
+    wanted = gradient_of(plain, images)
+    for _ in range(4):
+        assert apart(gradient_of(predictor, images), wanted) < 1e-5
+    assert predictor.execution is not None
+    assert predictor.execution.cuda_graphs, predictor.graphs.trials
+    taken = torch.empty(max(available_bytes(device) - 2**29, 0), dtype=torch.uint8, device=device)
+    larger = torch.rand(1, 1, 96, 96, 96, device=device)
+    found = gradient_of(predictor, larger)
+    del taken
+    assert apart(found, gradient_of(plain, larger)) < 1e-4
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_case_goes_on() -> None:

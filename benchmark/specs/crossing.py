@@ -77,6 +77,9 @@ class Computing:
     ] = "auto"
     sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
     case_batch: Annotated[str, Option(metavar="N|auto", help="Small cases attacked together.")] = "auto"
+    cuda_graphs: Annotated[
+        str, Option(metavar="auto|off", help="Replay networks that Python slows on a GPU.")
+    ] = "auto"
     workers: Annotated[int, Option(metavar="N", help="Processes on this machine, one per card.", least=0)] = 0
     scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
     wait: Annotated[
@@ -91,13 +94,14 @@ class Computing:
         """How the networks run.
 
         Raises:
-            UsageError: for a precision, memory or number of windows or cases that cannot be.
+            UsageError: for a precision, memory, number of windows or cases, or choice of graphs that cannot be.
         """
         return Compute(
             precision=self.precision.lower(),
             memory=self.memory.lower(),
             sw_batch_size=count_or_auto(self.sw_batch_size),
             case_batch=count_or_auto(self.case_batch),
+            cuda_graphs=self.cuda_graphs.lower(),
         )
 
 
