@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustvox.attacks import ATTACKS, ensemble
+from robustvox.attacks import ATTACKS, PGD, ensemble
+from robustvox.benchmark import evaluate
+from robustvox.benchmark.craft.batches import company_of
+from robustvox.benchmark.craft.crafting import craft, craft_together
+from robustvox.benchmark.craft.named import NamedAttack, NamedModel
+from robustvox.benchmark.harness.bench import Bench
+from robustvox.benchmark.plan.plan import Job, Plan
+from robustvox.benchmark.specs.protocols import PROTOCOLS
+from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import MODELS, SlidingWindow, build_model, cuda_graphs
 from robustvox.models.precision import forbid_tf32
 from robustvox.models.window_memory import available_bytes
@@ -179,9 +187,6 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_case_goes_on() -> None:
 
 
 def test_a_run_goes_on_on_the_other_device(tmp_path: Path) -> None:
-    from robustvox.attacks import PGD
-    from robustvox.benchmark import evaluate
-    from robustvox.datasets import open_dataset
     from robustvox.models import ZOO, load_checkpoint
 
     dataset, every = open_dataset("phantom"), {"pgd": PGD(steps=2, alpha=8 / 255)}
@@ -193,3 +198,80 @@ def test_a_run_goes_on_on_the_other_device(tmp_path: Path) -> None:
     assert len(first) == len(mixed) == 1
     for column, bound in (("dice_clean", 1e-4), ("dice_adv", 0.01)):
         np.testing.assert_allclose(mixed[column], alone[column], atol=bound)
+
+
+SHAPES = ((17, 16, 15), (12, 16, 11), (16, 9, 16))
+
+
+def volume(case: str, shape: tuple[int, ...], dtype: type) -> Volume:
+    g = np.random.default_rng(sum(map(ord, case)))
+    image = g.random((1, *shape)).astype(dtype)
+    label = np.digitize(image[0], (0.5, 0.8)).astype(np.int16)
+    label[:, :, 3:] = 0
+    return Volume(case, image, label, (1.0, 1.0, 1.0), np.eye(4), IntensityWindow(0.0, 1.0))
+
+
+def window(device: str, dtype: torch.dtype, network: nn.Module | None = None) -> NamedModel:
+    body = (convolutions() if network is None else network).to(device, dtype)
+    return NamedModel("net", "", SlidingWindow(body, (17, 16, 16)))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.filterwarnings("ignore:APGD")
+def test_cases_together_on_a_card_get_the_volumes_of_a_cpu_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "_STEPS", 10)
+    kind, rules = ATTACKS[name], PROTOCOLS["robustvox-1"]
+    attack = NamedAttack(name, kind(**{k: v for k, v in SHORT.items() if k in kind.__dataclass_fields__}))
+    here, card = (window(device, torch.float64) for device in ("cpu", DEVICE))
+    volumes = [volume(case, shape, np.float64) for case, shape in zip("abc", SHAPES, strict=True)]
+    if company_of(attack, card, volumes[0], rules) != company_of(attack, card, volumes[1], rules):
+        volumes = [volume(case, SHAPES[0], np.float64) for case in "abc"]
+    common = {"dataset": "d", "protocol": rules, "seed": 0}
+    together = craft_together(attack, [card] * 3, volumes, **common, device=DEVICE)
+    for found, one in zip(together, volumes, strict=True):
+        alone = craft(attack, here, one, **common, device="cpu")
+        off = (found.images.cpu() - alone.images).abs() > 1e-8
+        assert off.double().mean() < 1e-3
+        assert (found.cost.forwards, found.cost.backwards) == (alone.cost.forwards, alone.cost.backwards)
+
+
+def test_a_table_of_cases_together_is_that_of_a_cpu() -> None:
+    volumes = [volume(case, shape, np.float32) for case, shape in zip("abc", SHAPES, strict=True)]
+    tables = [
+        evaluate({"net": convolutions()}, {"pgd": PGD(steps=4)}, volumes, num_classes=3, roi_size=(17, 16, 16), device=device)
+        for device in ("cpu", DEVICE)
+    ]  # fmt: skip
+    for column, bound in (("dice_clean", 1e-4), ("dice_adv", 0.01)):
+        np.testing.assert_allclose(tables[1][column], tables[0][column], atol=bound)
+    assert list(tables[1]["forwards"]) == list(tables[0]["forwards"])
+
+
+def test_a_batch_of_cases_that_does_not_fit_is_halved() -> None:
+    layers = nn.Conv3d(1, 64, 3, padding=1), nn.GELU(), nn.Conv3d(64, 2, 1)
+    target = NamedModel("wide", "", SlidingWindow(nn.Sequential(*layers).to(DEVICE).eval(), (64, 64, 64)))
+    volumes = {case: volume(case, (64, 60, 62), np.float32) for case in "abcdefghijklmnop"}
+    for one in volumes.values():
+        one.label[one.label > 1] = 1
+
+    class Given:
+        name, class_names, in_channels, nsd_tolerance_mm = "given", ("background", "one"), 1, 1.0
+        splits: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
+        provenance: dict[str, str] = {}  # noqa: RUF012
+        roi_size = (64, 64, 64)
+
+        def load(self, case_id: str) -> Volume:
+            return volumes[case_id]
+
+    attack = NamedAttack("pgd", PGD(steps=2, alpha=8 / 255))
+    plan = Plan(Given(), list(volumes), [target], [target], [attack], PROTOCOLS["robustvox-1"], device=DEVICE)
+    bench, device = Bench(plan, case_batch=16), torch.device(DEVICE)
+    bench.hold(plan.cases)
+    jobs = [Job(case, target, attack, (target,)) for case in plan.cases]
+    # All but one GiB is taken by somebody else: 16 cases at once need several.
+    taken = torch.empty(max(available_bytes(device) - 2**30, 0), dtype=torch.uint8, device=device)
+    found = bench.craft_all(jobs)
+    del taken
+    assert not [one for one in found if not hasattr(one, "images")]
+    assert bench.room(jobs[0]) < 16

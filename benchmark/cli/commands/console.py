@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
+from ...specs.durations import duration
 from ...specs.names import printable
 
 LOG_SECONDS = 60.0
@@ -139,18 +140,5 @@ def progress_line(task: Task, now: float | None = None) -> str:
     line += f" in {elapsed / 60:.0f} min"
     if task.completed and task.total:
         end = moment + elapsed * (task.total - task.completed) / task.completed
-        line += f", {_duration(end - moment)} left, ends about {time.strftime(stamp, time.localtime(end))}"
+        line += f", {duration(end - moment)} left, ends about {time.strftime(stamp, time.localtime(end))}"
     return f"{line}; {task.description}"
-
-
-def _duration(seconds: float) -> str:
-    """How long something takes, as people say it.
-
-    Example:
-        >>> _duration(42), _duration(1500), _duration(30000)
-        ('42 s', '25 min', '8 h 20 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
