@@ -76,6 +76,10 @@ class Computing:
         str, Option(metavar="auto|keep|recompute", help="Windows' graphs until the backward pass.")
     ] = "auto"
     sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
+    case_batch: Annotated[str, Option(metavar="N|auto", help="Small cases attacked together.")] = "auto"
+    cuda_graphs: Annotated[
+        str, Option(metavar="auto|off", help="Replay networks that Python slows on a GPU.")
+    ] = "auto"
     workers: Annotated[int, Option(metavar="N", help="Processes on this machine, one per card.", least=0)] = 0
     scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
     wait: Annotated[
@@ -90,10 +94,15 @@ class Computing:
         """How the networks run.
 
         Raises:
-            UsageError: for a precision, memory or number of windows that cannot be.
+            UsageError: for a precision, memory, number of windows or cases, or choice of graphs that cannot be.
         """
-        windows = count_or_auto(self.sw_batch_size)
-        return Compute(precision=self.precision.lower(), memory=self.memory.lower(), sw_batch_size=windows)
+        return Compute(
+            precision=self.precision.lower(),
+            memory=self.memory.lower(),
+            sw_batch_size=count_or_auto(self.sw_batch_size),
+            case_batch=count_or_auto(self.case_batch),
+            cuda_graphs=self.cuda_graphs.lower(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,6 +195,9 @@ class TrainRequest:
     steps: Annotated[int, Option(help="Optimizer steps.", least=1)] = 1000
     batch_size: Annotated[int, Option(help="Windows per step.", least=1)] = 2
     lr: Annotated[float, Option(help="Peak learning rate.", least=0.0)] = 2e-3
+    turn: Annotated[
+        float, Option(help="Degrees that windows are turned by, at most, in the plane of slices.", least=0.0)
+    ] = 0.0
     adversarial: Annotated[
         str | None,
         Option(

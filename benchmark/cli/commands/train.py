@@ -54,7 +54,7 @@ def train_model(request: TrainRequest) -> int:
                 spec,
                 dataset,
                 path=path,
-                recipe=Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr),
+                recipe=_recipe(request),
                 seed=request.seed,
                 device=choose_device(request.device),
                 defence=defence,
@@ -86,6 +86,10 @@ def train_model(request: TrainRequest) -> int:
             f"{write_training_report(request.report, path.name.removesuffix('.safetensors'), trained)}"
         )
     return DONE
+
+
+def _recipe(request: TrainRequest) -> Recipe:
+    return Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr, turn=request.turn)
 
 
 def _defence(request: TrainRequest) -> NamedDefence:
