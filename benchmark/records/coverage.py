@@ -9,6 +9,7 @@ Numbers are held by the committed tables (``leaderboard --check``) and by ``veri
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,6 +59,15 @@ def locate(folder: Path, unit: Unit) -> str:
     lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else []
     numbers = [number for number, line in enumerate(lines, start=1) if mark.search(line)]
     return f"{path}, line {numbers[-1]}" if numbers else str(path)
+
+
+def content_hash(records: Records) -> str:
+    """Hex digits that any other identity or Dice in the records changes."""
+    scores: Any = records.scores
+    rows = sorted(
+        zip(scores["unit"], scores["class_id"], scores["dice"], strict=True), key=lambda row: row[:2]
+    )
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def labelled(name: str, sha256: str) -> str:

@@ -16,6 +16,7 @@ from ..records.states import load_states
 from ..records.suite import admitted, impostors
 from ..records.writing import replace_file
 from ..specs.suites import SUITES
+from .budgets import overruns
 from .excerpt import readme_with_excerpt
 from .tables import views
 from .tables.best import best_models
@@ -139,7 +140,7 @@ def check(results: Path) -> list[str]:
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
     for folder, records in loaded.items():
         problems += row_problems(folder, records)
-        problems += impostors(folder, records)
+        problems += [*impostors(folder, records), *overruns(folder, records)]
         problems += orphans(folder, records) if is_published(results) else ()
     return problems
 

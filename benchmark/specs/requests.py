@@ -234,7 +234,7 @@ class VerifyRequest:
         Option(argument=True, metavar="RECORDS", help="results, results/<dataset>, or a records folder."),
     ]
     sample: Annotated[int, Option(metavar="N", help="Rows to recompute.", least=0)] = 5
-    seed: Annotated[int, Option(help="Which rows are drawn.")] = 0
+    seed: Annotated[int, Option(help="Which rows are drawn, together with the hash of the records.")] = 0
     dataset: Annotated[str | None, Option(metavar="NAME|PATH", help="Where the dataset is, if a folder.")] = (
         None
     )
@@ -263,6 +263,7 @@ class VerifyRequest:
         int,
         Option(metavar="N", help="Forward and backward passes a row may take; ensemble takes 1010.", least=1),
     ] = 5000
+    roi_size: RoiSize = None
     device: Device = "auto"
 
 

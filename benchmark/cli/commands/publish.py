@@ -8,6 +8,8 @@ from pathlib import Path
 from ...records.coverage import orphans, record_folders, row_problems
 from ...records.publish import add, conflicts, mark_published
 from ...records.reading import load_records
+from ...records.suite import impostors
+from ...show.budgets import overruns
 from ...show.files import write
 from ..codes import DONE, SOME_FAILED
 from .console import say
@@ -45,4 +47,6 @@ def _problems(run: Path, published: Path) -> Iterator[str]:
     found = [*row_problems(run / "records", records), *orphans(run / "records", records)]
     yield from found
     if not found:
+        yield from impostors(run / "records", records)
+        yield from overruns(run / "records", records)
         yield from conflicts(run, published)

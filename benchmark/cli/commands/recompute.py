@@ -18,17 +18,21 @@ from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES, reason_of
 from ...plan.attacks import load_attack, recorded_attack
 from ...plan.cases import load_dataset, recorded_dataset
+from ...plan.model_text import ByFactory, parse_model
 from ...plan.models import choose_device, find_recorded, load_model, recorded_model
 from ...plan.plan import Job, Plan
+from ...plan.windows import read_window
 from ...records.sources import base_name, path_of
 from ...specs.protocols import Protocol, find_protocol
 from ...specs.spec import CLEAN, Spec, UsageError
 from ...specs.tolerances import tolerance_of
+from .agreement import Recorded, columns_apart
 
 if TYPE_CHECKING:
     from robustvox.datasets import Dataset, Volume
 
     from ...craft.named import NamedAttack, NamedModel
+    from ...harness.compute import Outcome
     from ...records.unit import Unit
     from ...specs.requests import VerifyRequest
 
@@ -40,10 +44,12 @@ class Comparison:
     Attributes:
         apart: largest difference in Dice to the record, over the classes; None where nothing was computed.
         problems: what is wrong, one line each.
+        above: recorded Dice minus the computed one, of every class that both have.
     """
 
     apart: float | None
     problems: tuple[str, ...]
+    above: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -113,7 +119,7 @@ class Recomputation:
             return str(error)
         return ""
 
-    def compare(self, unit: Unit, recorded: Mapping[str, float]) -> Comparison:
+    def compare(self, unit: Unit, recorded: Recorded) -> Comparison:
         """A unit's rows beside what comes out now.
 
         Raises:
@@ -126,9 +132,7 @@ class Recomputation:
             reason = reason_of(error)
             return Comparison(None, (f"expected to compute {describe(unit)} again, got: {reason}",))
 
-    def _compare(
-        self, unit: Unit, recorded: Mapping[str, float], dataset: Dataset, device: str
-    ) -> Comparison:
+    def _compare(self, unit: Unit, recorded: Recorded, dataset: Dataset, device: str) -> Comparison:
         protocol = find_protocol(unit.protocol)
         target = self._model(unit.target, unit.target_sha256, dataset, protocol, device)
         surrogate = self._model(unit.surrogate, unit.surrogate_sha256, dataset, protocol, device)
@@ -164,16 +168,7 @@ class Recomputation:
                 ),
             )
         job = Job(unit.case, surrogate if attack else None, attack, (target,))
-        now = {score.class_name: score.dice for score in bench.scored(job, target).outcome.scores}
-        tolerance = tolerance_of(unit.attack)
-        apart = {name: distance(recorded.get(name), now.get(name)) for name in sorted({*recorded, *now})}
-        problems = tuple(
-            f"{describe(unit)}: expected Dice {recorded.get(name)} of {name} as recorded, got {now.get(name)}, more "
-            f"than {tolerance} apart"
-            for name, value in apart.items()
-            if value > tolerance
-        )
-        return Comparison(max(apart.values()), problems)
+        return _beside(unit, recorded, bench.scored(job, target).outcome)
 
     def _attack(self, spec: str) -> NamedAttack | None:
         return None if spec == CLEAN else recorded_attack(spec)
@@ -215,9 +210,49 @@ class Recomputation:
         """What ``--model`` names, for this data."""
         key = (dataset.name, protocol.name)
         if key not in self._typed:
-            models = [load_model(text, dataset, protocol, device=device) for text in self._request.models]
-            self._typed[key] = {model.key: model for model in models}
+            models = [self._typed_model(text, dataset, protocol, device) for text in self._request.models]
+            self._typed[key] = {model.key: model for found in models for model in found}
         return self._typed[key]
+
+    def _typed_model(self, text: str, dataset: Dataset, protocol: Protocol, device: str) -> list[NamedModel]:
+        """A model as typed; a factory with each of the checkpoints that it takes, as `run` gives it one."""
+        asked = self._request.roi_size
+        roi_size = None if asked is None else read_window(asked, "--roi-size")
+        files: list[Path | None] = [None]
+        if isinstance(parse_model(text), ByFactory):
+            files += self._request.checkpoints
+        found, refused = [], []
+        for checkpoint in files:
+            try:
+                found.append(
+                    load_model(
+                        text, dataset, protocol, checkpoint=checkpoint, device=device, roi_size=roi_size
+                    )
+                )
+            except UsageError as error:
+                refused.append(error)
+        if not found:
+            raise refused[0]
+        return found
+
+
+def _beside(unit: Unit, recorded: Recorded, outcome: Outcome) -> Comparison:
+    """The Dice of every class and all other columns, recorded and computed."""
+    then, now = recorded.dice, {score.class_name: score.dice for score in outcome.scores}
+    tolerance = tolerance_of(unit.attack)
+    apart = {name: distance(then.get(name), now.get(name)) for name in sorted({*then, *now})}
+    problems = [
+        f"{describe(unit)}: expected Dice {then.get(name)} of {name} as recorded, got {now.get(name)}, more "
+        f"than {tolerance} apart"
+        for name, value in apart.items()
+        if value > tolerance
+    ]
+    others = [*columns_apart(recorded, outcome.score_rows(), outcome.cost_row(""))]
+    if others and not problems:
+        problems.append(f"{describe(unit)}: expected the columns as recorded, got {'; '.join(others)}")
+    both = [(then[name], now[name]) for name in then.keys() & now.keys()]
+    above = tuple(a - b for a, b in both if math.isfinite(a) and math.isfinite(b))
+    return Comparison(max(apart.values()), tuple(problems), above)
 
 
 def describe(unit: Unit) -> str:

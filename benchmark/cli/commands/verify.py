@@ -10,6 +10,7 @@ one voxel at the border can move far, are not compared.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -20,12 +21,15 @@ from robustvox.models import CheckpointError, read_card
 
 from ...plan.model_text import is_architecture
 from ...plan.zoo import zoo_files
-from ...records.coverage import locate, orphans, record_folders, row_problems
+from ...records.coverage import content_hash, locate, orphans, record_folders, row_problems
 from ...records.reading import Records, load_records
+from ...records.suite import impostors
 from ...records.unit import Unit
+from ...show.budgets import overruns
 from ...specs.requests import VerifyRequest
-from ...specs.spec import Spec, UsageError
+from ...specs.spec import CLEAN, Spec, UsageError
 from ..codes import DONE, SOME_FAILED
+from .agreement import Recorded, one_sided
 from .console import say
 from .recompute import Recomputation, describe
 
@@ -36,7 +40,9 @@ def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) ->
     Raises:
         UsageError: no records there, a checkpoint that cannot be read, or a dataset that is not at hand.
     """
-    known = known_checkpoints(request.checkpoints)
+    known = known_checkpoints(
+        (*request.checkpoints, *sorted(request.records.glob("checkpoints/*.safetensors")))
+    )
     problems, recomputed = 0, 0
     for folder in record_folders(request.records):
         records = load_records(folder)
@@ -47,7 +53,7 @@ def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) ->
         problems += len(found)
         if found:
             continue  # nothing to recompute from rows that are not what they say
-        for text in orphans(folder, records):
+        for text in (*orphans(folder, records), *impostors(folder, records), *overruns(folder, records)):
             echo(text)
             problems += 1
         recomputation = Recomputation(request, known)
@@ -55,17 +61,19 @@ def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) ->
         for text in _refusals(folder, refused):
             echo(text)
             problems += 1
-        units = [unit for unit in units if not refused[unit]]
-        chosen = sorted(
-            random.Random(request.seed).sample(units, min(request.sample, len(units))), key=_order
-        )
+        chosen = drawn(records, [unit for unit in units if not refused[unit]], request.sample, request.seed)
+        above: dict[str, list[float]] = {}
         for unit in chosen:
-            compared = recomputation.compare(unit, _rows(records, unit))
+            compared = recomputation.compare(unit, _recorded(records, unit))
             echo(f"{compared.verdict}: {describe(unit)}")
             for text in compared.problems:
                 echo(f"{locate(folder, unit)}: {text}")
             recomputed += compared.apart is not None
             problems += bool(compared.problems)
+            above.setdefault(CLEAN if unit.attack == CLEAN else "attacked", []).extend(compared.above)
+        for text in filter(None, (one_sided(attack, values) for attack, values in above.items())):
+            echo(f"{folder}: {text}")
+            problems += 1
     echo(f"{request.records}: {recomputed} rows recomputed, {problems} problems")
     return SOME_FAILED if problems else DONE
 
@@ -98,9 +106,47 @@ def _order(unit: Unit) -> tuple[Any, ...]:
     return (unit.surrogate, unit.attack, unit.target, unit.case, unit.seed, unit.key)
 
 
-def _rows(records: Records, unit: Unit) -> dict[str, float]:
-    scores = records.scores[records.scores["unit"] == unit.key]
-    return dict(zip(scores["class_name"].tolist(), scores["dice"].tolist(), strict=True))
+def _recorded(records: Records, unit: Unit) -> Recorded:
+    scores: Any = records.scores[records.scores["unit"] == unit.key]
+    (cost,) = records.costs[records.costs["unit"] == unit.key].to_dict("records")
+    return Recorded({row["class_name"]: row for row in scores.to_dict("records")}, cost)
+
+
+def drawn(records: Records, units: list[Unit], number: int, seed: int) -> list[Unit]:
+    """The units to compute again: a sample, and of every model the best cell.
+
+    What is drawn follows from the records themselves and from ``seed``: another number in any of them draws others,
+    and who hands them in does not know the seed. The best cell is the white-box case that keeps the highest Dice under
+    the attack that leaves the model least.
+
+    Args:
+        records: that the units are of.
+        units: that can be computed.
+        number: of the sample; none at all for 0.
+        seed: of whoever verifies.
+
+    Returns:
+        Units in order, each once.
+    """
+    if not number:
+        return []
+    sample = random.Random(f"{content_hash(records)} {seed}").sample(units, min(number, len(units)))
+    return sorted({*sample, *_best_cells(records, units)}, key=_order)
+
+
+def _best_cells(records: Records, units: list[Unit]) -> list[Unit]:
+    dice = records.scores.groupby("unit")["dice"].mean().to_dict()
+    cells: dict[tuple[str, ...], dict[str, list[tuple[float, Unit]]]] = {}
+    for unit in units:
+        white_box = unit.attack != CLEAN and unit.surrogate_sha256 == unit.target_sha256
+        if white_box and math.isfinite(dice.get(unit.key, math.nan)):
+            model = (unit.protocol, unit.target, unit.target_sha256)
+            cells.setdefault(model, {}).setdefault(unit.attack, []).append((dice[unit.key], unit))
+    found = []
+    for by_attack in cells.values():
+        hardest = min(by_attack.values(), key=lambda cell: sum(value for value, _ in cell) / len(cell))
+        found.append(max(hardest, key=lambda item: (item[0], item[1].key))[1])
+    return found
 
 
 def _unknown_checkpoints(folder: Path, units: list[Unit], known: Mapping[str, Path]) -> Iterator[str]:

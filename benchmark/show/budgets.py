@@ -1,0 +1,42 @@
+"""Whether the recorded changes keep the budgets of their attacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from robustvox.attacks import CATALOG as ATTACKS
+
+from ..records.paths import records_file
+from ..records.reading import Records
+from ..specs.matched import parse_spec
+
+
+def overruns(folder: Path, records: Records) -> Iterator[str]:
+    """Rows whose recorded change is larger than the budget that their attack has, one line per file.
+
+    Args:
+        folder: ``results/<dataset>/records``.
+        records: what was read there.
+    """
+    costs: Any = records.costs
+    bounds = {spec: _bound(spec) for spec in set(costs["attack"])}
+    bound = costs["attack"].map(bounds).astype(float)
+    for keys, rows in costs[costs["linf"] > bound * 1.001 + 1e-6].groupby(
+        ["protocol", "surrogate", "attack"]
+    ):
+        first = rows.iloc[0]
+        yield (
+            f"{folder / records_file(*keys)}, unit {first['unit']}: expected a change of at most {bounds[keys[2]]:.6g}, "
+            f"got {first['linf']:.6g} ({len(rows)} rows); measure it again"
+        )
+
+
+def _bound(spec: str) -> float:
+    """The L-inf ball of an attack of the registry; infinite where it has none."""
+    name, parameters, matched = parse_spec(spec)
+    eps = parameters.get("eps")
+    bounded = name in ATTACKS and matched is None and isinstance(eps, int | float)
+    return float(eps) if bounded and not isinstance(eps, bool) else math.inf
