@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..specs.requests import SuiteRequest
+from ..specs.entering import SuiteRequest
 from .options import command
 
 MEASURED = ("models", "dataset", "data_root", "protocol", "checkpoints", "roi_size", "device", "workers")

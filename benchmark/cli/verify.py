@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..specs.requests import VerifyRequest
+from ..specs.entering import VerifyRequest
 from .options import command
 
 

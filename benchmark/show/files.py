@@ -74,7 +74,7 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
         marks, notes = best_models(with_hashes(cases, records)), load_notes(source)
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
             if name == "white_box" or len(part):
-                said = (*notes, *views.counted(part))
+                said = (*notes, *views.uneven(part))
                 files[folder / f"{name}.csv"] = csv_text(part, views.TEXT)
                 files[folder / f"{name}.md"] = views.markdown(part, marks, said)
                 files[folder / f"{name}.tex"] = views.latex(part, marks, said)
@@ -143,6 +143,19 @@ def check(results: Path) -> list[str]:
         problems += [*impostors(folder, records), *overruns(folder, records)]
         problems += orphans(folder, records) if is_published(results) else ()
     return problems
+
+
+def load_board(folder: Path) -> Any:
+    """What a page would show of one dataset.
+
+    Args:
+        folder: ``<dataset>`` with ``records`` below.
+    """
+    records = load_records(folder / "records")
+    cases = per_case(records)
+    checks = folder / "checks"
+    table, same = all_rows(records, load_flags(checks), cases, load_states(checks))
+    return _board(folder, records, cases, table, same)
 
 
 def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame) -> Any:

@@ -55,22 +55,6 @@ class CheckRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteRequest:
-    """The command line of ``suite``: the models of a run; attacks, cases and seed are the suite's."""
-
-    crossing: Crossing
-    computing: Computing
-    known: Annotated[
-        Path, Option(metavar="DIR", help="Rows and checks that are recorded here are not made again.")
-    ] = RESULTS
-    checks: Annotated[
-        bool, Option(flag="--checks/--no-checks", help="Also the sanity checks that the suite asks for.")
-    ] = True
-    queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
-    out: Out = RUNS
-
-
-@dataclass(frozen=True, kw_only=True)
 class FiguresRequest:
     """The command line of ``figures``: the models, attacks and cases of a run, its records, and where to.
 
@@ -223,48 +207,6 @@ class TrainRequest:
     report: Annotated[
         Path | None, Option(metavar="DIR", help="Write curves and cost of the training there.")
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyRequest:
-    """The command line of ``verify`` as written; see ``python -m benchmark verify --help``."""
-
-    records: Annotated[
-        Path,
-        Option(argument=True, metavar="RECORDS", help="results, results/<dataset>, or a records folder."),
-    ]
-    sample: Annotated[int, Option(metavar="N", help="Rows to recompute.", least=0)] = 5
-    seed: Annotated[int, Option(help="Which rows are drawn, together with the hash of the records.")] = 0
-    dataset: Annotated[str | None, Option(metavar="NAME|PATH", help="Where the dataset is, if a folder.")] = (
-        None
-    )
-    data_root: DataRoot = None
-    checkpoints: Annotated[
-        tuple[Path, ...],
-        Option(flag="--checkpoint", metavar="FILE", help="A submitted checkpoint; may repeat."),
-    ] = ()
-    models: Annotated[
-        tuple[str, ...],
-        Option(
-            flag="--model",
-            metavar=SPEC,
-            help="A factory or path of your own that the records name and that may be used; may repeat.",
-        ),
-    ] = ()
-    attacks: Annotated[
-        tuple[str, ...],
-        Option(
-            flag="--attack",
-            metavar="MODULE:NAME",
-            help="An attack class of your own that the records name and that may be imported; may repeat.",
-        ),
-    ] = ()
-    max_cost: Annotated[
-        int,
-        Option(metavar="N", help="Forward and backward passes a row may take; ensemble takes 1010.", least=1),
-    ] = 5000
-    roi_size: RoiSize = None
-    device: Device = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,5 +56,11 @@ class ToyJob:
 
 
 @pytest.fixture
+def few_patients(monkeypatch):
+    """Intervals over fewer patients than are shown, for tests that compare them with what they are by hand."""
+    monkeypatch.setattr("robustvox.benchmark.metrics.statistics.LEAST_UNITS", 1)
+
+
+@pytest.fixture
 def toy(tmp_path, msd_folder) -> ToyJob:
     return ToyJob(tmp_path, msd_folder(3))

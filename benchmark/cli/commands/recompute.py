@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ...craft.named import NamedAttack, NamedModel
     from ...harness.compute import Outcome
     from ...records.unit import Unit
-    from ...specs.requests import VerifyRequest
+    from ...specs.entering import VerifyRequest
 
 
 @dataclass(frozen=True)

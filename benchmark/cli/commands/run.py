@@ -35,7 +35,7 @@ from ...report.reading import window_lines
 from ...report.writing import announce
 from ...show.files import write
 from ...show.tables import results as tables
-from ...show.tables.views import counted
+from ...show.tables.views import uneven
 from ...specs.compute import Compute
 from ...specs.crossing import Writing
 from ...specs.requests import RunRequest
@@ -216,9 +216,8 @@ def _print(console: Console, writing: Writing, plan: Plan, events: Sequence[Even
     ):
         if len(table):
             console.print(results_table(table, title, console))
-            for line in counted(table):
-                if line.startswith("Warning"):
-                    console.print(escape(line), style="yellow", soft_wrap=True)
+            for line in uneven(table):
+                console.print(escape(line), style="yellow", soft_wrap=True)
     for line in _channel_changes(records):
         console.print(escape(line), soft_wrap=True)
     for line in _failures(plan, events):

@@ -13,7 +13,8 @@ from ...records.reading import load_records
 from ...records.states import load_states, state_of
 from ...records.suite import admitted
 from ...specs.crossing import Crossing, Writing
-from ...specs.requests import CheckRequest, RunRequest, SuiteRequest
+from ...specs.entering import SuiteRequest
+from ...specs.requests import CheckRequest, RunRequest
 from ...specs.spec import UsageError
 from ...specs.suites import SUITES, Suite, SuiteRow, find_suite
 from ..codes import DONE

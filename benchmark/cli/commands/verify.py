@@ -23,15 +23,19 @@ from ...plan.model_text import is_architecture
 from ...plan.zoo import zoo_files
 from ...records.coverage import content_hash, locate, orphans, record_folders, row_problems
 from ...records.reading import Records, load_records
+from ...records.submission import CARD, card_problems
 from ...records.suite import impostors
 from ...records.unit import Unit
 from ...show.budgets import overruns
-from ...specs.requests import VerifyRequest
+from ...specs.entering import VerifyRequest
+from ...specs.protocols import DEFAULT_PROTOCOL
 from ...specs.spec import CLEAN, Spec, UsageError
+from ...specs.suites import SUITES
 from ..codes import DONE, SOME_FAILED
 from .agreement import Recorded, one_sided
 from .console import say
 from .recompute import Recomputation, describe
+from .standing import standing_of
 
 
 def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) -> int:
@@ -74,8 +78,27 @@ def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) ->
         for text in filter(None, (one_sided(attack, values) for attack, values in above.items())):
             echo(f"{folder}: {text}")
             problems += 1
+    for text in _submitted(request.records):
+        echo(text)
+        problems += 1
     echo(f"{request.records}: {recomputed} rows recomputed, {problems} problems")
     return SOME_FAILED if problems else DONE
+
+
+def _submitted(folder: Path) -> Iterator[str]:
+    """What is wrong with the card of a submission and with its standing; nothing where the folder is none."""
+    if not (folder / CARD).is_file():
+        return
+    protocol = _protocol_of(folder)
+    standing = standing_of([path.parent for path in record_folders(folder)], protocol)
+    yield from standing.problems
+    yield from card_problems(folder, standing.model, standing.sha256, protocol, standing.claims)
+
+
+def _protocol_of(folder: Path) -> str:
+    """The one whose records are there; the card says it too, but might say anything."""
+    found = sorted({path.name for path in folder.glob("*/records/*") if path.is_dir()})
+    return next((name for name in found if name in SUITES), DEFAULT_PROTOCOL)
 
 
 def known_checkpoints(files: tuple[Path, ...] = ()) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...metrics.statistics import with_interval
 from ...records.reading import Frame, Records
 from ...specs.spec import CLEAN
 from .cases import KEYS, intervals_by_row, patients_of
@@ -154,7 +155,7 @@ def _markdown(rates: Frame, organs: Frame) -> str:
     for row in rates.to_dict("records"):
         key = tuple(row[name] for name in KEYS)
         interval = "n/a" if np.isnan(row["success"]) else (
-            f"{row['success']:.3f} ({row['success_low']:.3f} to {row['success_high']:.3f})"
+            with_interval(row["success"], row["success_low"], row["success_high"])
         )  # fmt: skip
         shown = ["n/a" if np.isnan(row[name]) else f"{row[name]:.3f}" for name in _RATES]
         text = [row["surrogate"], row["target"], row["attack"], row["protocol"]]

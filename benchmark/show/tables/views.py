@@ -74,6 +74,11 @@ def counted(table: Frame) -> tuple[str, ...]:
     return tuple(f"Every row rests on {n} case{'s' if n != 1 else ''}" for n in found)
 
 
+def uneven(table: Frame) -> tuple[str, ...]:
+    """The warning of :func:`counted` alone, for a table that shows n in every row."""
+    return tuple(note for note in counted(table) if note.startswith("Warning: "))
+
+
 def markdown(table: Frame, marks: Marks, notes: Sequence[str] = ()) -> str:
     """A Markdown table, what its marks mean if it has any, and what is to be said of the data."""
     view = _view(table)

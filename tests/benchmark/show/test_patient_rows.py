@@ -56,6 +56,7 @@ def write(folder, dice: dict[str, list[float]], patients: bool) -> None:
 DICE = {"a": [0.9, 0.88, 0.5, 0.52, 0.7, 0.72, 0.3, 0.33], "b": [0.8, 0.8, 0.45, 0.5, 0.6, 0.66, 0.2, 0.3]}
 
 
+@pytest.mark.usefixtures("few_patients")
 @pytest.mark.parametrize("patients", [True, False])
 def test_intervals_and_tests_of_tables_are_by_patient(tmp_path, patients):
     write(tmp_path / "frames", DICE, patients)

@@ -48,6 +48,7 @@ def root(tmp_path):
     return root
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_rates_by_hand(root):
     table = success_rates(load_records(root)).set_index("attack")
     pgd = table.loc["pgd"]
@@ -81,6 +82,7 @@ def test_a_rate_that_is_no_number_is_refused(root):
         append(store, "c", "pgd", (0.5, 0.5), asr_typo=0.5)
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_the_files_belong_to_the_leaderboard(root):
     results = root.parent.parent
     write(results)
@@ -112,6 +114,7 @@ def test_without_attacks_there_are_no_files(tmp_path):
     assert len(success_rates(load_records(tmp_path / "nowhere"))) == 0
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_a_run_records_the_share_of_voxels_turned_wrong(toy, monkeypatch):
     from robustvox.benchmark.harness import bench as harness
 

@@ -105,6 +105,7 @@ def hand_example() -> list[Action]:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_hand_computed(tmp_path: Path) -> None:
     records = store_all(tmp_path, hand_example())
     table = white_box(records)
@@ -126,6 +127,7 @@ def test_hand_computed(tmp_path: Path) -> None:
     assert row["flags"] == "b;slow"
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_interval_is_the_bootstrap_of_the_cases(tmp_path: Path) -> None:
     dice = [0.1, 0.5, 0.6, 0.9, 0.2, 0.4, 0.45]
     actions = [
@@ -143,6 +145,7 @@ def test_interval_is_the_bootstrap_of_the_cases(tmp_path: Path) -> None:
     assert table.dice_adv_low[0] == table.dice_adv_low[1]
 
 
+@pytest.mark.usefixtures("few_patients")
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_losing_or_inventing_an_organ_never_improves_a_table(tmp_path: Path, data: st.DataObject) -> None:
@@ -213,6 +216,7 @@ def test_only_failures_make_a_row_without_numbers(tmp_path: Path) -> None:
     assert check(tmp_path) == []
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_class_absent_everywhere_is_not_a_zero(tmp_path: Path) -> None:
     absent = [(NAN, NAN, NAN, "absent")]
     actions = [

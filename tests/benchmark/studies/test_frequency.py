@@ -273,6 +273,7 @@ def rows(dice, band="low <8", case="c1", clean=0.9, attacked=0.4):
     return pd.DataFrame([{**identity, **measured}])
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_the_summary_by_hand():
     table = summarize(merge(rows(0.8, case="c1"), rows(0.6, case="c2")))
     (row,) = table.to_dict("records")
@@ -284,6 +285,7 @@ def test_the_summary_by_hand():
     assert math.isnan(summarize(rows(0.9, attacked=0.895))["effect"][0]), "no loss to share out"
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_the_figure_shows_what_the_table_says(toy):
     from robustvox.benchmark.studies.frequency.curve import curve
 

@@ -143,6 +143,7 @@ def test_the_study_measures_all_of_it_once(toy, capsys):
     pd.testing.assert_frame_equal(more.head(len(cases)), cases)
 
 
+@pytest.mark.usefixtures("few_patients")
 def test_means_intervals_and_net_protection_are_what_they_say():
     rng = np.random.default_rng(0)
     rows = [
