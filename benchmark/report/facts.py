@@ -122,14 +122,19 @@ def results(table: Frame) -> dict[str, Any]:
             "attack": short_name(str(row["attack"])),
             "spec": str(row["attack"]),
             "cells": [
-                word.join(_number(row[name], digits, factor) for name in names)
-                for names, word, digits, factor in _COLUMNS.values()
+                *(
+                    word.join(dict.fromkeys(_number(row[name], digits, factor) for name in names))
+                    if all(row[name] != row[name] for name in names)  # said once that there is none
+                    else word.join(_number(row[name], digits, factor) for name in names)
+                    for names, word, digits, factor in _COLUMNS.values()
+                ),
+                str(row["checks"]),
             ],
             "flags": [flag for flag in str(row["flags"]).split(";") if flag],
         }
         for row in table.to_dict("records")
     ]
-    return {"headings": list(_COLUMNS), "rows": rows, "pairs": any(len(row["models"]) > 1 for row in rows)}
+    return {"headings": [*_COLUMNS, "checks"], "rows": rows, "pairs": any(len(row["models"]) > 1 for row in rows)}
 
 
 def failures(events: Sequence[Event]) -> list[dict[str, str]]:

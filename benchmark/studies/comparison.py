@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..metrics.statistics import LEAST_UNITS
+from ..metrics import statistics
 from ..specs.defences import split_hash
 from ..specs.protocols import DEFAULT_PROTOCOL
 from ..specs.spec import CLEAN, UsageError, match
@@ -107,7 +107,7 @@ def _compared(
     first, second = (pairs[side].to_numpy() for side in ("a", "b"))
     whose = [patients[case] for case in pairs.index.get_level_values("case")]
     found = compare(first, second, patients=whose)
-    if len(set(whose)) < LEAST_UNITS:
+    if len(set(whose)) < statistics.LEAST_UNITS:
         found = found._replace(low=float("nan"), high=float("nan"))
     return {
         **{"model_a": name_a, "model_b": name_b, "n_cases": found.n_cases},

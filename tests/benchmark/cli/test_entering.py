@@ -31,7 +31,7 @@ SMALL = Suite(
         SuiteRow(text="", spec="none", label="clean", control=True),
         SuiteRow(text="gn:std=8/255", spec="gn:std=8/255", label="noise", control=True),
         SuiteRow(text="fgsm:eps=8/255", spec="fgsm:eps=8/255,loss=dice", label="FGSM"),
-        SuiteRow(text="pgd:eps=8/255,steps=2", spec=PGD, label="PGD", checks=("C9", "C27")),
+        SuiteRow(text="pgd:eps=8/255,alpha=2/255,steps=2", spec=PGD, label="PGD", checks=("C9", "C27")),
     ),
 )
 
@@ -284,7 +284,7 @@ def test_hard_cases_that_failed_are_lacking(verify, submission):
 
 
 def test_fewer_steps_than_the_spec_says_are_found(toy, verify, submission, tmp_path):
-    assert toy("--attack", "pgd:eps=8/255,steps=1", out=tmp_path / "weak") == 0
+    assert toy("--attack", "pgd:eps=8/255,alpha=2/255,steps=1", out=tmp_path / "weak") == 0
     (weak,) = (tmp_path / "weak").rglob("pgd.jsonl")
     (path,) = submission.glob("*/records/*/*/pgd.jsonl")
     mine = {row["kind"]: row for row in rows_in(path)}["cost"]

@@ -66,7 +66,7 @@ def test_a_run_ends_with_its_report(toy, capsys):
     table = toy.table()
     for row in table.to_dict("records"):
         assert f"{row['dice_adv']:.3f}" in page.text
-        assert f"{row['dice_adv_low']:.3f} to {row['dice_adv_high']:.3f}" in page.text
+        assert (row["dice_adv_low"], row["n_cases"]) == ("", 3)  # too few for an interval
         assert row["attack"] in page.text
     for said in ("3 cases", "9 computed", "0 failed", f"torch {version('torch')}", "commit", "not checked yet",
                  "python -m benchmark check --model unet", "case_000, case_001, case_002"):  # fmt: skip

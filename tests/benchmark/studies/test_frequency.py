@@ -327,6 +327,7 @@ def test_the_tables_of_the_page_follow_from_the_results(place, dataset):
             (row,) = table[(table["band"] == band) & table["attack"].str.startswith(f"{name}:")].to_dict(
                 "records"
             )
-            interval = f"({row['dice_low']:.2f}-{row['dice_high']:.2f})"
-            expected += [f"{100 * row['energy']:.0f}%", f"{row['dice']:.2f} {interval}"]
+            assert row["n_cases"] < 8  # too few for an interval
+            assert pd.isna(row["dice_low"])
+            expected += [f"{100 * row['energy']:.0f}%", f"{row['dice']:.2f}"]
         assert cells.split(" | ") == expected, band
