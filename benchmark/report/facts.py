@@ -15,6 +15,7 @@ from ..plan.attacks import brief, short_name
 from ..plan.plan import Plan
 from ..records.outcomes import load_flags, load_outcomes
 from ..records.reading import Frame, Records
+from ..records.states import load_states
 from ..show.tables import results as tables
 from ..specs.durations import duration
 from .reading import reading_of
@@ -85,10 +86,10 @@ class Run:
 def facts(run: Run) -> dict[str, Any]:
     """Everything the template needs but the figures."""
     plan = run.plan
-    flags = load_flags(run.folder / "checks")
+    flags, states = load_flags(run.folder / "checks"), load_states(run.folder / "checks")
     named = (
-        ("White-box", tables.white_box(run.records, flags)),
-        ("Transfer", tables.transfer(run.records, flags)),
+        ("White-box", tables.white_box(run.records, flags, states)),
+        ("Transfer", tables.transfer(run.records, flags, states)),
     )
     counts = {status.value: sum(e.status is status for e in run.events) for status in Status}
     return {
@@ -134,7 +135,11 @@ def results(table: Frame) -> dict[str, Any]:
         }
         for row in table.to_dict("records")
     ]
-    return {"headings": [*_COLUMNS, "checks"], "rows": rows, "pairs": any(len(row["models"]) > 1 for row in rows)}
+    return {
+        "headings": [*_COLUMNS, "checks"],
+        "rows": rows,
+        "pairs": any(len(row["models"]) > 1 for row in rows),
+    }
 
 
 def failures(events: Sequence[Event]) -> list[dict[str, str]]:
