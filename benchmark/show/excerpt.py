@@ -6,7 +6,7 @@ Only the README beside the results folder is looked at, and only one with both m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from robustvox.models import CATALOG as MODELS
 
 from ..metrics.statistics import with_interval
 from ..records.reading import Frame
+from ..records.states import worst_state
 from ..records.unit import RecordsError
 from ..specs.defences import split_defence
 from ..specs.protocols import DEFAULT_PROTOCOL
+from ..specs.suites import find_suite
+from .page.ranking import Place
 from .tables.markup import markdown_table, markdown_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
@@ -45,6 +48,7 @@ COLUMNS = {
     "CosPGD 8/255": _COSPGD,
     "VAFA 20": _VAFA,
     "VAFA 30": _VAFA.replace("q_max=20", "q_max=30"),
+    "ensemble 8/255": "ensemble:eps=8/255",
 }
 """Heading of the first table to the whole canonical spec of its attack: a variant beside it is another attack."""
 
@@ -74,12 +78,15 @@ ATTACKS = {
 """What the second table calls an attack, as on the command line, to its whole canonical spec."""
 
 
-def readme_with_excerpt(readme: Path, tables: Mapping[str, Frame]) -> dict[Path, str]:
+def readme_with_excerpt(
+    readme: Path, tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]
+) -> dict[Path, str]:
     """The README with a fresh excerpt, by its path; nothing if it has no markers.
 
     Args:
         readme: the file beside the results folder.
         tables: white-box table per dataset folder.
+        places: the ranking under :data:`PROTOCOL` per dataset folder.
 
     Raises:
         RecordsError: if a marker is missing, repeated, or out of order.
@@ -94,10 +101,10 @@ def readme_with_excerpt(readme: Path, tables: Mapping[str, Frame]) -> dict[Path,
             f"{readme}: expected one {START} and then one {END}, found {text.count(START)} and {text.count(END)} or "
             "another order; put them around the excerpt"
         )
-    return {readme: f"{head}{START}\n{excerpt(tables)}{END}{tail}"}
+    return {readme: f"{head}{START}\n{excerpt(tables, places)}{END}{tail}"}
 
 
-def excerpt(tables: Mapping[str, Frame]) -> str:
+def excerpt(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]) -> str:
     """Both tables with their captions, from the rows of :data:`DATASET` under :data:`PROTOCOL`."""
     table = tables.get(DATASET)
     rows = [] if table is None else [r for r in table.to_dict("records") if r["protocol"] == PROTOCOL]
@@ -107,13 +114,15 @@ def excerpt(tables: Mapping[str, Frame]) -> str:
     patients = " to ".join(str(n) for n in sorted({counts[0], counts[-1]})) if counts else "no"
     return (
         f"{DATASET.capitalize()}, {patients} validation patients, protocol `{PROTOCOL}`, small networks of the zoo, mean\n"
-        "foreground Dice with 95% bootstrap interval over patients:\n\n"
-        f"{_models(rows)}\n"
+        "foreground Dice with 95% bootstrap interval over patients. Worst case: per patient the lowest Dice over the whole\n"
+        "suite, which ranks the models; n/a where a row of it is lacking. Checks: the worst state of the suite's rows.\n\n"
+        f"{_models(rows, places.get(DATASET, ()))}\n"
         f"The attacks side by side on one of them, defaults unless written:\n\n{_attacks(rows)}"
     )
 
 
-def _models(rows: list[dict[str, Any]]) -> str:
+def _models(rows: list[dict[str, Any]], places: Sequence[Place]) -> str:
+    ranked = {place.model: place for place in places}
     known = list(MODELS)
     names = {row["surrogate"] for row in rows}
     plain = {name: split_defence(name)[0] for name in names}
@@ -124,8 +133,23 @@ def _models(rows: list[dict[str, Any]]) -> str:
     for name in order:
         mine = [row for row in rows if row["surrogate"] == name]
         clean = next((f"{r['dice_clean']:.2f}" for r in mine if r["dice_clean"] == r["dice_clean"]), "n/a")
-        lines.append([markdown_text(name), clean, *(_dice(find(mine, spec)) for spec in COLUMNS.values())])
-    return markdown_table(["model", "clean", *COLUMNS], lines)
+        cells = [_dice(find(mine, spec)) for spec in COLUMNS.values()]
+        place = ranked.get(name)
+        worst = (
+            "n/a"
+            if place is None
+            else with_interval(place.worst, place.low, place.high, digits=2, between="-")
+        )
+        state = _state(mine) if place is None else place.checks
+        lines.append([markdown_text(name), clean, *cells, worst, state])
+    return markdown_table(["model", "clean", *COLUMNS, "worst case", "checks"], lines)
+
+
+def _state(rows: list[dict[str, Any]]) -> str:
+    """The worst state of the suite's rows that a model has."""
+    suite = find_suite(PROTOCOL)
+    specs = {row.spec for row in suite.attacked} if suite is not None else set()
+    return worst_state([row["checks"] for row in rows if row["attack"] in specs])
 
 
 def _attacks(rows: list[dict[str, Any]]) -> str:

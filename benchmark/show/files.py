@@ -17,7 +17,8 @@ from ..records.suite import admitted, impostors
 from ..records.writing import replace_file
 from ..specs.suites import SUITES
 from .budgets import overruns
-from .excerpt import readme_with_excerpt
+from .excerpt import PROTOCOL, readme_with_excerpt
+from .page.ranking import rank
 from .tables import views
 from .tables.best import best_models
 from .tables.cases import per_case, with_hashes
@@ -85,7 +86,8 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
         files[Path(results) / PAGE] = render_page(boards)
     readme = Path(results).resolve().parent / "README.md"
     if readme.is_file():
-        files |= readme_with_excerpt(readme, tables)
+        places = {board.folder: rank(board, PROTOCOL).places for board in boards}
+        files |= readme_with_excerpt(readme, tables, places)
     return files
 
 
