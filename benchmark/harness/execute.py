@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..craft.named import NamedModel
-from ..plan.plan import Job, Plan
+from ..plan.plan import Job
 from ..records.store import RecordStore
 from ..records.unit import Unit
 from ..specs.spec import UnfinishedError
@@ -121,10 +121,6 @@ class _Run:
     recompute: bool
     tally: Tally
 
-    @property
-    def plan(self) -> Plan:
-        return self.bench.plan
-
     def here(self) -> Iterator[Event]:
         traces = Tracebacks(self.store.root)
         for found in self._jobs(traces):
@@ -179,7 +175,7 @@ class _Run:
 
     def _jobs(self, traces: Tracebacks) -> Iterator[Event | _Pending]:
         """Every job of the plan: what became of it already, or what is to be computed."""
-        for job in self.plan.jobs():
+        for job in self.bench.plan.jobs():
             try:
                 data_sha256 = self.bench.case(job.case).data_sha256
             except CASE_FAILURES as error:
@@ -187,7 +183,7 @@ class _Run:
                 self.tally.done += 1
                 yield self._record(pending, Computed((Failure.of(error),) * len(job.targets)), traces, "")
                 continue
-            units = tuple(self.plan.unit(job, target, data_sha256) for target in job.targets)
+            units = tuple(self.bench.plan.unit(job, target, data_sha256) for target in job.targets)
             done = [not self.recompute and self.store.done(unit) for unit in units]
             missing = tuple(target for target, there in zip(job.targets, done, strict=True) if not there)
             if missing:
@@ -205,10 +201,10 @@ class _Run:
         given_up: bool = False,
     ) -> Event:
         reasons: list[str] = []
-        units = pending.units or tuple(self.plan.unit(pending.job, t, "") for t in pending.targets)
+        units = pending.units or tuple(self.bench.plan.unit(pending.job, t, "") for t in pending.targets)
         with storing(self.store.root):
             for target, found in zip(pending.targets, computed.found, strict=True):
-                unit = self.plan.unit(pending.job, target, pending.data_sha256)
+                unit = self.bench.plan.unit(pending.job, target, pending.data_sha256)
                 if isinstance(found, Failure):
                     self.store.fail(unit, found.reason)
                     traces.keep(f"{unit.case}, {unit.attack} on {unit.surrogate}, {unit.target}", found.trace)
