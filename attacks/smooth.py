@@ -34,11 +34,11 @@ class Smooth(MIFGSM):
         those of MIFGSM.
 
     Args:
-        eps: L-inf radius in intensity units, in [0, 1].
-        alpha: step in intensity units, in [0, 1]; None means max(eps / 4, 2.5 * eps / steps), at most eps.
-        steps: gradient steps, >= 0; 0 returns the clean volume.
-        momentum: weight of the accumulated gradients against the new one, >= 0; 1 forgets nothing.
-        loss: key of `losses.LOSSES`.
+        eps: as in `MIFGSM`.
+        alpha: as in `MIFGSM`.
+        steps: as in `MIFGSM`.
+        momentum: as in `MIFGSM`.
+        loss: as in `MIFGSM`.
         sigma: standard deviation of the blur in voxels, in [0, 100]; 0 leaves gradients as they are.
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.

@@ -154,7 +154,7 @@ def _table(pair: _Pair, found: list[Result]) -> Table:
 
 
 def _save(pair: _Pair, found: list[Result]) -> None:
-    plan = pair.plan
+    plan, model, attack = pair.plan, pair.model, pair.attack
     versions = describe()
     save(
         pair.request.out / plan.dataset.name / "checks",
@@ -162,9 +162,9 @@ def _save(pair: _Pair, found: list[Result]) -> None:
             CheckOutcome(
                 dataset=plan.dataset.name,
                 protocol=plan.protocol.name,
-                surrogate=pair.model.name,
-                surrogate_sha256=pair.model.sha256,
-                attack=pair.attack.spec,
+                surrogate=model.name,
+                surrogate_sha256=model.sha256,
+                attack=attack.spec,
                 check=result.id,
                 slug=result.slug,
                 status=result.status,
