@@ -80,10 +80,7 @@ def facts(run: Run) -> dict[str, Any]:
     """Everything the template needs but the figures."""
     plan = run.bench.plan
     flags = load_flags(run.folder / "checks")
-    named = (
-        ("White-box", tables.white_box(run.records, flags)),
-        ("Transfer", tables.transfer(run.records, flags)),
-    )
+    named = list(zip(("White-box", "Transfer"), tables.both(run.records, flags), strict=True))
     counts = {status.value: sum(e.status is status for e in run.events) for status in Status}
     return {
         "dataset": plan.dataset.name,

@@ -62,14 +62,18 @@ def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
         >>> white_box(load_records(Path("no/such/folder"))).columns[:3].tolist()
         ['dataset', 'protocol', 'surrogate']
     """
-    table, same = all_rows(records, checks)
-    return table[same].reset_index(drop=True)
+    return both(records, checks)[0]
 
 
 def transfer(records: Records, checks: DataFrame | None = None) -> DataFrame:
     """Rows where another checkpoint was attacked than the one scored; otherwise as :func:`white_box`."""
+    return both(records, checks)[1]
+
+
+def both(records: Records, checks: DataFrame | None = None) -> tuple[DataFrame, DataFrame]:
+    """:func:`white_box` and :func:`transfer`, computed at once."""
     table, same = all_rows(records, checks)
-    return table[~same].reset_index(drop=True)
+    return table[same].reset_index(drop=True), table[~same].reset_index(drop=True)
 
 
 def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple[Frame, Frame]:
