@@ -52,7 +52,7 @@ def test_a_run_writes_records_and_tables(toy, capsys):
 
 
 def test_running_again_computes_nothing_and_changes_nothing(toy, capsys):
-    toy("--attack", "fgsm")
+    toy.recorded("--attack", "fgsm")
     before = {
         p: p.read_bytes()
         for p in (toy.root / "results").rglob("*")
@@ -65,7 +65,7 @@ def test_running_again_computes_nothing_and_changes_nothing(toy, capsys):
 
 
 def test_changed_data_is_computed_again(toy, capsys):
-    toy("--attack", "fgsm")
+    toy.recorded("--attack", "fgsm")
     path = toy.folder / "imagesTr" / "case_000.nii.gz"
     stored = nib.load(path)
     array = np.asarray(stored.dataobj).copy()
@@ -269,7 +269,7 @@ def test_own_model_by_factory(toy, tmp_path, monkeypatch):
 
 
 def test_check_finds_a_tampered_table(toy, capsys):
-    toy("--attack", "fgsm")
+    toy.recorded("--attack", "fgsm")
     path = toy.root / "results" / "toy" / "white_box.csv"
     path.write_text(path.read_text().replace("fgsm", "pgd"))
     assert main(["leaderboard", "--check", "--out", str(toy.root / "results")]) == 1

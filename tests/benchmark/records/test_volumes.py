@@ -176,8 +176,8 @@ def attacked(out):
 @pytest.fixture
 def made(toy):
     """Volumes attacked on unet and scored on segresnet too, crafted live."""
-    assert toy(*PGD, "--transfer", "--save-adversarial", "--units", "original", "--seed", "5",
-               models=("unet", "segresnet")) == 0  # fmt: skip
+    toy.recorded(*PGD, "--transfer", "--save-adversarial", "--units", "original", "--seed", "5",
+                 models=("unet", "segresnet"))  # fmt: skip
     volumes = toy.root / "results" / "toy" / "adversarial"
     shutil.rmtree(volumes / "segresnet")
     return volumes
@@ -286,7 +286,7 @@ def test_folders_without_volumes_are_refused(toy, tmp_path, capsys):
 
 
 def test_volumes_of_recorded_runs_are_said_not_to_be_saved(toy, capsys):
-    toy(*PGD)
+    toy.recorded(*PGD)
     capsys.readouterr()
     assert toy(*PGD, "--save-adversarial") == 0
     assert "volumes were not saved" in capsys.readouterr().out
