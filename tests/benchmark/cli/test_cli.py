@@ -253,8 +253,8 @@ def test_mistakes_about_models_and_commands(toy, capsys, monkeypatch, tmp_path):
 
 
 def test_untrained_models_are_flagged(toy):
-    assert main(["--model", "unet:channels=(4,8)", "--attack", "fgsm", "--dataset", str(toy.folder), "--untrained",
-                 "--cases", "case_000", "--out", str(toy.root / "u")]) == 0  # fmt: skip
+    assert main(["--no-report", "--model", "unet:channels=(4,8)", "--attack", "fgsm",
+                 "--dataset", str(toy.folder), "--untrained", "--cases", "case_000", "--out", str(toy.root / "u")]) == 0  # fmt: skip
     assert toy.table(toy.root / "u")["flags"].tolist() == ["untrained"]
 
 
@@ -263,8 +263,8 @@ def test_own_model_by_factory(toy, tmp_path, monkeypatch):
         "import torch\ndef net(num_classes):\n    torch.manual_seed(0)\n    return torch.nn.Conv3d(1, num_classes, 3, padding=1)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert main(["--model", "mine:net", "--attack", "fgsm", "--dataset", str(toy.folder), "--cases", "case_000",
-                 "--out", str(toy.root / "u")]) == 0  # fmt: skip
+    assert main(["--no-report", "--model", "mine:net", "--attack", "fgsm", "--dataset", str(toy.folder),
+                 "--cases", "case_000", "--out", str(toy.root / "u")]) == 0  # fmt: skip
     assert toy.table(toy.root / "u")["surrogate"].tolist() == ["mine:net"]
 
 

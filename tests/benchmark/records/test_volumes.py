@@ -163,7 +163,7 @@ def test_values_out_of_range_are_refused_rather_than_clipped(tmp_path, units, va
 def rescore(toy, volumes, out, *more, target="segresnet"):
     data = ["--dataset", str(toy.folder), "--out", str(out)]
     chosen = ["--target", target, "--checkpoint", str(toy.checkpoints[target])]
-    return main(["--adversarial", str(volumes), *chosen, *data, *more])
+    return main(["--no-report", "--adversarial", str(volumes), *chosen, *data, *more])
 
 
 def attacked(out):
