@@ -30,11 +30,11 @@ class SegPGD(RandomStartSign):
     Differs from the source: any spatial rank; returns the best visited point per sample and not the last.
 
     Args:
-        eps: as in `CosPGD`.
-        alpha: as in `CosPGD`.
-        steps: as in `CosPGD`.
-        random_start: as in `CosPGD`.
-        restarts: as in `CosPGD`.
+        eps: L-inf radius in intensity units, in [0, 1].
+        alpha: step in intensity units, in [0, 1]; None means max(eps / 4, 2.5 * eps / steps), at most eps.
+        steps: gradient steps, >= 0; 0 returns the start point.
+        random_start: begin at a uniform random point of the ball.
+        restarts: independent random starts, >= 1.
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
     Returns: when called, the adversarial images.

@@ -34,11 +34,11 @@ class Smooth(MIFGSM):
         those of MIFGSM.
 
     Args:
-        eps: as in `MIFGSM`.
-        alpha: as in `MIFGSM`.
-        steps: as in `MIFGSM`.
-        momentum: as in `MIFGSM`.
-        loss: as in `MIFGSM`.
+        eps: L-inf radius in intensity units, in [0, 1].
+        alpha: step in intensity units, in [0, 1]; None means max(eps / 4, 2.5 * eps / steps), at most eps.
+        steps: gradient steps, >= 0; 0 returns the clean volume.
+        momentum: weight of the accumulated gradients against the new one, >= 0; 1 forgets nothing.
+        loss: key of `losses.LOSSES`.
         sigma: standard deviation of the blur in voxels, in [0, 100]; 0 leaves gradients as they are.
 
     Shape: images (B, C, *spatial), labels (B, 1, *spatial), result like images.
@@ -87,7 +87,8 @@ class SmoothNoise(LinfAttack):
     Example:
         >>> from robustvox.attacks import SmoothNoise, tiny_case
         >>> model, images, labels = tiny_case()
-        >>> bool((SmoothNoise(eps=4 / 255)(model, images, labels) - images).abs().max() <= 4 / 255)
+        >>> added = SmoothNoise(eps=4 / 255)(model, images, labels) - images
+        >>> bool(added.abs().max() <= 4 / 255)
         True
     """
 

@@ -19,7 +19,6 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from robustvox import attacks
 from robustvox.attacks import ATTACKS, CATALOG, Attack
 from robustvox.attacks.losses import LOSSES, MIN_CLASSES
 from robustvox.benchmark.plan.attacks import attack_spec
@@ -100,13 +99,12 @@ def _split(cls: type[Any]) -> tuple[str, dict[str, str]]:
 
 
 def _entries(body: str) -> dict[str, str]:
-    """``name: text`` entries with deeper continuation lines; ``eps: as in `PGD`.`` takes the text from there."""
+    """``name: text`` entries with deeper continuation lines."""
     entries: dict[str, str] = {}
-    for item in filter(str.strip, re.split(r"\n(?=    \w)", body)):
-        name, _, text = (part.strip() for part in item.partition(":"))
-        if elsewhere := re.fullmatch(r"as in `(\w+)`\.", text):
-            text = _entries(_split(getattr(attacks, elsewhere[1]))[1]["Args"])[name]
-        entries[name] = " ".join(text.split())
+    for item in re.split(r"\n(?=    \w)", body):
+        name, _, text = item.partition(":")
+        if item.strip():
+            entries[name.strip()] = " ".join(text.split())
     return entries
 
 
