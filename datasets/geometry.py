@@ -39,6 +39,9 @@ DISAGREEMENT = 0.01
 SLACK_MM = 1e-3
 """Difference of two affines that is still rounding, for voxels of 1 mm and more; less in proportion for finer ones."""
 
+SAME_GRID = "resample one onto the other"
+"""What to do about two grids."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -210,7 +213,12 @@ def check_right_angles(grid: Grid, name: str, case_id: str) -> None:
 
 
 def check_affine(
-    image: np.ndarray, label: np.ndarray, case_id: str, *, what: str = "image and label"
+    image: np.ndarray,
+    label: np.ndarray,
+    case_id: str,
+    *,
+    what: str = "image and label",
+    remedy: str = SAME_GRID,
 ) -> None:
     """Two files must lie on the same grid in world space, to a thousandth of a millimetre or of a finer voxel.
 
@@ -226,7 +234,7 @@ def check_affine(
             case_id,
             f"one affine for {what}",
             f"a difference of {float(difference.max()):.3g} mm",
-            "resample one onto the other",
+            remedy,
         )
 
 
