@@ -93,7 +93,7 @@ def load(
     checked(Metadata, metadata, "metadata.json")
     config = _configuration(path)
     notes = _check_metadata(metadata, in_channels, num_classes, class_names)
-    preprocessing = read_preprocessing(config)
+    preprocessing = read_preprocessing(config, before_1_5=_before_1_5(metadata))
     _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
     notes += _check_postprocessing(config)
@@ -201,6 +201,12 @@ def _build(target: str, arguments: Mapping[str, Any], config: Configuration) -> 
         ) from error
 
 
+def _before_1_5(metadata: Mapping[str, Any]) -> bool:
+    """Whether a bundle is for a MONAI that merged patches and cropped otherwise."""
+    numbers = re.match(r"(\d+)\.(\d+)", str(metadata.get("monai_version", "")))
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) < (1, 5)
+
+
 def _modernize(
     target: str, arguments: dict[str, Any], metadata: Mapping[str, Any], legacy_merging: bool | None
 ) -> list[str]:
@@ -215,9 +221,8 @@ def _modernize(
     if arguments.get("downsample", "merging") != "merging":
         return []
     version = str(metadata.get("monai_version", ""))
-    numbers = re.match(r"(\d+)\.(\d+)", version)
     if legacy_merging is None:
-        legacy_merging = numbers is not None and (int(numbers[1]), int(numbers[2])) < (1, 5)
+        legacy_merging = _before_1_5(metadata)
     if legacy_merging:
         from .legacy import LegacyPatchMerging
 

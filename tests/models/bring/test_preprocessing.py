@@ -88,6 +88,8 @@ CHAINS = [
     [("Spacingd", {"pixdim": [0.8, 1.0, 2.5]}), ("Orientationd", {"axcodes": "SPL"}), ("NormalizeIntensityd", {"nonzero": True})],
     [("ScaleIntensityd", {"minv": 0, "maxv": 1}), ("NormalizeIntensityd", {}), ("SpatialPadd", {"spatial_size": [16, 16, 16]})],
     [("NormalizeIntensityd", {}), ("ScaleIntensityd", {"minv": -1.0, "maxv": 1.0})],
+    [("CropForegroundd", {"source_key": "image", "margin": 3})],
+    [("CropForegroundd", {"source_key": "image", "margin": [1, 0, 4], "allow_smaller": True}), ("NormalizeIntensityd", {})],
 ]  # fmt: skip
 
 
@@ -263,6 +265,9 @@ REFUSED = [
     ({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "mode": "nearest"}, "only bilinear"),
     ({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, -1]}, "above 0"),
     ({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "diagonal": True}, "diagonal False .* found True"),
+    ({"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.int16"}, "found EnsureTyped to integers"),
+    ({"_target_": "CropForegroundd", "keys": ["image", "label"], "source_key": "label"}, "by the image .*found source_key 'label'"),
+    ({"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": [["R", "L"], ["A", "P"], ["S", "I"]]}, "labels None"),
     ({"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x > 5"}, "would run as Python"),
     ("$[monai.transforms.ScaleIntensityd(keys='image')]", "would run as Python"),
 ]  # fmt: skip
