@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint import file_sha256
-from ..class_order import require_order
+from ..class_order import in_order, require_channels, require_order
 from ..cpu import with_fast_convolutions
 from ..documents import checked, read_document
 from ..header import CheckpointError
@@ -73,6 +73,7 @@ def load(
     roi_size: Sequence[int],
     legacy_merging: bool | None = None,
     class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The network of a bundle folder, with its weights and its window.
 
@@ -84,6 +85,7 @@ def load(
         legacy_merging: for a SwinUNETR, the patch merging of MONAI before 1.5; default as the bundle's
             `monai_version` says.
         class_names: of the data; a bundle that has the same ones in another order is refused.
+        channel_names: of the data, likewise.
 
     Raises:
         CheckpointError: a network that is not one of ``NETWORKS`` or whose arguments would run code, images that are
@@ -93,6 +95,7 @@ def load(
     checked(Metadata, metadata, "metadata.json")
     config = _configuration(path)
     notes = _check_metadata(metadata, in_channels, num_classes, class_names)
+    require_channels(in_order(_format(metadata, "inputs").get("channel_def")), channel_names, "metadata.json")
     preprocessing = read_preprocessing(config, before_1_5=_before_1_5(metadata))
     _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
@@ -254,10 +257,9 @@ def _check_metadata(
         )
     classes = prediction.get("channel_def")
     if isinstance(classes, Mapping) and classes:
-        require_order([*map(str, classes.values())], class_names, "metadata.json")
-        return [
-            f"its classes, in order: {', '.join(map(str, classes.values()))}; the data's must be the same"
-        ]
+        names = in_order(classes) or tuple(map(str, classes.values()))
+        require_order(names, class_names, "metadata.json")
+        return [f"its classes, in order: {', '.join(names)}; the data's must be the same"]
     return []
 
 

@@ -393,3 +393,12 @@ def test_a_byte_order_mark_in_a_configuration(bundle):
     for file in (folder / "configs").iterdir():
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert open_model(folder, **DATA).name == "toy"
+
+
+def test_channels_in_another_order_than_the_datas_are_refused(bundle):
+    inputs = {"image": {"num_channels": 2, "value_range": [0, 1], "channel_def": {"0": "T1", "1": "FLAIR"}}}
+    folder = bundle(LOAD, network_data_format={"inputs": inputs, "outputs": {}})
+    with pytest.raises(
+        CheckpointError, match="expected channel 0 of metadata.json to be FLAIR as in the data"
+    ):
+        open_model(folder, **{**DATA, "in_channels": 2}, channel_names=("FLAIR", "T1"))
