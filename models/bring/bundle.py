@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..activations import require_forward
 from ..checkpoint import file_sha256
 from ..class_order import in_order, require_channels, require_order
 from ..cpu import with_fast_convolutions
@@ -122,6 +123,7 @@ def load(
         build, read_state(weights), in_channels=in_channels, num_classes=num_classes, name=weights.name
     )
     name = path.resolve().name
+    require_forward(network, in_channels=in_channels, roi_size=window, what=name)
     try:
         check_window(network, name, in_channels=in_channels, num_classes=num_classes, roi_size=window)
     except ValueError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..activations import require_forward
 from ..checkpoint import file_sha256, require_plain
 from ..class_order import in_order, require_channels, require_order
 from ..documents import checked, read_document
@@ -95,6 +96,7 @@ def load(
         build_network(plan, content, in_channels, num_classes, file.name, folder)
         for content, file in zip(contents, files, strict=True)
     ]
+    require_forward(networks[0], in_channels=in_channels, roi_size=plan["patch_size"], what=name)
     _check_window(window, folder)
     reorient = plans["image_reader_writer"].endswith("WithReorient")
     held_out, trained_on, note = _cases(folds, fold, names)

@@ -402,3 +402,10 @@ def test_channels_in_another_order_than_the_datas_are_refused(bundle):
         CheckpointError, match="expected channel 0 of metadata.json to be FLAIR as in the data"
     ):
         open_model(folder, **{**DATA, "in_channels": 2}, channel_names=("FLAIR", "T1"))
+
+
+def test_a_bundle_whose_forward_is_too_large_is_refused_before_it_runs(bundle, monkeypatch):
+    folder = bundle(LOAD)
+    monkeypatch.setenv("ROBUSTVOX_MEMORY_GIB", "0.0001")  # below its 16^3 window of 8 channels
+    with pytest.raises(CheckpointError, match="GiB for a forward of toy on the window"):
+        open_model(folder, **DATA)
