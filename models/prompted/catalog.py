@@ -77,6 +77,7 @@ TARGETS: dict[str, TargetEntry] = {
         gradient_gb=8.5,
         seconds=44,
         scaled=True,
+        resized_by=("feature_size", "depths"),
     ),
     "suprem_segresnet": TargetEntry(
         what="SuPreM, SegResNet, 32 structures in CT",
