@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .apgd import APGD as APGD
     from .base import Attack as Attack
     from .base import BoundAttack as BoundAttack
+    from .base import Sharing as Sharing
     from .base import ball as ball
     from .base import frozen as frozen
     from .cospgd import CosPGD as CosPGD
@@ -54,6 +55,7 @@ _HOME = {entry.kind: entry.module for entry in CATALOG.values() if not entry.com
 _HOME |= {
     "Attack": "base",
     "BoundAttack": "base",
+    "Sharing": "base",
     "ball": "base",
     "frozen": "base",
     "Surrogates": "surrogates",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, ball
+from .base import LossAttack, Sharing, ball
 from .sign_gradient import SignGradient
 from .task import BestIterate, Objective, Task, choose, input_gradient
 
@@ -59,6 +59,8 @@ class APGD(LossAttack, SignGradient):
         >>> bool((adversarial - images).abs().max() <= 8 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     steps: int = 100
     restarts: int = 1

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,12 +14,25 @@ from torch import Tensor, nn
 
 from . import checks
 from .losses import LOSSES, MIN_CLASSES
-from .task import OnStep, Task
+from .task import Box, OnStep, Task
 
 Generators = torch.Generator | Sequence[torch.Generator]
 Model = Callable[[Tensor], Any]
 
 _SLACK = 1e-6  # how far rounding may carry an iterate out of its ball before that is a defect
+
+
+class Sharing(IntEnum):
+    """Which samples an attack may treat in one call, so that each gets what it gets alone and costs what it costs.
+
+    Every attack gives a batch what its items get. Yet one that walks through its batch item by item gains nothing by
+    it and spends passes that are not every item's, and what is taken over a whole volume, a norm, blocks, a
+    similarity, changes where the volume lies in a larger one.
+    """
+
+    ALONE = 0
+    EQUAL_SHAPES = 1
+    ANY_SHAPES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +46,16 @@ class Attack(ABC):
     #: False where no gradient or query could follow a target (noise).
     takes_targets: ClassVar[bool] = True
 
+    #: What this very class was tested to do; a subclass says it for itself, or its samples are attacked alone.
+    sharing: ClassVar[Sharing] = Sharing.ALONE
+
     def __post_init__(self) -> None:  # noqa: B027
         """Check the hyper-parameters; subclasses call super first."""
+
+    @property
+    def shares(self) -> Sharing:
+        """Which samples may be attacked together; an attack made of others shares no more than they do."""
+        return vars(type(self)).get("sharing", Sharing.ALONE)
 
     @property
     def min_classes(self) -> int:
@@ -64,6 +86,7 @@ class Attack(ABC):
         on_step: OnStep | None = None,
         targets: Tensor | None = None,
         notes: list[Any] | None = None,
+        boxes: Sequence[Box] | None = None,
     ) -> Tensor:
         """Craft adversarial images.
 
@@ -84,6 +107,10 @@ class Attack(ABC):
             targets: class indices in [0, K), int64: the segmentation that the model shall be led to. None
                 attacks untargeted. Targets are the caller's choice and never default to the labels.
             notes: a list that receives what the attack has to say beside its result; most say nothing.
+            boxes: where each sample lies, one slice per spatial axis, when samples of different shapes share a
+                batch. The model sees the images as they were given everywhere else, nothing there counts or moves,
+                and noise is drawn in the sample's own shape: inside its box a sample gets what it gets alone, up
+                to rounding. None: every sample fills the images.
 
         Shape:
             images (B, C, *spatial) with at least two spatial axes of any size;
@@ -108,12 +135,27 @@ class Attack(ABC):
             truth = checks.labels(labels, clean).clone()
             counted = checks.mask(mask, clean)
             counted = None if counted is None else counted.clone()
+            inside = checks.boxes(boxes, clean)
+            if inside is not None:
+                self._check_sharing()
+                counted = checks.mask(inside if counted is None else counted & inside, clean)
             wanted = self.accept_targets(targets, clean, truth, counted)
             seeds = _seeds(generator, clean.shape[0])
             with own_precision(model, clean.device.type) as called:
                 said = [] if notes is None else notes
-                task = Task(called, clean, truth, counted, seeds, on_step, self.min_classes, wanted, said)
-                return self.audited(task, checks.plain("images", images))
+                seen = called if inside is None else _within(called, inside, clean)
+                task = Task(seen, clean, truth, counted, seeds, on_step, self.min_classes, wanted, said)
+                if inside is None:
+                    return self.audited(task, checks.plain("images", images))
+                task.boxes = boxes
+                return torch.where(inside, self.audited(task, checks.plain("images", images)), clean)
+
+    def _check_sharing(self) -> None:
+        if self.shares is not Sharing.ANY_SHAPES:
+            raise ValueError(
+                f"boxes: expected None for {type(self).__name__}, whose result depends on what surrounds a sample, "
+                "got boxes. Attack samples of different shapes one by one"
+            )
 
     def bind(self, model: Model) -> BoundAttack:
         """This attack with the model filled in: `attack.bind(model)(images, labels)`."""
@@ -244,6 +286,11 @@ def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return bounds[0].clamp_min(0), bounds[1].clamp_max(1)
 
 
+def limits(images: Tensor, eps: float | None) -> tuple[Any, Any]:
+    """What `clamp` takes to keep images in `ball`, or in [0, 1] without a radius, where two numbers are cheaper."""
+    return (0.0, 1.0) if eps is None else ball(images, eps)
+
+
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
     """Model in eval mode, parameters without gradients; every flag restored on any exit."""
@@ -281,6 +328,11 @@ def own_precision(model: Model, device: str) -> Iterator[Model]:
 
     with torch.autocast(device, enabled=False):
         yield called
+
+
+def _within(model: Model, inside: Tensor, images: Tensor) -> Model:
+    """The model as samples see it that do not fill their images: whatever they do outside, it sees the images there."""
+    return lambda changed: model(torch.where(inside, changed, images))
 
 
 def _seeds(generator: Generators | None, batch: int) -> list[int]:

@@ -126,6 +126,32 @@ def mask(value: Any, like: Tensor) -> Tensor | None:
     return value
 
 
+def boxes(value: Any, like: Tensor) -> Tensor | None:
+    """Where the samples lie, (B, 1, *spatial) bool, from one tuple of slices per sample; None for everywhere."""
+    if value is None:
+        return None
+    spatial = tuple(like.shape[2:])
+    fitting = len(value) == like.shape[0] and all(
+        len(box) == len(spatial)
+        and all(
+            isinstance(part, slice)
+            and part.step is None
+            and 0 <= (part.start or 0) < (part.stop or 0) <= side
+            for part, side in zip(box, spatial, strict=True)
+        )
+        for box in value
+    )
+    if not fitting:
+        raise ValueError(
+            f"boxes: expected {like.shape[0]} tuples of {len(spatial)} slices, not empty and inside {spatial}, got "
+            f"{value!r}. Give every sample slice(start, stop) per spatial axis"
+        )
+    inside = torch.zeros((like.shape[0], 1, *spatial), dtype=torch.bool)
+    for sample, box in zip(inside, value, strict=True):
+        sample[(slice(None), *box)] = True
+    return inside.to(like.device)
+
+
 def _companion(name: str, value: Any, like: Tensor) -> Tensor:
     value = plain(name, value)
     expected = (like.shape[0], 1, *like.shape[2:])

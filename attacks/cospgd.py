@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .base import Sharing
+from .counting import highest
 from .losses import cross_entropy_map, voxel_mean
 from .sign_gradient import RandomStartSign
 from .task import Objective, Task
@@ -44,12 +46,14 @@ class CosPGD(RandomStartSign):
         True
     """
 
+    sharing = Sharing.ANY_SHAPES
+
     def objective(self, task: Task) -> Objective:
         def weighted(logits: Tensor, _: int) -> Tensor:
             alignment = cosine_weight(logits, task.aim)
             weight = alignment if task.targets is None else 1 - alignment
             entropy = cross_entropy_map(logits, task.aim)
-            return task.direction * voxel_mean(weight * entropy, task.mask)
+            return task.to_increase(voxel_mean(weight * entropy, task.mask))
 
         return weighted
 
@@ -66,6 +70,6 @@ def cosine_weight(logits: Tensor, labels: Tensor) -> Tensor:
         (B, *spatial), in [0, 1].
     """
     # The cosine does not feel the softmax's denominator: exp(z - max) has the same direction and a norm >= 1.
-    scaled = (logits - logits.max(1, keepdim=True).values).exp_()
+    scaled = (logits - highest(logits)[0].unsqueeze(1)).exp_()
     correct = scaled.gather(1, labels)[:, 0]
     return correct / scaled.square_().sum(1).sqrt_()

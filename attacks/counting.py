@@ -6,10 +6,36 @@ classes are compared at once instead. Both ways add in a fixed order, so the sam
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
 import torch
 from torch import Tensor
 
 _AT_ONCE = 1 << 28  # voxels times classes that are compared in one go on a GPU
+
+
+_Made = TypeVar("_Made")
+
+
+class Agreement(NamedTuple):
+    """What a hard prediction shares with a reference, by class; no graph.
+
+    Attributes:
+        hits: counted voxels predicted right, (B, K) int64.
+        sizes: counted voxels of the reference, (B, K) int64.
+        extent: voxels of the prediction plus those of the reference, (B, K) int64; 0 for the background, which no
+            score looks at.
+        present: whether a foreground class is in either, (B, K) bool.
+        count: how many are, (B,) int64.
+    """
+
+    hits: Tensor
+    sizes: Tensor
+    extent: Tensor
+    present: Tensor
+    count: Tensor
 
 
 def predicted(logits: Tensor) -> Tensor:
@@ -17,19 +43,78 @@ def predicted(logits: Tensor) -> Tensor:
 
     The loss and the metric ask for the same one, so it stays with the logits: it costs as much as a softmax.
     """
-    if logits.is_inference():  # changes to such a tensor cannot be noticed
-        return logits.max(1).indices
-    known = getattr(logits, "_robustvox_predicted", None)
-    if known is None or known[0] != logits._version:
-        # max() rather than argmax(): the same indices, four times faster over a strided axis on the CPU.
-        known = logits._version, logits.detach().max(1).indices
-        logits._robustvox_predicted = known  # type: ignore[attr-defined]
-    return known[1]
+    return highest(logits)[1]
+
+
+def highest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest logit per voxel and its class, (B, *spatial) each, without a graph; see `predicted`."""
+    # max() rather than argmax(): the same indices, four times faster over a strided axis on the CPU.
+    return _remembered(logits, "highest", (), lambda: _highest(logits))
+
+
+def _highest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    values, indices = logits.detach().max(1)
+    return values, indices
+
+
+def agreement(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Agreement:
+    """How a prediction agrees with labels (B, 1, *spatial); the loss and the metric share one answer."""
+    return _remembered(logits, "agreement", (labels, mask), lambda: _agreement(logits, labels, mask))
+
+
+def class_sizes(labels: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
+    """`class_counts` of labels that an attack asks for at every step: counted once."""
+    return _remembered(
+        labels, f"sizes {num_classes}", (mask,), lambda: class_counts(labels, mask, num_classes)
+    )
+
+
+def _agreement(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Agreement:
+    found, wanted, classes = predicted(logits), labels[:, 0], logits.shape[1]
+    sizes, mask = class_sizes(labels, mask, classes), None if mask is None else mask[:, 0]
+    if _on_host(found):
+        # One pass for both: how often each class of the reference was predicted as each class.
+        pairs = class_counts(torch.add(found, wanted, alpha=classes), mask, classes * classes)
+        pairs = pairs.view(-1, classes, classes)
+        hits, sizes_found = pairs.diagonal(dim1=1, dim2=2), pairs.sum(1)
+    else:
+        both = torch.cat([found, found.masked_fill(found != wanted, classes)])
+        counts = class_counts(both, None if mask is None else torch.cat([mask, mask]), classes)
+        sizes_found, hits = counts.chunk(2)
+    extent = sizes_found + sizes
+    extent[:, 0].zero_()
+    present = extent > 0
+    return Agreement(hits, sizes, extent, present, present.sum(1))
+
+
+def _remembered(
+    owner: Tensor, what: str, others: tuple[Tensor | None, ...], make: Callable[[], _Made]
+) -> _Made:
+    """What `make` gives, kept with `owner` for as long as neither it nor the others are written to."""
+    everyone = (owner, *(other for other in others if other is not None))
+    if any(tensor.is_inference() for tensor in everyone):  # changes to such a tensor cannot be noticed
+        return make()
+    versions = [tensor._version for tensor in everyone]
+    if not hasattr(owner, "_robustvox"):
+        owner._robustvox = {}  # type: ignore[attr-defined]
+    kept: dict[str, Any] = owner._robustvox  # type: ignore[attr-defined]
+    before, beside, known = kept.get(what, (None, (), None))
+    if before != versions or any(one is not other for one, other in zip(beside, others, strict=True)):
+        known = make()
+        kept[what] = versions, others, known
+    return known  # type: ignore[return-value]
 
 
 def _on_host(tensor: Tensor) -> bool:
     """Whether the host computes it: then one serial pass over the voxels is fastest, and nobody waits."""
     return tensor.device.type == "cpu"
+
+
+@lru_cache(maxsize=64)
+def _kinds(num_classes: int, device: torch.device) -> Tensor:
+    # Kept on the device: one kernel less per question. Made outside inference mode, as others may use it later.
+    with torch.inference_mode(False):
+        return torch.arange(num_classes, device=device)
 
 
 def class_counts(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
@@ -49,7 +134,7 @@ def class_counts(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tens
         offset = torch.arange(0, batch * bins, bins).unsqueeze(1)
         counts = torch.bincount((flat + offset).flatten(), minlength=batch * bins)
         return counts.view(batch, bins)[:, :num_classes]
-    kinds = torch.arange(num_classes, device=flat.device)
+    kinds = _kinds(num_classes, flat.device)
     if flat.numel() * num_classes <= _AT_ONCE:
         return (flat.unsqueeze(1) == kinds.view(1, -1, 1)).sum(2)
     return torch.stack([(flat == kind).sum(1) for kind in range(num_classes)], 1)
@@ -65,8 +150,17 @@ def class_sums(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
         bins, wide = (classes + offset).flatten(), values.double().flatten()
         sums = torch.bincount(bins, weights=wide, minlength=values.shape[0] * num_classes)
         return sums.view(-1, num_classes).to(values.dtype)
-    nothing = values.new_zeros(())
     if values.numel() * num_classes <= _AT_ONCE // 4:
-        kinds = torch.arange(num_classes, device=values.device).view(1, -1, 1)
-        return torch.where(classes.unsqueeze(1) == kinds, values.unsqueeze(1), nothing).sum(2)
-    return torch.stack([torch.where(classes == k, values, nothing).sum(1) for k in range(num_classes)], 1)
+        kinds = _kinds(num_classes, values.device)
+        return torch.where(classes.unsqueeze(1) == kinds.view(1, -1, 1), values.unsqueeze(1), 0.0).sum(2)
+    return torch.stack([torch.where(classes == k, values, 0.0).sum(1) for k in range(num_classes)], 1)
+
+
+def class_dot(first: Tensor, second: Tensor, start: Tensor) -> Tensor:
+    """`start` (B, 1, N) plus the sum over classes of the products of two (B, K, N), (B, 1, N); writes to `start`."""
+    if not _on_host(first):
+        return start.add_((first * second).sum(1, keepdim=True))
+    # The host is as fast without a third volume of size K, and adds in the order of the classes.
+    for c in range(first.shape[1]):
+        start[:, 0].addcmul_(first[:, c], second[:, c])
+    return start

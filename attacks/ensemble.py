@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .apgd import APGD
-from .base import Attack, LinfAttack
+from .base import Attack, LinfAttack, Sharing
 from .pgd import PGD
 from .task import BestIterate, Task
 
@@ -53,6 +53,12 @@ class Ensemble(LinfAttack):
         >>> bool((adversarial - images).abs().max() <= 4 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
+
+    @property
+    def shares(self) -> Sharing:
+        return min(super().shares, *(member.shares for member in self.members()))
 
     @property
     def min_classes(self) -> int:

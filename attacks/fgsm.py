@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import LossAttack, ball
+from .base import LossAttack, Sharing, ball
 from .sign_gradient import IterativeSign, SignGradient
 from .task import Objective, StepInfo, Task, input_gradient
 
@@ -39,6 +39,8 @@ class FGSM(LossAttack, SignGradient):
         >>> bool((FGSM(eps=4 / 255)(model, images, labels) - images).abs().max() <= 4 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     def objective(self, task: Task) -> Objective:
         return task.objective(self.loss)
@@ -83,6 +85,8 @@ class BIM(LossAttack, IterativeSign):
         >>> BIM(steps=5)(*tiny_case()).shape
         torch.Size([1, 1, 8, 9, 10])
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     def objective(self, task: Task) -> Objective:
         return task.objective(self.loss)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, Model, ball, frozen
+from .base import LossAttack, Model, Sharing, ball, frozen
 from .blur import blur
 from .logo import stamp
 from .mifgsm import accumulated_signs
@@ -76,6 +76,8 @@ class KeyedMark(LossAttack, IterativeSign):
         >>> bool(moved.max() <= 16 / 255), bool((moved[labels == 1] == 0).all())
         (True, True)
     """
+
+    sharing = Sharing.EQUAL_SHAPES
 
     kind: str = "field"
     eps: float = 16 / 255

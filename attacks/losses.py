@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .counting import class_counts, class_sums, predicted
+from .counting import agreement, class_dot, class_sizes, class_sums, predicted
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -138,29 +138,26 @@ class _SoftDice(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
         classes = logits.shape[1]
         probabilities = torch.softmax(logits, 1)
-        reference = _class_sizes(labels, mask, classes)
-        found = class_counts(predicted(logits), None if mask is None else mask[:, 0], classes)
-        overlap = _overlap(probabilities, labels, mask)
-        total = _counted(probabilities, mask).flatten(2).sum(2) + reference
+        known = agreement(logits, labels, mask)
+        correct = probabilities.gather(1, labels)
+        overlap = _overlap(correct, labels, mask, classes)
+        total = _counted(probabilities, mask).flatten(2).sum(2) + known.sizes
         # Counted classes have a total > 0; the floor only keeps skipped ones finite.
         total = total.clamp_min(torch.finfo(total.dtype).tiny)
-        present = (reference > 0) | (found > 0)
-        present[:, 0] = False
-        count = present.sum(1, keepdim=True)
-        share = present / count.clamp_min(1).to(total.dtype)
-        ctx.save_for_backward(probabilities, labels, mask, overlap, total, share)
-        return torch.where(count[:, 0] > 0, 1 - (share * (2 * overlap / total)).sum(1), 0)
+        share = known.present / known.count.clamp_min(1).to(total.dtype).unsqueeze(1)
+        ctx.save_for_backward(probabilities, correct, labels, mask, overlap, total, share)
+        return torch.where(known.count > 0, 1 - (share * (2 * overlap / total)).sum(1), 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
-        p, labels, mask, overlap, total, share = ctx.saved_tensors
+        p, correct, labels, mask, overlap, total, share = ctx.saved_tensors
         flat, index = p.flatten(2), labels.flatten(2)
         scale = 2 * share / total * outer.unsqueeze(1)
         # With h_c the derivative by p_c, softmax turns h into p_c (h_c - sum_k p_k h_k). Here h_c is
         # curve_c, less scale_y in the labeled channel y.
         curve = scale * overlap / total
-        bonus = flat.gather(1, index).mul_(scale.gather(1, index[:, 0]).unsqueeze(1)).neg_()
+        bonus = correct.flatten(2) * (-scale).gather(1, index[:, 0]).unsqueeze(1)
         gradient = flat * curve.unsqueeze(2)
         center = gradient.sum(1, keepdim=True).add_(bonus)
         gradient.addcmul_(flat, center, value=-1).scatter_add_(1, index, bonus)
@@ -189,31 +186,30 @@ class _DiceCE(torch.autograd.Function):
         probabilities = torch.log_softmax(logits, 1)
         entropy = probabilities.gather(1, labels).neg_()[:, 0]
         probabilities.exp_()
-        overlap = _overlap(probabilities, labels, mask)
+        correct = probabilities.gather(1, labels)
+        overlap = _overlap(correct, labels, mask, logits.shape[1])
         squares = torch.linalg.vector_norm(_counted(probabilities, mask).flatten(2), dim=2).square()
-        total = squares + _class_sizes(labels, mask, logits.shape[1]) + 1e-6
-        ctx.save_for_backward(probabilities, labels, mask, overlap, total)
+        total = squares + class_sizes(labels, mask, logits.shape[1]) + 1e-6
+        ctx.save_for_backward(probabilities, correct, labels, mask, overlap, total)
         return 1 - (2 * overlap / total).mean(1) + voxel_mean(entropy, mask)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
-        p, labels, mask, overlap, total = ctx.saved_tensors
+        p, correct, labels, mask, overlap, total = ctx.saved_tensors
         batch, classes = p.shape[:2]
         flat, index = p.flatten(2), labels.flatten(2)
         counted = flat.shape[2] if mask is None else mask.flatten(2).sum(2, keepdim=True).to(p.dtype)
         # With h_c the derivative by p_c, softmax turns h into p_c (h_c - sum_k p_k h_k). Here h_c is
         # curve_c p_c, plus gain_y in the labeled channel y; cross entropy adds (p_c - onehot_c) / counted.
-        curve = (4 * overlap / total.square() / classes).view(batch, classes, 1)
-        gain = -2 / total / classes
+        # What the outer derivative scales is small here and of size K further down.
+        curve = (4 * overlap / total.square() / classes * outer.unsqueeze(1)).view(batch, classes, 1)
+        gain = -2 / total / classes * outer.unsqueeze(1)
         gradient = flat * curve
-        bonus = flat.gather(1, index) * gain.gather(1, index[:, 0])[:, None]
-        onehot = bonus - 1 / counted
-        center = onehot.clone()
-        for c in range(classes):
-            center[:, 0].addcmul_(gradient[:, c], flat[:, c])
+        bonus = correct.flatten(2) * gain.gather(1, index[:, 0])[:, None]
+        onehot = bonus - outer.view(-1, 1, 1) / counted
+        center = class_dot(gradient, flat, onehot.clone())
         gradient.sub_(center).mul_(flat).scatter_add_(1, index, onehot)
-        gradient.mul_(outer.view(-1, 1, 1))
         return _counted(gradient.view_as(p), mask), None, None
 
 
@@ -225,7 +221,7 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _class_weight(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
     """1 / (voxels of the label's class * classes in the reference), (B, *spatial)."""
-    sizes = _class_sizes(labels, mask, logits.shape[1])
+    sizes = class_sizes(labels, mask, logits.shape[1])
     share = 1 / (sizes.clamp_min(1) * (sizes > 0).sum(1, keepdim=True).clamp_min(1)).to(logits.dtype)
     return share.gather(1, labels.flatten(1)).view_as(labels)[:, 0]
 
@@ -244,18 +240,12 @@ def _total(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _counted(values: Tensor, mask: Tensor | None) -> Tensor:
     """The values, zero where they do not count; where(), so that an excluded inf has no effect."""
-    return values if mask is None else torch.where(mask, values, values.new_zeros(()))
+    return values if mask is None else torch.where(mask, values, 0.0)
 
 
-def _class_sizes(classes: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
-    """How many counted voxels (B, 1, *spatial) carry each class, (B, K)."""
-    return class_counts(classes, mask, num_classes)
-
-
-def _overlap(probabilities: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Probability mass that each class has on its own reference voxels, (B, K)."""
-    correct = _counted(probabilities.gather(1, labels), mask).flatten(1)
-    return class_sums(correct, labels.flatten(1), probabilities.shape[1])
+def _overlap(correct: Tensor, labels: Tensor, mask: Tensor | None, classes: int) -> Tensor:
+    """Probability mass that each class has on its own reference voxels, (B, K), from that of the labels."""
+    return class_sums(_counted(correct, mask).flatten(1), labels.flatten(1), classes)
 
 
 #: name -> loss; what the `loss` field of an attack may say.

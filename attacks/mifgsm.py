@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack
+from .base import LossAttack, Sharing
 from .sign_gradient import IterativeSign, StepRule
 from .task import Objective, Task
 
@@ -46,6 +46,8 @@ class MIFGSM(LossAttack, IterativeSign):
         >>> bool((without(*tiny_case()) == plain(*tiny_case())).all())
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     momentum: float = 1.0
 

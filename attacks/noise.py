@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import Attack, LinfAttack, ball
+from .base import Attack, LinfAttack, Sharing, ball
 from .task import Task
 
 
@@ -38,6 +38,8 @@ class GN(Attack):
         >>> round((noisy - images).std().item(), 1)
         0.1
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     takes_targets: ClassVar[bool] = False
 
@@ -80,6 +82,8 @@ class Uniform(LinfAttack):
         >>> bool((Uniform(eps=4 / 255)(model, images, labels) - images).abs().max() <= 4 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     takes_targets: ClassVar[bool] = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import LossAttack
+from .base import LossAttack, Sharing
 from .sign_gradient import RandomStartSign
 from .task import Objective, Task
 
@@ -44,6 +44,8 @@ class PGD(LossAttack, RandomStartSign):
         >>> bool((adversarial - images).abs().max() <= 8 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     def objective(self, task: Task) -> Objective:
         return task.objective(self.loss)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import Attack, StepInfo
+from .base import Sharing
 from .losses import dice_ce, voxel_mean
 from .sign_gradient import RandomStartSign
 from .task import Objective, OnStep, Task
@@ -42,6 +43,8 @@ class MeanCosPGD(RandomStartSign):
         >>> bool((adversarial - images).abs().max() <= 8 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     def objective(self, task: Task) -> Objective:
         def weighted(logits: Tensor, _: int) -> Tensor:
@@ -75,12 +78,18 @@ class LastIterate(Attack):
         True
     """
 
+    sharing = Sharing.ANY_SHAPES
+
     attack: Attack
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.attack, Attack) or isinstance(self.attack, LastIterate):
             raise ValueError(f"attack: expected an attack, got {type(self.attack).__name__}")
+
+    @property
+    def shares(self) -> Sharing:
+        return min(super().shares, self.attack.shares)
 
     @property
     def min_classes(self) -> int:

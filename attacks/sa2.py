@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, ball
+from .base import LossAttack, Sharing, limits
 from .dct import crop, dct, idct, pad_to_blocks
 from .spectral import climb
 from .task import Task
@@ -69,6 +70,8 @@ class SA2(LossAttack):
         True
     """
 
+    sharing = Sharing.EQUAL_SHAPES
+
     rho: float = 0.2
     beta: float | None = None
     block_size: int = 8
@@ -116,7 +119,7 @@ class SA2(LossAttack):
         return 0.0 if self.beta is None else self.beta
 
     def perturb(self, task: Task) -> Tensor:
-        bounds = ball(task.images, 1.0 if self.eps is None else self.eps)
+        bounds = limits(task.images, self.eps)
         mask = self.mask(task.images)
         spectrum = self.spectrum(task.images, mask)
         return climb(
@@ -157,9 +160,7 @@ class SA2(LossAttack):
         drawn = [torch.rand(shape, generator=stream, dtype=dtype) for stream in task.streams]
         return (torch.stack(drawn).to(task.images.device) * 2 - 1) * self.rho * mask
 
-    def decode(
-        self, images: Tensor, spectrum: Tensor, change: Tensor, bounds: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def decode(self, images: Tensor, spectrum: Tensor, change: Tensor, bounds: tuple[Any, Any]) -> Tensor:
         """The volume that factors xi = 1 + change stand for, as the model will see it.
 
         The DCT is linear: IDCT(DCT(x) * xi) = x + IDCT(DCT(x) * change), and where nothing changes the second

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .base import Sharing
 from .counting import predicted
 from .losses import cross_entropy_map, voxel_mean
 from .sign_gradient import RandomStartSign
@@ -46,6 +47,8 @@ class SegPGD(RandomStartSign):
         True
     """
 
+    sharing = Sharing.ANY_SHAPES
+
     def wrong_share(self, step: int) -> float:
         """lambda of the step with this index, counted from 0: the weight of the wrong voxels, in [0, 0.5)."""
         return min(step, max(self.steps - 1, 0)) / (2 * max(self.steps, 1))
@@ -56,7 +59,7 @@ class SegPGD(RandomStartSign):
             hit, miss = (1 - share, share) if task.targets is None else (share, 1 - share)
             weight = agreement_weight(logits, task.aim, hit, miss)
             entropy = cross_entropy_map(logits, task.aim)
-            return task.direction * voxel_mean(weight * entropy, task.mask)
+            return task.to_increase(voxel_mean(weight * entropy, task.mask))
 
         return weighted
 

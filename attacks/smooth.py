@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LinfAttack, ball
+from .base import LinfAttack, Sharing, ball
 from .blur import blur
 from .mifgsm import MIFGSM
 from .sign_gradient import StepRule
@@ -52,6 +52,8 @@ class Smooth(MIFGSM):
         True
     """
 
+    sharing = Sharing.EQUAL_SHAPES
+
     sigma: float = 1.5
 
     def __post_init__(self) -> None:
@@ -88,6 +90,8 @@ class SmoothNoise(LinfAttack):
         >>> bool((SmoothNoise(eps=4 / 255)(model, images, labels) - images).abs().max() <= 4 / 255)
         True
     """
+
+    sharing = Sharing.ANY_SHAPES
 
     takes_targets: ClassVar[bool] = False
 

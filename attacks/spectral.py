@@ -42,8 +42,9 @@ def climb(
     similarity = SSIM(task.images) if ssim_weight > 0 else None
 
     def value(images: Tensor, logits: Tensor) -> Tensor:
-        gain = loss_weight * objective(logits, 0)
-        return gain if similarity is None else gain - ssim_weight * (1 - similarity(images))
+        gain = objective(logits, 0)
+        gain = gain if loss_weight == 1 else loss_weight * gain
+        return gain if similarity is None else torch.sub(gain, 1 - similarity(images), alpha=ssim_weight)
 
     best = BestIterate(task, steps)
     for step in range(steps):

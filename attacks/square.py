@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, ball
+from .base import LossAttack, Sharing, ball
 from .sign_gradient import Bounds, SignGradient
 from .task import BestIterate, Objective, Task, choose
 
@@ -51,6 +51,8 @@ class Square(LossAttack, SignGradient):
         >>> round(255 * moved.abs().max().item(), 3)
         8.0
     """
+
+    sharing = Sharing.EQUAL_SHAPES
 
     queries: int = 1000
     p_init: float = 0.8

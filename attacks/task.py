@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .counting import class_counts, predicted
+from .counting import agreement
 from .losses import LOSSES, TARGETED
+
+#: where a sample lies in its images, one slice per spatial axis
+Box = tuple[slice, ...]
 
 #: (logits, step index) -> value per sample (B,), to be increased
 Objective = Callable[[Tensor, int], Tensor]
@@ -55,6 +58,7 @@ class Task:
         min_classes: least K that the attack can work with.
         targets: (B, 1, *spatial) int64, the segmentation to move to, or None for an untargeted attack.
         notes: what an attack has to say beside its result; whoever called it may have given the list.
+        boxes: where each sample lies in its images; None where all fill them.
     """
 
     model: Callable[[Tensor], Any]
@@ -66,10 +70,10 @@ class Task:
     min_classes: int = 2
     targets: Tensor | None = None
     notes: list[Any] = field(default_factory=list)
+    boxes: Sequence[Box] | None = None
     _streams: list[torch.Generator] = field(init=False)
     _classes: int = field(init=False, default=0)
     _connected: bool = field(init=False, default=False)
-    _aimed: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self._streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
@@ -83,6 +87,10 @@ class Task:
     def direction(self) -> int:
         """+1 to increase the loss against `aim`, -1 (targeted) to decrease it."""
         return 1 if self.targets is None else -1
+
+    def to_increase(self, value: Tensor) -> Tensor:
+        """`direction` times a value, without asking a GPU to multiply by one."""
+        return value if self.targets is None else -value
 
     @property
     def streams(self) -> Sequence[torch.Generator]:
@@ -105,6 +113,7 @@ class Task:
             mask=None if self.mask is None else self.mask[one],
             targets=None if self.targets is None else self.targets[one],
             seeds=[self.seeds[index]],
+            boxes=None if self.boxes is None else [self.boxes[index]],
             on_step=on_step,
             min_classes=self.min_classes if min_classes is None else min_classes,
         )
@@ -117,13 +126,13 @@ class Task:
         """The same batch, unobserved, with its random streams at their start; what was checked stays so."""
         task = replace(self, on_step=None)
         if self._classes:
-            task._classes, task._aimed, task._connected = self._classes, self._aimed, self._connected
+            task._classes, task._connected = self._classes, self._connected
         return task
 
     def objective(self, loss: str) -> Objective:
         """The value to increase, (logits, step) -> (B,): one of `LOSSES`, its sign turned when targeted."""
         value = LOSSES[loss] if self.targets is None else TARGETED.get(loss, LOSSES[loss])
-        return lambda logits, _: self.direction * value(logits, self.aim, self.mask)
+        return lambda logits, _: self.to_increase(value(logits, self.aim, self.mask))
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the model, checked the first time, in float32 at least."""
@@ -132,7 +141,6 @@ class Task:
             top = max(int(known.max()) for known in (self.labels, self.aim))
             checks.logits(logits, self.images, top, self.min_classes)
             self._classes = logits.shape[1]
-            self._aimed = class_counts(self.aim, self.mask, self._classes)
         if images.requires_grad and not self._connected:
             checks.connected(logits, images)
             self._connected = True
@@ -144,10 +152,16 @@ class Task:
         """Noise like the images from `torch.rand` or `torch.randn`.
 
         Every sample draws from its own stream on the CPU, so neither its neighbors in
-        the batch nor the device changes what it gets.
+        the batch nor the device changes what it gets. Outside of its box there is none.
         """
         shape, dtype = self.images.shape[1:], self.images.dtype
-        drawn = [draw(shape, generator=stream, dtype=dtype) for stream in self._streams]
+        if self.boxes is None:
+            drawn = [draw(shape, generator=stream, dtype=dtype) for stream in self._streams]
+        else:
+            drawn = [torch.zeros(shape, dtype=dtype) for _ in self.boxes]
+            for whole, box, stream in zip(drawn, self.boxes, self._streams, strict=True):
+                own = whole[(slice(None), *box)]
+                own.copy_(draw(own.shape, generator=stream, dtype=dtype))
         return torch.stack(drawn).to(self.images.device)
 
     def metric(self, logits: Tensor) -> Tensor:
@@ -160,14 +174,10 @@ class Task:
         Mean over the foreground classes found in the reference or the prediction: a class
         absent in both is skipped, absent in one counts 0. Without any such class: 1.
         """
-        found, classes = predicted(logits), self._classes
-        aim, mask = self.aim[:, 0], None if self.mask is None else self.mask[:, 0]
-        hits = class_counts(found.masked_fill(found != aim, classes), mask, classes)[:, 1:]
-        extent = class_counts(found, mask, classes)[:, 1:] + self._aimed[:, 1:]
-        present = extent > 0
-        scores = 2 * hits.float() / extent.clamp_min(1)
-        mean = scores.sum(1) / present.sum(1).clamp_min(1)
-        return torch.where(present.any(1), mean, 1.0)
+        known = agreement(logits, self.aim, self.mask)
+        scores = known.hits[:, 1:] / known.extent[:, 1:].clamp_min(1)
+        mean = 2 * scores.sum(1) / known.count.clamp_min(1)
+        return torch.where(known.count > 0, mean, 1.0)
 
 
 class BestIterate:
@@ -203,7 +213,7 @@ class BestIterate:
         images, loss = images.detach(), loss.detach().to(self._loss.dtype)
         metric = self._task.metric(logits)
         better = (metric < self._metric) | ((metric == self._metric) & (loss > self._loss))
-        better &= torch.isfinite(loss) & keep
+        better &= loss.abs() < torch.inf if keep else False
         self.images = choose(better, images, self.images)
         self._metric = torch.where(better, metric, self._metric)
         self._loss = torch.where(better, loss, self._loss)
@@ -222,4 +232,4 @@ def input_gradient(loss: Tensor, variable: Tensor) -> Tensor:
     """Gradient of the summed per-sample losses; nothing is accumulated on parameters."""
     if not loss.requires_grad:
         checks.connected(loss, variable)  # says so
-    return torch.autograd.grad(loss.sum(), variable)[0]
+    return torch.autograd.grad(loss, variable, torch.ones_like(loss))[0]

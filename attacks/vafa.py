@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from . import checks
-from .base import LossAttack, ball
+from .base import LossAttack, Sharing, limits
 from .dct import crop, dct, idct, pad_to_blocks
 from .spectral import climb
 from .task import Task
@@ -74,6 +74,8 @@ class VAFA(LossAttack):
         True
     """
 
+    sharing = Sharing.EQUAL_SHAPES
+
     #: axes that a block extends along; None means all spatial ones
     axes: ClassVar[Sequence[int] | None] = None
 
@@ -110,7 +112,7 @@ class VAFA(LossAttack):
         return self.eps
 
     def perturb(self, task: Task) -> Tensor:
-        bounds = ball(task.images, 1.0 if self.eps is None else self.eps)
+        bounds = limits(task.images, self.eps)
         spatial = task.images.shape[2:]
         padded = pad_to_blocks(task.images, self.block_size, self.axes)
         # In the layout of `dct`, one table entry per coefficient is a volume as well.
@@ -134,7 +136,7 @@ class VAFA(LossAttack):
         return _SOFTNESS * max(self.steps - step, 1) / max(self.steps, 1)
 
     def decode(
-        self, spectrum: Tensor, table: Tensor, step: int, spatial: torch.Size, bounds: tuple[Tensor, Tensor]
+        self, spectrum: Tensor, table: Tensor, step: int, spatial: torch.Size, bounds: tuple[Any, Any]
     ) -> Tensor:
         """The volume that a quantization table stands for, as the model will see it."""
         scaled = spectrum / table

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .base import Sharing
 from .vafa import VAFA
 
 
@@ -56,6 +57,8 @@ class VAFA2D(VAFA):
         >>> VAFA2D(steps=3)(*tiny_case()).shape
         torch.Size([1, 1, 8, 9, 10])
     """
+
+    sharing = Sharing.EQUAL_SHAPES
 
     axes: ClassVar[Sequence[int] | None] = (2, 3)
 

@@ -68,7 +68,8 @@ def evaluate(
         protocol: a name of :data:`~robustvox.benchmark.specs.protocols.PROTOCOLS` or a variant of one. Attack objects run
             as they are; `load_attack("pgd", PROTOCOLS["bmvc2024"]).attack` is one with a protocol's defaults.
         seed: of all noise.
-        device: where networks run.
+        device: where networks run. On a GPU cases that one window holds are attacked together, each with the numbers
+            it has alone up to rounding.
         store: folder that keeps records, so that an interrupted call continues; default none is kept.
         match: a reference attack; all other attacks are scaled, per case, to its distortion, see
             :class:`~robustvox.benchmark.craft.matched.Matched`.
@@ -112,7 +113,7 @@ def evaluate(
         root = Path(store) if store is not None else Path(scratch)
         with RecordStore(root) as records_store, exact_float32():
             provenance = records_store.provenance({"protocol": chosen.name})
-            events = list(execute(Bench(plan), records_store, provenance))
+            events = list(execute(Bench(plan, case_batch="auto"), records_store, provenance))
         records = load_records(root)
     failures = tuple(dict.fromkeys(_reason(e) for e in events if e.failed))
     if events and all(event.failed for event in events):

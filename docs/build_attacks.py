@@ -336,11 +336,13 @@ def example_code(examples: list[doctest.Example]) -> str:
 
 def index_page() -> str:
     """The table of all attacks, and of the losses they may climb."""
-    rows = ["| name | class | L-inf budget | targets | what it is |", "| --- | --- | --- | --- | --- |"]
+    rows = ["| name | class | L-inf budget | targets | together | what it is |", f"|{' --- |' * 6}"]
     for key, cls in ATTACKS.items():
         follows = "yes" if cls.takes_targets else "no"
+        shares = cls().shares.name.lower().replace("_", " ")
         rows.append(
-            f"| [`{key}`]({key}.md) | `{cls.__name__}` | {budget(cls)} | {follows} | {markup(CATALOG[key].summary)} |"
+            f"| [`{key}`]({key}.md) | `{cls.__name__}` | {budget(cls)} | {follows} | {shares} | "
+            f"{markup(CATALOG[key].summary)} |"
         )
     losses = ["| name | classes | value per volume, to be increased |", "| --- | --- | --- |"]
     for name, loss in LOSSES.items():
@@ -356,6 +358,8 @@ def index_page() -> str:
         "\n".join(rows),
         "The L-inf budget is what an attack guarantees for every voxel, whatever the model does. Attacks without "
         "one are compared by the distance measured on the result, which stands in every row of the tables.",
+        "*Together* says which volumes may share a batch on a GPU so that each gets what it gets alone: see "
+        "[Speed and memory](../performance.md).",
         "From Python `robustvox.attacks.ATTACKS` maps these names to the classes; on the command line "
         "`--attack NAME:key=value,...` takes them. An attack of your own: [own_attack.md](../own_attack.md).",
         "## Losses",

@@ -1,6 +1,6 @@
 """Train and score what docs/large_scale_training.md shows, and write its table and figure.
 
-python docs/build_large_scale.py --data-root DIR [--model unet --model swin_unetr] [--steps 1000] [--seeds 1]
+python docs/build_large_scale.py --data-root DIR [--model unet --model swin_unetr] [--steps 1000] [--seeds 1] [--device cuda]
 python docs/build_large_scale.py --render
 
 The first trains what is missing and appends rows to docs/large_scale.csv; stopped, it goes on where it was. The second
@@ -51,7 +51,7 @@ def tell(name: str, step: Progress) -> None:
         make_console().print(f"{name}: {step.step} of {step.steps}, loss {step.loss:.3f}")
 
 
-def measure(root: Path, folder: Path, wanted: list[Arm], steps: int) -> None:
+def measure(root: Path, folder: Path, wanted: list[Arm], steps: int, device: str) -> None:
     """Train and score the arms that have no rows yet."""
     dataset = open_dataset("hippocampus", root)
     study = DataSizeStudy(
@@ -59,6 +59,7 @@ def measure(root: Path, folder: Path, wanted: list[Arm], steps: int) -> None:
         folder=folder,
         recipe=Recipe(steps=steps),
         cases=tuple(dataset.splits["validation"][:CASES]),
+        device=device,
         on_step=tell,
     )
     for arm in wanted:
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="architecture; may repeat")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where to train and attack")
     parser.add_argument("--render", action="store_true", help="only derive table and figure")
     asked = parser.parse_args()
     if not asked.render:
@@ -159,6 +161,7 @@ def main() -> None:
             asked.folder,
             arms(asked.model or ["unet", "swin_unetr"], asked.seeds),
             asked.steps,
+            asked.device,
         )
     render()
 

@@ -1,6 +1,6 @@
 """What OBELISK's two published networks do under attack: the numbers and the figure of docs/foundation_models.md.
 
-OMP_NUM_THREADS=1 python docs/build_obelisk.py DATA [--cache DIR] [--networks obelisk_hybrid obelisk_unet]
+OMP_NUM_THREADS=1 python docs/build_obelisk.py DATA [--cache DIR] [--networks obelisk_hybrid obelisk_unet] [--device cuda]
 
 DATA holds `obelisk/*.pth` and `totalsegmentator_ct/{ct,seg}.nii.gz`. Rows are written to docs/obelisk.csv as they are
 made; those that are there are not made again. The predictions of a row are kept below --cache for the figure.
@@ -12,7 +12,7 @@ import argparse
 import csv
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +97,8 @@ def change(target: PromptedTarget, scan: Scan, kind: str, budget: float, seed: i
         return scan.image
     if kind == "sign noise":
         signs = torch.randint(0, 2, scan.image.shape, generator=generator) * 2.0 - 1
-        return (scan.image + eps * signs).clamp(0, 1)
-    labels = torch.from_numpy(scan.label.astype(np.int64))[None, None]
+        return (scan.image + eps * signs.to(scan.image)).clamp(0, 1)
+    labels = torch.from_numpy(scan.label.astype(np.int64))[None, None].to(scan.image.device)
     attack = PGD(eps=eps, alpha=eps / 2, steps=STEPS)
     return attack(target, scan.image, labels, generator=generator)
 
@@ -143,7 +143,7 @@ def write(cells: dict[str, object]) -> None:
 
 def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
     opened = open_target(name, data / "obelisk" / FILES[name], CLASS_NAMES)
-    target = opened.model.for_case(scan.case)
+    target = opened.model.for_case(scan.case).to(scan.image.device)
     clean = np.zeros(0)
     for kind, budget, seed in changes():
         key, started = (name, kind, str(budget), str(seed)), time.perf_counter()
@@ -153,9 +153,9 @@ def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
             continue
         image = change(target, scan, kind, budget, seed)
         with torch.no_grad():
-            prediction = target(image).argmax(1)[0].numpy().astype(np.int8)
+            prediction = target(image).argmax(1)[0].cpu().numpy().astype(np.int8)
         clean = prediction if kind == "clean" else clean
-        np.savez_compressed(kept, image=image[0, 0].numpy(), prediction=prediction)
+        np.savez_compressed(kept, image=image[0, 0].cpu().numpy(), prediction=prediction)
         if key not in done():
             write(dict(zip(COLUMNS, key, strict=False)) | row(scan, image, prediction, clean))
         print(*key, f"{time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("obelisk-cache"))
     parser.add_argument("--figure", action="store_true", help="draw from --cache, measure nothing")
+    parser.add_argument("--device", default="cpu", help="where the networks run")
     parser.add_argument("--networks", nargs="+", choices=list(FILES), default=list(FILES))
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -222,7 +223,8 @@ def main() -> None:
     scan = read_scan(options.data)
     if not options.figure:
         for name in options.networks:
-            measure(name, scan, options.data, options.cache)
+            there = replace(scan, image=scan.image.to(options.device))
+            measure(name, there, options.data, options.cache)
     write_page()
     draw(scan, options.cache)
 

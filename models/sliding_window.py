@@ -8,6 +8,7 @@ not, the backward pass visits one window batch at a time, forward and backward, 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,15 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from .window_memory import MEMORY, Execution, WindowMemory, autocast_dtype, is_out_of_memory
+from .cuda_graphs import CudaGraphs
+from .window_memory import MEMORY, Execution, WindowMemory, autocast_dtype, is_out_of_memory, release
+from .window_padding import PADDING, missing_voxels, pad_to
 
 Window = tuple[int, tuple[slice, ...]]
 """Index in the batch and one slice per spatial axis."""
-
-
-PADDING = ("zeros", "edge", "reflect")
 
 
 class SlidingWindow(nn.Module):
@@ -52,12 +51,14 @@ class SlidingWindow(nn.Module):
         memory: ``"keep"`` holds every window's graph for the backward pass, ``"recompute"`` runs every window
             again there and needs the memory of one batch, ``"auto"`` keeps what fits: 80% of what a GPU has
             free, a quarter of what the host has.
+        cuda_graphs: ``"auto"`` replays the network as a CUDA graph where that is measured to be faster and no other
+            windows' graphs are kept at the time, which a replay would overwrite; ``"off"`` never.
 
     Shape:
         ``(B, C, *spatial)`` float to ``(B, K, *spatial)`` of the same dtype.
 
     Raises:
-        ValueError: for a roi, overlap, batch size, mode or memory outside the ranges above.
+        ValueError: for a roi, overlap, batch size, mode, memory or choice of graphs outside the ranges above.
         TypeError: if the network does not return one tensor of logits.
 
     Example:
@@ -76,6 +77,7 @@ class SlidingWindow(nn.Module):
         mode: str = "gaussian",
         padding: str = "zeros",
         memory: str = "auto",
+        cuda_graphs: str = "auto",
     ) -> None:
         super().__init__()
         if not roi_size or any(int(side) != side or side < 1 for side in roi_size):
@@ -100,15 +102,20 @@ class SlidingWindow(nn.Module):
         #: how the last volume went through the network; None before the first
         self.execution: Execution | None = None
         self._fit = WindowMemory(network, sw_batch_size, memory)
+        #: what replays the network, where that is faster
+        self.graphs = CudaGraphs(network, cuda_graphs)
         self._weights: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
-    def configure(self, *, memory: str | None = None, network: nn.Module | None = None) -> None:
+    def configure(
+        self, *, memory: str | None = None, network: nn.Module | None = None, cuda_graphs: str | None = None
+    ) -> None:
         """Change how windows are computed, or put another network in the place of the one that is there."""
         self.memory = self.memory if memory is None else memory
         if self.memory not in MEMORY:
             raise ValueError(f"expected memory to be one of {', '.join(MEMORY)}, got {memory!r}")
         self.network = self.network if network is None else network
         self._fit = WindowMemory(self.network, self.sw_batch_size, self.memory)
+        self.graphs = CudaGraphs(self.network, cuda_graphs or self.graphs.choice)
 
     def batch_size(self, window: Tensor) -> int:
         """How many windows like ``window`` ``(1, C, *roi_size)`` go through the network at once."""
@@ -120,12 +127,27 @@ class SlidingWindow(nn.Module):
                 f"expected images (B, C, *spatial) with {len(self.roi_size)} spatial axes like roi_size "
                 f"{self.roi_size}, got shape {tuple(images.shape)}"
             )
-        padded, crop = _pad_to(images, self.roi_size, self.padding)
+        padded, crop = pad_to(images, self.roi_size, self.padding)
         if padded.shape[2:] == self.roi_size:
             # One window covers everything: its weight cancels and the plain graph is cheapest.
-            self.execution = Execution(images.shape[0], "keep" if padded.requires_grad else "none")
-            return self._network(padded)[crop]
+            if padded.requires_grad and torch.is_grad_enabled():
+                self.graphs.prepare(padded)
+            logits = self._network(padded)
+            how = "keep" if padded.requires_grad else "none"
+            self.execution = Execution(images.shape[0], how, self.graphs.replayed)
+            return logits[crop]
         return _Stitch.apply(padded, self)[crop]  # type: ignore[index]
+
+    def place(self, spatial: Sequence[int]) -> tuple[slice, ...]:
+        """Where a volume of this size lies in what the network sees: the middle, where the window is larger."""
+        missing = missing_voxels(spatial, self.roi_size)
+        return tuple(slice(m // 2, m // 2 + side) for m, side in zip(missing, spatial, strict=True))
+
+    def count(self, spatial: Sequence[int]) -> int:
+        """How many windows cover a volume of this size."""
+        return math.prod(
+            len(self.starts(max(side, roi), roi)) for side, roi in zip(spatial, self.roi_size, strict=True)
+        )
 
     def windows(self, batch: int, spatial: Sequence[int]) -> list[Window]:
         """Every window of ``batch`` volumes, the last axis fastest."""
@@ -156,8 +178,8 @@ class SlidingWindow(nn.Module):
             self._weights = {key: (window, total.reciprocal_())}
         return self._weights[key]
 
-    def _network(self, windows: Tensor) -> Tensor:
-        logits = self.network(windows)
+    def _network(self, windows: Tensor, *, replay: bool = True) -> Tensor:
+        logits = self.graphs(windows, replay=replay)
         if not isinstance(logits, Tensor):
             raise TypeError(
                 f"expected the network to return one tensor of logits, got {type(logits).__name__}; "
@@ -191,9 +213,9 @@ class _Stitch(torch.autograd.Function):
         keep = ctx.needs_input_grad[0] and predictor._fit.keeps(
             first, len(windows), images.numel() / first.numel()
         )
-        output, ctx.kept = _blend(predictor, images, windows, keep)
+        output, ctx.kept = _blend(predictor, images, windows, ctx.needs_input_grad[0], keep)
         how = "none" if not ctx.needs_input_grad[0] else "recompute" if ctx.kept is None else "keep"
-        predictor.execution = Execution(predictor._fit.batch_size(first), how)
+        predictor.execution = Execution(predictor._fit.batch_size(first), how, predictor.graphs.replayed)
         # The backward pass may run in another thread, which knows nothing of this one's autocast.
         ctx.predictor, ctx.dtype = predictor, autocast_dtype(images.device)
         ctx.save_for_backward(images)
@@ -215,9 +237,9 @@ class _Stitch(torch.autograd.Function):
 
 
 def _blend(
-    predictor: SlidingWindow, images: Tensor, windows: list[Window], keep: bool
+    predictor: SlidingWindow, images: Tensor, windows: list[Window], wanted: bool, keep: bool
 ) -> tuple[Tensor, list[_Group] | None]:
-    """The blended logits, and the windows' graphs if they were to be kept and memory sufficed."""
+    """The blended logits, and, if a gradient is wanted, the windows' graphs where they were to be kept and fit."""
     window, scale = predictor.weights(images)
     kept: list[_Group] | None = [] if keep else None
     output, at = None, 0
@@ -225,14 +247,20 @@ def _blend(
     size = predictor._fit.batch_size(first)
     while at < len(windows):
         group = _Group(windows[at : at + size])
+        # A replay overwrites the graph of the windows before it: then it serves only where none of them is kept.
+        replay = kept is None or len(group.windows) == len(windows)
         try:
             with torch.set_grad_enabled(kept is not None):
                 patches = _gather(images, group.windows).requires_grad_(kept is not None)
-                logits = predictor._network(patches)
+                if wanted and replay and at == 0:
+                    predictor.graphs.prepare(patches)
+                logits = predictor._network(patches, replay=replay)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if kept is None:
+            if predictor.graphs.drop():
+                release(images.device)
+            elif kept is None:
                 size = predictor._fit.shrink(first, len(group.windows), error)
             else:
                 kept = patches = None
@@ -257,9 +285,10 @@ def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, group
     grad = torch.zeros_like(images)
     while groups:
         group = groups.popleft()
-        upstream = torch.stack(
-            [grad_output[(b, slice(None), *box)] * scale[(0, slice(None), *box)] for b, box in group.windows]
-        ).mul_(window)
+        upstream = grad_output.new_empty((len(group.windows), grad_output.shape[1], *predictor.roi_size))
+        for (b, box), item in zip(group.windows, upstream, strict=True):
+            torch.mul(grad_output[(b, slice(None), *box)], scale[(0, slice(None), *box)], out=item)
+        upstream.mul_(window)
         try:
             patch_grad = _gradient(predictor, images, group, upstream)
         except RuntimeError as error:
@@ -269,7 +298,10 @@ def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, group
             rest = [w for waiting in (group, *groups) for w in waiting.windows]
             had_graph = group.logits is not None
             groups.clear()
-            if had_graph:
+            if predictor.graphs.drop():
+                release(images.device)
+                group.patches = group.logits = None
+            elif had_graph:
                 group.patches = group.logits = None
                 predictor._fit.stop_keeping(images.device)
             else:
@@ -277,7 +309,7 @@ def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, group
             groups.extend(_split(rest, size))
             continue
         for (b, box), item in zip(group.windows, patch_grad, strict=True):
-            grad[(b, slice(None), *box)] += item
+            grad[(b, slice(None), *box)].add_(item)
     return grad
 
 
@@ -319,44 +351,6 @@ def _starts(side: int, roi: int, overlap: float) -> list[int]:
     interval = max(int(roi * (1 - overlap)), 1)
     count = -(-(side - roi) // interval) + 1
     return [min(i * interval, side - roi) for i in range(count)]
-
-
-def _pad_to(
-    images: Tensor, roi_size: Sequence[int], padding: str = "zeros"
-) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad volumes smaller than the window, centered, and the index that crops back."""
-    missing = [max(roi - side, 0) for roi, side in zip(roi_size, images.shape[2:], strict=True)]
-    before = [m // 2 for m in missing]
-    crop = (
-        slice(None),
-        slice(None),
-        *(slice(b, b + side) for b, side in zip(before, images.shape[2:], strict=True)),
-    )
-    if not any(missing):
-        return images, crop
-    if padding != "zeros":
-        for axis, (first, extra) in enumerate(zip(before, missing, strict=True), start=2):
-            if extra:
-                index = _beyond(images.shape[axis], first, extra, padding).to(images.device)
-                images = images.index_select(axis, index)
-        return images, crop
-    pads = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-    return F.pad(images, [p for pair in reversed(pads) for p in pair]), crop
-
-
-def _beyond(side: int, before: int, extra: int, padding: str) -> Tensor:
-    """Which voxel of an axis stands at each place of the padded one; mirroring repeats as often as it must.
-
-    Example:
-        >>> _beyond(3, 2, 4, "reflect").tolist(), _beyond(3, 2, 4, "edge").tolist()
-        ([2, 1, 0, 1, 2, 1, 0], [0, 0, 0, 1, 2, 2, 2])
-    """
-    places = torch.arange(side + extra) - before
-    if padding == "edge" or side == 1:
-        return places.clamp(0, side - 1)
-    period = 2 * (side - 1)
-    places = places.remainder(period)
-    return torch.where(places < side, places, period - places)
 
 
 def _importance(roi_size: Sequence[int], mode: str, like: Tensor) -> Tensor:

@@ -39,10 +39,12 @@ class Execution:
     Attributes:
         sw_batch_size: windows per forward.
         memory: ``"keep"`` or ``"recompute"``; without a gradient ``"none"``.
+        cuda_graphs: whether the last windows were a replay; see :mod:`robustvox.models.cuda_graphs`.
     """
 
     sw_batch_size: int
     memory: str
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class WindowMemory:
 
     def __init__(self, network: nn.Module, sw_batch_size: int | str, memory: str) -> None:
         self._network, self._asked, self._memory = network, sw_batch_size, memory
+        self._parameters = list(
+            network.parameters()
+        )  # walking through all modules takes as long as a small layer
         self._footprints: dict[tuple[Any, ...], Footprint | None] = {}
         self._batch: dict[tuple[Any, ...], int] = {}
         self._keeping: dict[torch.device, bool] = {}
@@ -132,7 +137,7 @@ class WindowMemory:
         return max(1, min(fits, _INDEX_LIMIT // need.elements, LARGEST_BATCH))
 
     def _key(self, window: Tensor) -> tuple[Any, ...]:
-        trainable = any(p.requires_grad for p in self._network.parameters())
+        trainable = any(p.requires_grad for p in self._parameters)
         return tuple(window.shape[1:]), window.dtype, window.device, trainable, autocast_dtype(window.device)
 
     def _measure(self, window: Tensor) -> Footprint | None:

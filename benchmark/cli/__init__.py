@@ -32,6 +32,7 @@ from .migrate import migrate
 from .mistakes import keep_mistake
 from .run import run
 from .steal import steal
+from .suite import suite
 from .train import train
 from .verify import verify
 
@@ -56,7 +57,7 @@ app = typer.Typer(
 
 # In the order of `--help`.
 for command in (
-    run, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking, migrate,
+    run, suite, check, compare, frequency, steal, figures, train, leaderboard, verify, cite, data, mark, unlock, marking, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(list_registries)

@@ -11,10 +11,16 @@ from .options import command
 
 @command(LeaderboardRequest)
 def leaderboard(request: LeaderboardRequest) -> int:
-    """Rebuild every table from the committed records."""
+    """Rebuild every table from the published records; with --publish, add those of a run first."""
     from ..show.files import check, render, write
 
     out = request.out
+    if request.publish is not None:
+        if request.check:
+            raise UsageError("expected --check or --publish RUN, got both; publish first")
+        from .commands.publish import publish
+
+        return publish(request.publish, out)
     if not out.is_dir():
         raise UsageError(
             f"expected a results folder at {out}, found none; run a benchmark first or correct --out"

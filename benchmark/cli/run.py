@@ -11,4 +11,4 @@ def run(request: RunRequest) -> int:
     """Attack models on a dataset, record every case, print and write the tables and a report."""
     from .commands.run import run_benchmark
 
-    return run_benchmark(request)
+    return run_benchmark(request, beside=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from robustvox.attacks.task import Box
 from robustvox.datasets import Volume
+from robustvox.models import SlidingWindow
 
 from ..specs.matched import noise_spec
 from ..specs.protocols import Protocol
@@ -44,6 +47,7 @@ def craft(
     seed: int,
     device: str,
     limit: int | None = None,
+    steps: StepWatch | None = None,
 ) -> Crafted:
     """Attack one volume on one model, with the noise that :func:`noise_generator` gives.
 
@@ -55,27 +59,138 @@ def craft(
         seed: of the run.
         device: where the network is.
         limit: forward and backward passes that are allowed; None for any number.
+        steps: watches the attack; None for a watch of its own.
 
     Raises:
         ValueError: for more passes than the limit, for a model that does not fit the case or the protocol, or
             whatever the attack refuses.
     """
-    surrogate = surrogate.for_case(volume)
-    clean = torch.from_numpy(volume.image)[None].to(device)
-    labels = torch.from_numpy(volume.label.astype(np.int64))[None, None].to(device)
-    mask = labelled(volume, device)
-    generator = noise_generator(seed, dataset, volume.id, attack.spec)
-    meter, steps = Meter(surrogate.predictor, limit), StepWatch()
+    (crafted,) = craft_together(
+        attack,
+        [surrogate.for_case(volume)],
+        [volume],
+        dataset=dataset,
+        protocol=protocol,
+        seed=seed,
+        device=device,
+        limit=limit,
+        steps=steps,
+    )
+    return crafted
+
+
+def craft_together(
+    attack: NamedAttack,
+    surrogates: Sequence[NamedModel],
+    volumes: Sequence[Volume],
+    *,
+    dataset: str,
+    protocol: Protocol,
+    seed: int,
+    device: str,
+    limit: int | None = None,
+    steps: StepWatch | None = None,
+) -> list[Crafted]:
+    """Attack volumes on one model in one batch; each gets what :func:`craft` gives it, up to rounding.
+
+    The seconds of the batch are shared out evenly. Passes are those of each volume: an attack that may run so makes
+    every pass with all of them.
+
+    Args:
+        attack: who attacks.
+        surrogates: the model, per volume as it reads that case.
+        volumes: cases of one :class:`~robustvox.benchmark.craft.batches.Company`.
+        dataset, protocol, seed, device, limit, steps: as in :func:`craft`.
+
+    Raises:
+        ValueError: as :func:`craft`, for any of the volumes.
+    """
+    predictor = surrogates[0].predictor
+    batch = _Batch.of(volumes, predictor, device)
+    generators = [noise_generator(seed, dataset, volume.id, attack.spec) for volume in volumes]
+    meter, steps = Meter(predictor, limit), StepWatch() if steps is None else steps
     notes: list[object] = []
     with Stopwatch(device) as watch:
-        fitted = attack.attack.at_spacing(volume.spacing_mm)
-        crafted = attack_view(protocol, fitted, surrogate.predictor)
+        fitted = attack.attack.at_spacing(volumes[0].spacing_mm)
+        crafted = attack_view(protocol, fitted, predictor)
         adversarial = crafted(
-            meter, clean, labels, mask=mask, generator=generator, on_step=steps, notes=notes
+            meter,
+            batch.images,
+            batch.labels,
+            mask=batch.mask,
+            generator=generators,
+            on_step=steps,
+            notes=notes,
+            **batch.placed,
         )
-    flags = {*surrogate.flags, *steps.flags()} | ({"unchanged"} if torch.equal(adversarial, clean) else set())
-    flags |= {"unmatched" for note in notes if isinstance(note, Match) and not note.matched}
-    return Crafted(adversarial, Cost(meter.forwards, meter.backwards, watch.seconds), frozenset(flags))
+    cost = Cost(meter.forwards, meter.backwards, watch.seconds / len(volumes))
+    unmatched = {"unmatched" for note in notes if isinstance(note, Match) and not note.matched}
+    found = []
+    for index, surrogate in enumerate(surrogates):
+        images, clean = batch.own(adversarial, index), batch.own(batch.images, index)
+        flags = {*surrogate.flags, *steps.flags(index), *unmatched}
+        flags |= {"unchanged"} if torch.equal(images, clean) else set()
+        found.append(Crafted(images, cost, frozenset(flags)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Volumes in one tensor; those of different shapes where the model's window has them, and zeros around."""
+
+    images: Tensor
+    labels: Tensor
+    mask: Tensor | None
+    boxes: list[Box] | None
+
+    @property
+    def placed(self) -> dict[str, list[Box]]:
+        """What the attack is told besides; nothing where every volume fills the tensor."""
+        return {} if self.boxes is None else {"boxes": self.boxes}
+
+    def own(self, images: Tensor, index: int) -> Tensor:
+        """One volume ``(1, C, *spatial)`` of the batch."""
+        if len(images) == 1:
+            return images
+        box = () if self.boxes is None else self.boxes[index]
+        return images[(slice(index, index + 1), slice(None), *box)].clone(
+            memory_format=torch.contiguous_format
+        )
+
+    @classmethod
+    def of(cls, volumes: Sequence[Volume], predictor: object, device: str) -> _Batch:
+        images = [torch.from_numpy(volume.image)[None] for volume in volumes]
+        labels = [torch.from_numpy(volume.label.astype(np.int64))[None, None] for volume in volumes]
+        masks = [labelled(volume, "cpu") for volume in volumes]
+        masked = any(mask is not None for mask in masks)
+        counted = [
+            torch.ones_like(label, dtype=torch.bool) if mask is None else mask
+            for label, mask in zip(labels, masks, strict=True)
+        ]
+        boxes = None
+        if len({image.shape for image in images}) > 1:
+            if not isinstance(predictor, SlidingWindow):
+                raise TypeError(
+                    f"expected volumes of one shape for {type(predictor).__name__}, got several; attack them one by one"
+                )
+            boxes = [predictor.place(image.shape[2:]) for image in images]
+            images, labels, counted = (
+                [_placed(one, box, predictor.roi_size) for one, box in zip(parts, boxes, strict=True)]
+                for parts in (images, labels, counted)
+            )
+        return cls(
+            torch.cat(images).to(device),
+            torch.cat(labels).to(device),
+            torch.cat(counted).to(device) if masked else None,
+            boxes,
+        )
+
+
+def _placed(values: Tensor, box: Box, spatial: Sequence[int]) -> Tensor:
+    """A volume ``(1, C, *spatial)`` in a larger one of zeros."""
+    whole = values.new_zeros((*values.shape[:2], *spatial))
+    whole[(..., *box)] = values
+    return whole
 
 
 def labelled(volume: Volume, device: str) -> Tensor | None:

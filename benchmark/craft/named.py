@@ -69,6 +69,7 @@ class NamedModel:
         licence: of the weights, stored with the records.
         prompts: of the case, after :meth:`for_case`; empty where there are none.
         blind: share of the case's voxels no change of which reaches the network, likewise.
+        claimed: mean foreground Dice that its checkpoint says it has; None where it says nothing.
     """
 
     name: str
@@ -84,6 +85,7 @@ class NamedModel:
     licence: str = ""
     prompts: str = ""
     blind: float | None = None
+    claimed: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -1,33 +1,28 @@
-"""A plan on the bench: its volumes, its clean predictions, and its jobs one by one."""
+"""A plan on the bench: its volumes, its clean predictions, and its jobs one by one or several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from robustvox.datasets import Volume, patient_of
+from robustvox.models.window_memory import release
 
-from ..craft.crafting import Crafted, craft
-from ..craft.meter import Cost
+from ..craft.batches import Company, company_of, most_together
+from ..craft.crafting import Crafted, craft_together
+from ..craft.meter import Cost, StepWatch
 from ..craft.named import NamedModel, predict
 from ..craft.view import truncate
-from ..metrics.distortion import Distortion, measure
-from ..metrics.success import VoxelSuccess, voxel_success
 from ..plan.plan import Job, Plan
 from ..records.unit import data_fingerprint
-from ..records.volumes import Note, save_adversarial
-from ..specs.crossing import Writing
-from .compute import ClassScore, Failure, Outcome, Scored, channel_changes
-from .faults import CASE_FAILURES
-from .scoring import Scorer, prepare_scorer
-
-Save = Callable[[Job, "PreparedCase", Crafted], None]
-"""Called with every volume that was crafted."""
+from .compute import Failure, Outcome, Scored
+from .desk import Desk, Later, OwnDesk, Scoring
+from .faults import CASE_FAILURES, Kind, kind_of
+from .saving import Saver, write_volume
+from .scoring import Change, PreparedCase, change_of, judge, prepare_scorer
 
 Watch = Callable[[Scored], None]
 """Called with every prediction that was scored in this process."""
@@ -35,13 +30,13 @@ Watch = Callable[[Scored], None]
 _REMEMBERED = 2  # cases; jobs come case by case
 
 
-@dataclass(frozen=True)
-class PreparedCase:
-    """A volume with its fingerprint and what scoring reuses of it."""
+@dataclass
+class _OfCase:
+    """What was computed of one volume: clean predictions, and the models as they read it."""
 
     volume: Volume
-    data_sha256: str
-    scorer: Scorer
+    clean: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    bound: dict[tuple[str, str], NamedModel] = field(default_factory=dict)
 
 
 class Bench:
@@ -52,6 +47,8 @@ class Bench:
         save: where crafted volumes go, see :func:`saver`.
         watch: who looks at predictions.
         max_cost: forward and backward passes that crafting one volume may take; None for any number.
+        case_batch: cases that may be attacked together, or ``"auto"``: 1 on a CPU, and on an accelerator what fits.
+        desk: where volumes are scored and written; this process by default.
 
     Example:
         >>> from robustvox.attacks import GN
@@ -71,20 +68,35 @@ class Bench:
         self,
         plan: Plan,
         *,
-        save: Save | None = None,
+        save: Saver | None = None,
         watch: Watch | None = None,
         max_cost: int | None = None,
+        case_batch: int | str = 1,
+        desk: Desk | None = None,
     ) -> None:
         self.plan = plan
+        self.case_batch = 1 if case_batch == "auto" and plan.device.startswith("cpu") else case_batch
         self._save, self._watch = save, watch
         self._max_cost = max_cost
+        self._desk: Desk = OwnDesk() if desk is None else desk
+        self._held: frozenset[str] = frozenset()
+        self._room: dict[tuple[str, str], int] = {}  # of models whose batch ran out of memory
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
-        self._clean: dict[tuple[str, str], np.ndarray] = {}
-        self._bound: dict[tuple[str, str], NamedModel] = {}
-        self._clean_of: Volume | None = None
+        self._of_case: dict[str, _OfCase] = {}
+        self._doing: tuple[str, StepWatch] = "", StepWatch()
         #: share of each model's window that each case fills, as far as cases were read
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
+
+    @property
+    def doing(self) -> str:
+        """What is in work at this moment, in a few words."""
+        what, steps = self._doing
+        return ", ".join(filter(None, (what, str(steps))))
+
+    def hold(self, cases: Collection[str]) -> None:
+        """Keep these cases and what was computed of them, beside the last ones; those that were held before may go."""
+        self._held = frozenset(cases)
 
     def case(self, case_id: str) -> PreparedCase:
         """The case, read once, also where reading fails.
@@ -100,30 +112,58 @@ class Bench:
             except CASE_FAILURES as error:
                 self._errors[case_id] = error
                 raise
-            while len(self._prepared) >= _REMEMBERED:
-                self._prepared.pop(next(iter(self._prepared)))
+            others = [known for known in self._prepared if known not in self._held]
+            for old in others[: max(len(others) - _REMEMBERED + 1, 0)]:
+                del self._prepared[old]
             self._prepared[case_id] = prepared
         return self._prepared[case_id]
 
     def clean(self, target: NamedModel, volume: Volume) -> np.ndarray:
-        """What a model predicts on the clean image of the last case; every success rate needs it."""
-        bound = self.for_case(target, volume)
-        if target.key not in self._clean:
+        """What a model predicts on the clean image of the last case, or a held one; every success rate needs it."""
+        bound, known = self.for_case(target, volume), self._known(volume).clean
+        if target.key not in known:
             image = torch.from_numpy(volume.image)[None].to(self.plan.device)
-            self._clean[target.key] = predict(bound, image).astype(np.int16)
-        return self._clean[target.key]
+            known[target.key] = predict(bound, image).astype(np.int16)
+        return known[target.key]
 
     def for_case(self, model: NamedModel, volume: Volume) -> NamedModel:
-        """The model for the last case, made once: an attack and its scoring meet the same grid and prompts.
+        """The model for a case, made once: an attack and its scoring meet the same grid and prompts.
 
         Raises:
             ValueError: the case is not for this model.
         """
-        if volume is not self._clean_of:
-            self._clean_of, self._clean, self._bound = volume, {}, {}
-        if model.key not in self._bound:
-            self._bound[model.key] = model.for_case(volume)
-        return self._bound[model.key]
+        bound = self._known(volume).bound
+        if model.key not in bound:
+            bound[model.key] = model.for_case(volume)
+        return bound[model.key]
+
+    def company(self, job: Job) -> Company | None:
+        """In which company a job may be crafted; None for one that is crafted alone, or not at all."""
+        if job.attack is None or job.surrogate is None:
+            return None
+        volume = self.case(job.case).volume
+        try:
+            surrogate = self.for_case(job.surrogate, volume)
+            return company_of(job.attack, surrogate, volume, self.plan.protocol)
+        except CASE_FAILURES:  # which its own crafting will tell
+            return None
+
+    def room(self, job: Job) -> int:
+        """How many jobs of its company are crafted at once; 1 for one that is crafted alone."""
+        company = self.company(job) if self.case_batch != 1 else None
+        if company is None or job.surrogate is None:
+            return 1
+        try:
+            most = most_together(
+                company.predictor,
+                company.shape[0],
+                company.windows,
+                self.case_batch,
+                self.plan.device,
+            )
+        except CASE_FAILURES:  # of a network that fails on its window, which its cases will tell
+            return 1
+        return min(most, self._room.get(job.surrogate.key, most))
 
     def craft(self, job: Job) -> Crafted:
         """What a job scores: an adversarial volume, new or saved, or the clean image."""
@@ -134,19 +174,54 @@ class Bench:
             return Crafted(image, Cost(note.forwards, note.backwards, note.seconds), frozenset(note.flags))
         if job.attack is None or job.surrogate is None:
             return Crafted(torch.from_numpy(case.volume.image)[None].to(plan.device), Cost())
-        crafted = craft(
-            job.attack,
-            self.for_case(job.surrogate, case.volume),
-            case.volume,
+        return self._craft_together([job])[0]
+
+    def craft_all(self, jobs: Sequence[Job]) -> list[Crafted | Failure]:
+        """The volumes of jobs of one :meth:`company`, or of any single job.
+
+        A batch that runs out of memory is halved, also the next time. A batch that fails otherwise is crafted case by
+        case, so that the case that is to blame fails alone.
+        """
+        if len(jobs) == 1:
+            try:
+                return [self.craft(jobs[0])]
+            except CASE_FAILURES as error:
+                return [Failure.of(error)]
+        try:
+            return list(self._craft_together(jobs))
+        except CASE_FAILURES as error:
+            kind, failure = kind_of(error), Failure.of(error)
+        if kind is Kind.DEVICE:
+            return [failure] * len(jobs)
+        if kind is not Kind.MEMORY:
+            return [found for job in jobs for found in self.craft_all([job])]
+        release(torch.device(self.plan.device))
+        half = len(jobs) // 2
+        for model in {job.surrogate.key for job in jobs if job.surrogate}:
+            self._room[model] = half
+        return [found for at in range(0, len(jobs), half) for found in self.craft_all(jobs[at : at + half])]
+
+    def _craft_together(self, jobs: Sequence[Job]) -> list[Crafted]:
+        attack, plan = jobs[0].attack, self.plan
+        volumes = [self.case(job.case).volume for job in jobs]
+        bound = [
+            self.for_case(job.surrogate, volume)
+            for job, volume in zip(jobs, volumes, strict=True)
+            if job.surrogate is not None
+        ]
+        if attack is None or len(bound) < len(jobs):
+            raise ValueError("expected jobs with an attack on a model, got others; craft them one by one")
+        return craft_together(
+            attack,
+            bound,
+            volumes,
             dataset=plan.dataset.name,
             protocol=plan.protocol,
             seed=plan.seed,
             device=plan.device,
             limit=self._max_cost,
+            steps=self._begin(jobs[0], len(jobs)),
         )
-        if self._save is not None:
-            self._save(job, case, crafted)
-        return crafted
 
     def run(self, job: Job, targets: Sequence[NamedModel] | None = None) -> list[Outcome | Failure]:
         """Craft the job's volume and score it on its targets (or some of them), in their order.
@@ -154,21 +229,42 @@ class Bench:
         A target that fails has a :class:`Failure` in its place; the others go on.
 
         Raises:
-            CASE_FAILURES: the case cannot be read, or its volume cannot be crafted.
+            CASE_FAILURES: the case cannot be read, or its volume cannot be crafted or written.
         """
-        crafted = self.craft(job)
-        distances: dict[bool, Distortion] = {}
-        found: list[Outcome | Failure] = []
-        for target in job.targets if targets is None else targets:
+        chosen = job.targets if targets is None else targets
+        return [self.finish(scoring) for scoring in self.begin(job, chosen, self.craft(job))]
+
+    def begin(self, job: Job, targets: Sequence[NamedModel], crafted: Crafted) -> list[Scoring | Failure]:
+        """Have the targets predict a job's volume; scoring and writing it begin, and end with :meth:`finish`.
+
+        Raises:
+            CASE_FAILURES: the volume cannot be written.
+        """
+        kept, changes = self._keep(job, crafted), dict[bool, Later[Change]]()
+        begun: list[Scoring | Failure] = []
+        for target in targets:
             try:
-                scored = self._score(job, target, crafted, distances)
+                begun.append(self._score(job, target, crafted, kept, changes))
             except CASE_FAILURES as error:
-                found.append(Failure.of(error))
-                continue
-            found.append(scored.outcome)
-            if self._watch is not None:
-                self._watch(scored)
-        return found
+                begun.append(Failure.of(error))
+        return begun
+
+    def finish(self, scoring: Scoring | Failure) -> Outcome | Failure:
+        """What came of a scoring, waited for."""
+        if isinstance(scoring, Failure):
+            return scoring
+        try:
+            scored = scoring.scored()
+        except CASE_FAILURES as error:
+            return Failure.of(error)
+        if self._watch is not None:
+            self._watch(scored)
+        return scored.outcome
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be scored that nothing more should begin."""
+        return self._desk.full
 
     def scored(self, job: Job, target: NamedModel) -> Scored:
         """As :meth:`run` for one target, with the volumes behind the numbers; a failure is raised.
@@ -176,7 +272,8 @@ class Bench:
         Raises:
             CASE_FAILURES: anything that went wrong.
         """
-        return self._score(job, target, self.craft(job), {})
+        crafted = self.craft(job)
+        return self._score(job, target, crafted, self._keep(job, crafted), {}).scored()
 
     def truncates(self, job: Job, target: NamedModel) -> bool:
         """Whether the protocol puts 8 bits between the attacked model and this target."""
@@ -193,81 +290,65 @@ class Bench:
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
         return PreparedCase(volume, data_fingerprint(volume), scorer)
 
+    def _begin(self, job: Job, many: int) -> StepWatch:
+        """Say what is in work; the watch of its steps."""
+        steps = StepWatch()
+        if job.attack is not None and job.surrogate is not None:
+            more = f" and {many - 1} more" if many > 1 else ""
+            self._doing = f"{job.case}{more}: {job.attack.spec} on {job.surrogate.name}", steps
+        return steps
+
+    def _known(self, volume: Volume) -> _OfCase:
+        """What was computed of a volume; what is neither held nor the last one is forgotten."""
+        found = self._of_case.get(volume.id)
+        if found is None or found.volume is not volume:
+            kept = {case: known for case, known in self._of_case.items() if case in self._held}
+            self._of_case = {**kept, volume.id: (found := _OfCase(volume))}
+        return found
+
+    def _keep(self, job: Job, crafted: Crafted) -> Later[None] | None:
+        """Write the volume of an attack, where volumes are kept."""
+        if self._save is None or job.attack is None:
+            return None
+        case = self.case(job.case)
+        note = self._save.note(job, case, crafted)
+        image = crafted.images[0].cpu().numpy()
+        return self._desk.submit(case, write_volume, self._save.folder, image, note)
+
     def _score(
-        self, job: Job, target: NamedModel, crafted: Crafted, distances: dict[bool, Distortion]
-    ) -> Scored:
+        self,
+        job: Job,
+        target: NamedModel,
+        crafted: Crafted,
+        kept: Later[None] | None,
+        changes: dict[bool, Later[Change]],
+    ) -> Scoring:
         case = self.case(job.case)
         volume = case.volume
         target = self.for_case(target, volume)
         truncated = self.truncates(job, target)
         images = truncate(crafted.images) if truncated else crafted.images
-        if truncated not in distances:
-            distances[truncated] = measure(images[0].cpu().numpy(), volume.image)
+        if truncated not in changes:
+            changes[truncated] = self._desk.submit(case, change_of, images[0].cpu().numpy())
         unharmed = self.clean(target, volume)
         prediction = unharmed if job.clean else predict(target, images)
-        outcome = Outcome(
-            scores=self._class_scores(case.scorer, prediction),
+        names = tuple(self.plan.dataset.class_names)
+        before = None if job.clean else unharmed
+        return Scoring(
+            job=job,
+            target=target,
+            volume=volume,
+            images=images,
+            prediction=prediction,
             cost=crafted.cost,
-            distortion=distances[truncated],
-            success=None if job.clean else self._success(prediction, unharmed, volume),
-            channels=channel_changes(images[0].cpu().numpy(), volume),
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
-            prompts=target.prompts,
-            blind=target.blind,
             patient=self._patient(job.case),
+            change=changes[truncated],
+            judged=self._desk.submit(case, judge, prediction.astype(np.int16), before, names),
+            kept=kept,
         )
-        return Scored(job, target, volume, images, prediction, outcome)
 
     def _patient(self, case: str) -> str:
         """Whom a case is of; empty where it is the only one of its patient."""
         patient = patient_of(self.plan.dataset, case)
         return "" if patient == case else patient
-
-    def _success(self, prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> VoxelSuccess:
-        """Over the voxels that somebody labelled."""
-        if volume.ignore is None:
-            return voxel_success(prediction, unharmed, volume.label)
-        there = ~volume.ignore
-        return voxel_success(prediction[there], unharmed[there], volume.label[there])
-
-    def _class_scores(self, scorer: Scorer, prediction: np.ndarray) -> tuple[ClassScore, ...]:
-        names = self.plan.dataset.class_names
-        rows: list[Any] = scorer(prediction).to_dict("records")
-        return tuple(ClassScore(class_name=names[row["class_id"]], **row) for row in rows)
-
-
-def requested_saver(writing: Writing | None, plan: Plan) -> Save | None:
-    """The saver that a request asks for, None where it asks for none."""
-    if writing is None or not writing.save_adversarial:
-        return None
-    return saver(plan, writing.out / plan.dataset.name / "adversarial", writing.units)
-
-
-def saver(plan: Plan, folder: Path, units: str) -> Save:
-    """Writes every crafted volume below ``folder``, with the note that lets it be scored again.
-
-    Args:
-        plan: names the record a volume belongs to.
-        folder: ``results/<dataset>/adversarial``.
-        units: of the intensities in the file, among :data:`~robustvox.benchmark.specs.crossing.UNITS`.
-    """
-
-    def save(job: Job, case: PreparedCase, crafted: Crafted) -> None:
-        unit = plan.unit(job, job.targets[0], case.data_sha256)
-        note = Note(
-            key=unit.key,
-            units=units,
-            dataset=unit.dataset,
-            case=unit.case,
-            attack=unit.attack,
-            surrogate=unit.surrogate,
-            surrogate_sha256=unit.surrogate_sha256,
-            protocol=unit.protocol,
-            seed=unit.seed,
-            data_sha256=unit.data_sha256,
-            **asdict(crafted.cost),
-            flags=tuple(sorted(crafted.flags)),
-        )
-        save_adversarial(folder, case.volume, crafted.images[0].cpu().numpy(), note)
-
-    return save

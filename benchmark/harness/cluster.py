@@ -41,6 +41,7 @@ class Tally:
         lost: times that a job lost its worker.
         workers: that may compute; 0 where this process does.
         starting: workers that were asked what they have and did not answer yet.
+        doing: tells what is in work at any moment, in a few words.
     """
 
     jobs: int
@@ -50,6 +51,7 @@ class Tally:
     lost: int = 0
     workers: int = 0
     starting: int = 0
+    doing: Callable[[], str] = str
 
     def __str__(self) -> str:
         many = f" on {self.workers} workers" if self.workers else ""
@@ -124,6 +126,7 @@ class Dispatcher(Generic[Item]):
         self._ahead: _Try[Item] | None = None
         self._exhausted = False
         self._nobody_since: float | None = None
+        tally.doing = self._doing
 
     def results(self) -> Iterator[Result[Item] | None]:
         """What came of every job; None in between, as a sign of life.
@@ -320,6 +323,14 @@ class Dispatcher(Generic[Item]):
         self._tell(f"{what}: {reason} ({worker}); it is tried again{' alone' if attempt.alone else ''}")
         (self._last if attempt.alone else self._again).append(attempt)
         return None
+
+    def _doing(self) -> str:
+        """The job that is under way for the longest time, and how many others."""
+        keys = [attempt.key for _, attempt in list(self._under_way.values())]
+        if not keys:
+            return ""
+        first, more = keys[0], f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        return f"{first.case}: {first.attack or 'scoring'}{more}"
 
     def _count(self) -> None:
         tally = self._tally

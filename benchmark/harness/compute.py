@@ -119,7 +119,17 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """The failure that an exception is."""
+        if isinstance(error, ElsewhereError):
+            return error.failure
         return cls(reason_of(error), kind_of(error), trace_of(error))
+
+
+class ElsewhereError(Exception):
+    """What went wrong in another process, with its reason and traceback there."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ..craft.named import NamedModel
+from ..craft.crafting import Crafted
 from ..plan.plan import Job, Plan
 from ..records.store import RecordStore
 from ..records.unit import Unit
@@ -20,9 +20,11 @@ from .bench import Bench
 from .cluster import Dispatcher, Tally
 from .compute import Failure
 from .crews import Crew
-from .faults import CASE_FAILURES, Tracebacks, reason_of, storing
-from .jobs import Assignment, Computed, JobKey, compute
+from .desk import Scoring
+from .faults import CASE_FAILURES, Kind, Tracebacks, reason_of, storing
+from .jobs import Assignment, Computed, JobKey
 from .preflight import Place, answer
+from .rounds import Pending, in_rounds
 
 
 class Status(StrEnum):
@@ -104,13 +106,22 @@ def execute(
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """A job that has to be computed, and what its records will need."""
+class _Begun:
+    """A job whose volume was crafted and predicted on; what scoring it gives may not be there yet."""
 
-    job: Job
-    targets: tuple[NamedModel, ...]
-    data_sha256: str
-    units: tuple[Unit, ...]
+    pending: Pending
+    parts: tuple[Scoring | Failure, ...]
+
+    def done(self) -> bool:
+        return all(isinstance(part, Failure) or part.done() for part in self.parts)
+
+    @property
+    def unsound(self) -> bool:
+        return any(isinstance(part, Failure) and part.kind is Kind.DEVICE for part in self.parts)
+
+
+def _done(begun: _Begun | Event) -> bool:
+    return isinstance(begun, Event) or begun.done()
 
 
 @dataclass(frozen=True)
@@ -126,35 +137,76 @@ class _Run:
         return self.bench.plan
 
     def here(self) -> Iterator[Event]:
-        traces = Tracebacks(self.store.root)
-        for found in self._jobs(traces):
-            if isinstance(found, Event):
-                yield found
-                continue
-            self._count(running=1)
-            computed = compute(self.bench, found.job, found.targets)
-            event = self._record(found, computed, traces, self.provenance)
-            self.tally.done += 1
-            self._count(running=0)
+        """Attacks in this process; scores are waited for only when too many are outstanding, and recorded in order."""
+        traces, line = Tracebacks(self.store.root), deque[_Begun | Event]()
+        self.tally.doing = lambda: self.bench.doing
+        try:
+            for found in in_rounds(self._jobs(), self.bench):
+                if isinstance(found, _Begun | Event):
+                    line.append(found)
+                    yield from self._finished(line, traces)
+                    continue
+                self._count(running=len(found) + len(line))
+                crafted = self.bench.craft_all([pending.job for pending in found])
+                for pending, volume in zip(found, crafted, strict=True):
+                    begun = self._begin(pending, volume)
+                    line.append(begun)
+                    yield from self._finished(line, traces, wait=begun.unsound)
+                self._count(running=len(line))
+            yield from self._finished(line, traces, wait=True)
+        except (KeyboardInterrupt, UnfinishedError):
+            while line and _done(line[0]):
+                self._finish(line.popleft(), traces)
+            raise
+        self._count(running=0)
+
+    def _begin(self, pending: Pending, crafted: Crafted | Failure) -> _Begun:
+        if isinstance(crafted, Crafted):
+            try:
+                return _Begun(pending, tuple(self.bench.begin(pending.job, pending.targets, crafted)))
+            except CASE_FAILURES as error:
+                crafted = Failure.of(error)
+        # Without a volume there is nothing to score on any target.
+        return _Begun(pending, (crafted,) * len(pending.targets))
+
+    def _finished(
+        self, line: deque[_Begun | Event], traces: Tracebacks, *, wait: bool = False
+    ) -> Iterator[Event]:
+        """The first in line, recorded, as far as their scores are there, or all.
+
+        Raises:
+            UnfinishedError: the device broke while one was computed.
+        """
+        while line and (wait or _done(line[0]) or self.bench.full):
+            begun = line.popleft()
+            event = self._finish(begun, traces)
             yield event
-            if computed.unsound:
+            if isinstance(begun, _Begun) and begun.unsound:
                 raise UnfinishedError(
-                    f"the device of this process is broken since {found.job.case} ({event.error}) and computes nothing "
+                    f"the device of this process is broken since {event.job.case} ({event.error}) and computes nothing "
                     "more; the same command with --workers 1 continues, which replaces such a process"
                 )
+
+    def _finish(self, begun: _Begun | Event, traces: Tracebacks) -> Event:
+        if isinstance(begun, Event):
+            return begun
+        computed = Computed(tuple(self.bench.finish(part) for part in begun.parts))
+        event = self._record(begun.pending, computed, traces, self.provenance)
+        self.tally.done += 1
+        return event
 
     def there(self, elsewhere: Elsewhere) -> Iterator[Event]:
         traces, passed = Tracebacks(self.store.root), deque[Event]()
 
-        def jobs() -> Iterator[tuple[_Pending, JobKey] | None]:
-            for found in self._jobs(traces):
-                if isinstance(found, Event):
-                    passed.append(found)
+        def jobs() -> Iterator[tuple[Pending, JobKey] | None]:
+            for found in self._jobs():
+                if isinstance(found, _Begun | Event):
+                    passed.append(self._finish(found, traces))
                     yield None
                 else:
                     yield found, JobKey.of(found.job, found.targets)
 
-        dispatcher: Dispatcher[_Pending] = Dispatcher(
+        dispatcher: Dispatcher[Pending] = Dispatcher(
             elsewhere.crew,
             elsewhere.assignment,
             answer(self.bench),
@@ -177,28 +229,26 @@ class _Run:
                 )
             raise
 
-    def _jobs(self, traces: Tracebacks) -> Iterator[Event | _Pending]:
-        """Every job of the plan: what became of it already, or what is to be computed."""
+    def _jobs(self) -> Iterator[Event | _Begun | Pending]:
+        """Every job of the plan: recorded already, failed because its case cannot be read, or to be computed."""
         for job in self.plan.jobs():
             try:
                 data_sha256 = self.bench.case(job.case).data_sha256
             except CASE_FAILURES as error:
-                pending = _Pending(job, job.targets, "", ())
-                self.tally.done += 1
-                yield self._record(pending, Computed((Failure.of(error),) * len(job.targets)), traces, "")
+                yield _Begun(Pending(job, job.targets, "", ()), (Failure.of(error),) * len(job.targets))
                 continue
             units = tuple(self.plan.unit(job, target, data_sha256) for target in job.targets)
             done = [not self.recompute and self.store.done(unit) for unit in units]
             missing = tuple(target for target, there in zip(job.targets, done, strict=True) if not there)
             if missing:
-                yield _Pending(job, missing, data_sha256, units)
+                yield Pending(job, missing, data_sha256, units)
             else:
                 self.tally.done += 1
                 yield Event(job, Status.RECORDED, units)
 
     def _record(
         self,
-        pending: _Pending,
+        pending: Pending,
         computed: Computed,
         traces: Tracebacks,
         provenance: str,

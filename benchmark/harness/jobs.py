@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from ..craft.named import NamedModel
 from ..plan.plan import Job, Plan
-from .bench import Bench, requested_saver
+from .bench import Bench
 from .compute import Failure, Outcome
 from .faults import CASE_FAILURES, Kind
 from .preflight import Answer, Place, answer, disagreement
+from .saving import requested_saver
 
 if TYPE_CHECKING:
     from ..specs.crossing import Computing, Crossing, Writing

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robustvox.datasets import Dataset, Volume
 
+from ..metrics.distortion import Distortion, measure
 from ..metrics.scores import LabelSurfaces, score
+from ..metrics.success import VoxelSuccess, voxel_success
 from ..specs.protocols import PROTOCOLS, Protocol
+from .compute import ClassScore, channel_changes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -112,3 +116,62 @@ def prepare_scorer(dataset: Dataset, volume: Volume, protocol: Protocol = PROTOC
         num_classes=len(dataset.class_names),
         nsd_tolerance_mm=dataset.nsd_tolerance_mm,
     )
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A volume with its fingerprint and what scoring reuses of it."""
+
+    volume: Volume
+    data_sha256: str
+    scorer: Scorer
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from other cases of a run."""
+        return self.volume.id, self.data_sha256
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far a volume is from its case: at all, and per channel where channels have a window each."""
+
+    distortion: Distortion
+    channels: str | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores of a prediction, and the success of the attack; None for the clean image."""
+
+    scores: tuple[ClassScore, ...]
+    success: VoxelSuccess | None
+
+
+def change_of(case: PreparedCase, image: np.ndarray) -> Change:
+    """How far an image ``(C, *spatial)`` is from the case's own."""
+    return Change(measure(image, case.volume.image), channel_changes(image, case.volume))
+
+
+def judge(
+    case: PreparedCase, prediction: np.ndarray, unharmed: np.ndarray | None, class_names: tuple[str, ...]
+) -> Judged:
+    """Score a prediction ``(*spatial)``.
+
+    Args:
+        case: what was predicted.
+        prediction: class ids.
+        unharmed: what the same model predicts on the clean image; None where this is that.
+        class_names: by class id.
+    """
+    rows: list[Any] = case.scorer(prediction).to_dict("records")
+    scores = tuple(ClassScore(class_name=class_names[row["class_id"]], **row) for row in rows)
+    return Judged(scores, None if unharmed is None else _success(prediction, unharmed, case.volume))
+
+
+def _success(prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> VoxelSuccess:
+    """Over the voxels that somebody labelled."""
+    if volume.ignore is None:
+        return voxel_success(prediction, unharmed, volume.label)
+    there = ~volume.ignore
+    return voxel_success(prediction[there], unharmed[there], volume.label[there])

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robustvox.datasets import Dataset, channel_names_of
-from robustvox.models import ZOO, CheckpointError, ModelCard, build_model, load_checkpoint
+from robustvox.models import CheckpointError, ModelCard, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
 from robustvox.models.class_order import require_channels, require_order
 from robustvox.models.prompted import TARGETS
 
 from ..craft.named import ModelWindow, NamedModel
-from ..records.sources import zoo_name
 from ..specs.compute import Compute
 from ..specs.defences import CATALOG as DEFENCES
 from ..specs.defences import defended
@@ -30,6 +29,7 @@ from .model_text import ByFactory, ByPath, ModelText, Registered, is_architectur
 from .registries import UnregisteredError, find_plugin
 from .targets import load_target
 from .windows import WindowChoice, choose_window, with_window
+from .zoo import zoo_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -220,7 +220,7 @@ def _named(
     predictor = brought.as_predictor(protocol.overlap, protocol.mode, compute.sw_batch_size, protocol.padding)
     if precision != "float32":
         name, flags = f"{name}{',' if '=' in name else ':'}precision={precision}", (*flags, precision)
-    predictor = computed(predictor, name, precision, compute.memory, device)
+    predictor = computed(predictor, name, compute, device)
     return NamedModel(
         name,
         _identity(brought, choice),
@@ -231,6 +231,7 @@ def _named(
         ModelWindow(brought.roi_size, "the model" if brought.own_window else choice.source),
         brought.held_out,
         brought.trained_on,
+        claimed=brought.claimed,
     )
 
 
@@ -268,8 +269,8 @@ class Written:
 
     @property
     def file(self) -> str:
-        """Of its weights in the zoo."""
-        return f"{self.name}.{self.defence}.safetensors" if self.defence else f"{self.name}.safetensors"
+        """Of its weights in a zoo, without the suffix."""
+        return f"{self.name}.{self.defence}" if self.defence else self.name
 
 
 def _registered(
@@ -298,7 +299,7 @@ def _registered(
         given = {**written.parameters, **({"roi_size": asked} if asked is not None else {})}
         brought = load_path(checkpoint, given, dataset, protocol, choice=choice, architecture=written.name)
         return replace(brought, name=name)
-    file = checkpoint or ZOO / zoo_name(dataset) / written.file
+    file = checkpoint or zoo_file(dataset, written.file)
     loaded = _load(file, written, dataset)
     name = defended(name, written.defence or defence_of(loaded.card))
     roi_size = loaded.card.roi_size
@@ -307,7 +308,13 @@ def _registered(
             f"expected {written.name} with the window {tuple(roi_size)} it was trained on in {file.name}, got "
             f"roi_size={tuple(asked)}; drop it or give another --checkpoint"
         )
-    return BroughtModel(name=name, sha256=loaded.sha256, roi_size=roi_size, network=loaded.network)
+    return BroughtModel(
+        name=name,
+        sha256=loaded.sha256,
+        roi_size=roi_size,
+        network=loaded.network,
+        claimed=loaded.card.validation_dice,
+    )
 
 
 def defence_of(card: ModelCard) -> str:

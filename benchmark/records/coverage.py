@@ -98,6 +98,40 @@ def _renamed(folder: Path, records: Records) -> Iterator[str]:
         )
 
 
+def orphans(folder: Path, records: Records) -> Iterator[str]:
+    """Rows of a run that nothing is known of: its provenance is gone, or says other models or cases.
+
+    What is published or handed in has none; rows that somebody made in Python may.
+    """
+    crossed = {
+        protocol: {
+            identity: entry for identity, entry in _entries(folder / component(protocol) / "provenance.jsonl")
+        }
+        for protocol in {*records.costs["protocol"]}
+    }
+    told: set[tuple[str, ...]] = set()
+    for row in _dicts(records.costs):
+        identity, entry = row["provenance"], crossed[row["protocol"]].get(row["provenance"])
+        group = (row["protocol"], identity, row["surrogate"], row["target"], row["attack"])
+        if group in told or (entry is not None and _of(row, entry)):
+            continue
+        told.add(group)
+        path = folder / records_file(row["protocol"], row["surrogate"], row["attack"])
+        wanted = "that crossed it" if entry is not None else "in provenance.jsonl"
+        yield (
+            f"{path}, unit {row['unit']}: expected the run {identity or '(none)'} {wanted}, found none; restore the "
+            "line, or run the command again"
+        )
+
+
+def _of(row: dict[str, Any], entry: Crossed) -> bool:
+    """Whether a run scored this model, and this case where it lists them; the attacked one may be known from a file."""
+    models = {*entry.models.values()}
+    return (not models or row["target_sha256"] in models) and (
+        entry.cases is None or row["case"] in entry.cases
+    )
+
+
 def _missing(folder: Path, records: Records) -> Iterator[str]:
     """Rows that a run must have written and that are not there."""
     closing = [*_dicts(records.costs), *_dicts(records.failures)]

@@ -16,10 +16,19 @@ from typing import Any
 from robustvox.datasets import ALIASES, CATALOG, Dataset
 
 from ..specs.names import folder_name
+from ..specs.options import RUNS
 from ..specs.spec import UsageError, match
 
 SOURCE = "source.json"
+PUBLISHED = "published.json"
+"""In a folder of results that ``leaderboard --publish`` alone adds to."""
+
 _HASH = "path_sha256"
+
+
+def is_published(out: Path) -> bool:
+    """Whether a folder of results is one that only ``leaderboard`` writes."""
+    return (out / PUBLISHED).is_file()
 
 
 def path_of(dataset: Dataset) -> Path | None:
@@ -61,9 +70,16 @@ def zoo_name(dataset: Dataset) -> str:
 def claim(out: Path, dataset: Dataset) -> None:
     """Note in its folder of results which path a dataset is from; nothing for one of the registry.
 
+    Everything that computes asks here before it writes.
+
     Raises:
-        UsageError: the folder belongs to another path, or cannot be written.
+        UsageError: what lies there is published, the folder belongs to another path, or cannot be written.
     """
+    if is_published(out):
+        raise UsageError(
+            f"expected --out to be a folder of your own, got {out}, which is published; leave --out away, then "
+            f"`leaderboard --publish {RUNS}`"
+        )
     path = path_of(dataset)
     if path is not None:
         _claim(out / dataset.name / SOURCE, path)

@@ -124,6 +124,22 @@ class RecordStore:
         if self._known(self._path(unit)).get(unit.slot) != _outcome(row):
             self._write(unit, [row])
 
+    def copy(self, block: Sequence[Mapping[str, Any]]) -> bool:
+        """Write a block that was read elsewhere, unless its unit is done here; whether it was written.
+
+        Args:
+            block: as :func:`~robustvox.benchmark.records.reading.read_blocks` gives it.
+        """
+        rows = [dict(row) for row in block]
+        path = self.root / records_file(*(rows[-1][name] for name in ("protocol", "surrogate", "attack")))
+        self.lock()
+        known = self._known(path).get(slot_of(rows[-1]), "")
+        failed = rows[-1]["kind"] == "failure"
+        if known == _outcome(rows[-1]) or (failed and known and " failed: " not in known):
+            return False  # a failure takes no result away
+        self._write_to(path, rows)
+        return True
+
     def provenance(self, entry: Mapping[str, Any]) -> str:
         """Store versions, hardware, command and the like once, and return the id the cost rows refer to.
 
@@ -158,7 +174,9 @@ class RecordStore:
         return self._outcomes[path]
 
     def _write(self, unit: Unit, rows: list[dict[str, Any]]) -> None:
-        path = self._path(unit)
+        self._write_to(self._path(unit), rows)
+
+    def _write_to(self, path: Path, rows: list[dict[str, Any]]) -> None:
         self.lock()
         known = self._known(path)
         if path not in self._defined:
@@ -170,7 +188,7 @@ class RecordStore:
         defined = self._defined.pop(path)
         _append(path, write_lines(defined.new_lines(rows)))
         self._defined[path] = defined
-        known[unit.slot] = _outcome(rows[-1])
+        known[slot_of(rows[-1])] = _outcome(rows[-1])
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ..plan.plan import Plan
 from ..records.outcomes import load_flags, load_outcomes
 from ..records.reading import Frame, Records
 from ..show.tables import results as tables
+from ..specs.durations import duration
 from .reading import reading_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def facts(run: Run) -> dict[str, Any]:
         "protocol": plan.protocol.name,
         "command": run.environment["command"],
         "counts": counts,
-        "duration": _duration(run.seconds),
+        "duration": duration(run.seconds),
         "tables": [{"title": title, **results(table)} for title, table in named if len(table)],
         "frames": [table for _, table in named if len(table)],
         "failures": failures(run.events),
@@ -197,7 +198,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
     packages = known.get("packages", {})
     started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
     return [
-        ("started", f"{started}, took {_duration(run.seconds)}"),
+        ("started", f"{started}, took {duration(run.seconds)}"),
         ("robustvox", f"{known['robustvox']}, commit {known['commit']}"),
         ("python", str(known["python"])),
         ("packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
@@ -207,13 +208,6 @@ def _environment(run: Run) -> list[tuple[str, str]]:
         ("device of the networks", run.plan.device),
         ("id beside the records", run.provenance),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 120 else f"{minutes} min {rest} s"
 
 
 def _number(value: Any, digits: int, factor: float = 1.0) -> str:

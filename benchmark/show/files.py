@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..records.coverage import row_problems
+from ..records.coverage import orphans, row_problems
 from ..records.organs import read_organs
 from ..records.outcomes import load_flags, load_warnings
 from ..records.reading import Frame, Records, load_records
+from ..records.sources import is_published
+from ..records.states import load_states
+from ..records.suite import admitted, impostors
 from ..records.writing import replace_file
+from ..specs.suites import SUITES
 from .excerpt import readme_with_excerpt
 from .tables import views
 from .tables.best import best_models
@@ -62,7 +66,8 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
     for source, records in (load_all(results) if loaded is None else loaded).items():
         folder = source.parent
         cases = per_case(records)
-        table, same = all_rows(records, load_flags(folder / "checks"), cases)
+        checks = folder / "checks"
+        table, same = all_rows(records, load_flags(checks), cases, load_states(checks))
         boards.append(_board(folder, records, cases, table, same))
         files |= render_success(folder, records)
         marks, notes = best_models(with_hashes(cases, records)), load_notes(source)
@@ -133,6 +138,8 @@ def check(results: Path) -> list[str]:
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
     for folder, records in loaded.items():
         problems += row_problems(folder, records)
+        problems += impostors(folder, records)
+        problems += orphans(folder, records) if is_published(results) else ()
     return problems
 
 
@@ -151,5 +158,15 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         sources=load_sources(folder / "records"),
         organs=read_organs(folder),
         notes=load_notes(folder / "records"),
+        ranked=with_hashes(_suited(records), records),
+        checks=load_states(folder / "checks"),
         **{k: with_hashes(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
     )
+
+
+def _suited(records: Records) -> Frame:
+    """The cases of the rows that the suite of their protocol admits."""
+    from pandas import concat
+
+    parts = [per_case(admitted(records, suite)) for suite in SUITES.values()]
+    return concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

@@ -66,6 +66,17 @@ class AttackName:
         return (self.name, tuple(sorted((k, format_value(v)) for k, v in self.kept.items())), matched)
 
 
+def is_noise(spec: str) -> bool:
+    """Whether an attack is a control.
+
+    Example:
+        >>> is_noise("gn:std=8/255"), is_noise("pgd:eps=8/255")
+        (True, False)
+    """
+    name = parse_spec(spec).name
+    return name in ATTACKS and ATTACKS[name].family == NOISE
+
+
 def model_family(name: str) -> str:
     """Family of a model by its registry key; ``@hash`` and parameters behind it do not matter.
 

@@ -8,6 +8,7 @@ from .spec import UsageError
 
 PRECISIONS = ("float32", "tf32", "bf16")
 MEMORY = ("auto", "keep", "recompute")
+CUDA_GRAPHS = ("auto", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,9 @@ class Compute:
         memory: whether the windows' graphs are kept for the backward pass; see
             :class:`~robustvox.models.SlidingWindow`.
         sw_batch_size: windows per forward, or ``auto``.
+        case_batch: cases that are attacked together where one window holds each, or ``auto``: as many as fit on an
+            accelerator, one on a CPU.
+        cuda_graphs: ``auto`` replays a network as a CUDA graph where that is measured to be faster.
 
     Raises:
         UsageError: for a value outside these.
@@ -32,14 +36,17 @@ class Compute:
     precision: str = "float32"
     memory: str = "auto"
     sw_batch_size: int | str = "auto"
+    case_batch: int | str = "auto"
+    cuda_graphs: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, options in (("precision", PRECISIONS), ("memory", MEMORY)):
+        for name, options in (("precision", PRECISIONS), ("memory", MEMORY), ("cuda_graphs", CUDA_GRAPHS)):
             if getattr(self, name) not in options:
-                raise UsageError(f"expected --{name} among {', '.join(options)}, got {getattr(self, name)!r}")
-        windows = self.sw_batch_size
-        if windows != "auto" and (isinstance(windows, str) or windows < 1):
-            raise UsageError(f"expected --sw-batch-size of at least 1 or auto, got {windows!r}")
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"expected {flag} among {', '.join(options)}, got {getattr(self, name)!r}")
+        for flag, many in (("--sw-batch-size", self.sw_batch_size), ("--case-batch", self.case_batch)):
+            if many != "auto" and (isinstance(many, str) or many < 1):
+                raise UsageError(f"expected {flag} of at least 1 or auto, got {many!r}")
 
 
 def count_or_auto(text: str) -> int | str:

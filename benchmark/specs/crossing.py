@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .compute import Compute, count_or_auto
-from .options import SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
+from .options import RUNS, SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
 from .protocols import DEFAULT_PROTOCOL
 from .spec import UsageError
 
@@ -76,6 +76,10 @@ class Computing:
         str, Option(metavar="auto|keep|recompute", help="Windows' graphs until the backward pass.")
     ] = "auto"
     sw_batch_size: Annotated[str, Option(metavar="N|auto", help="Windows per forward.")] = "auto"
+    case_batch: Annotated[str, Option(metavar="N|auto", help="Small cases attacked together.")] = "auto"
+    cuda_graphs: Annotated[
+        str, Option(metavar="auto|off", help="Replay networks that Python slows on a GPU.")
+    ] = "auto"
     workers: Annotated[int, Option(metavar="N", help="Processes on this machine, one per card.", least=0)] = 0
     scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Dask scheduler.")] = None
     wait: Annotated[
@@ -90,10 +94,15 @@ class Computing:
         """How the networks run.
 
         Raises:
-            UsageError: for a precision, memory or number of windows that cannot be.
+            UsageError: for a precision, memory, number of windows or cases, or choice of graphs that cannot be.
         """
-        windows = count_or_auto(self.sw_batch_size)
-        return Compute(precision=self.precision.lower(), memory=self.memory.lower(), sw_batch_size=windows)
+        return Compute(
+            precision=self.precision.lower(),
+            memory=self.memory.lower(),
+            sw_batch_size=count_or_auto(self.sw_batch_size),
+            case_batch=count_or_auto(self.case_batch),
+            cuda_graphs=self.cuda_graphs.lower(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +113,7 @@ class Writing:
         UsageError: for units that files are not written in.
     """
 
-    out: Out = Path("results")
+    out: Out = RUNS
     save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
     recompute: Annotated[bool, Option(help="Measure again what is recorded.")] = False

@@ -8,6 +8,12 @@ from typing import Annotated
 
 SPEC = "NAME[:k=v,...]"
 
+RUNS = Path("runs")
+"""Where everything that is computed goes: yours, ignored by git."""
+
+RESULTS = Path("results")
+"""What is published: written by ``leaderboard`` alone, read by the commands that compare and show."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:

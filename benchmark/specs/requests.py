@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 from .crossing import Computing, Crossing, Writing
-from .options import SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
+from .options import (
+    RESULTS,
+    RUNS,
+    SPEC,
+    DataRoot,
+    DatasetName,
+    Device,
+    Option,
+    Out,
+    ProtocolName,
+    RoiSize,
+    Seed,
+)
 from .protocols import DEFAULT_PROTOCOL
 from .spec import UsageError
 
@@ -39,7 +51,23 @@ class CheckRequest:
     computing: Computing
     only: Annotated[str, Option(metavar="C2,...", help="Ids or names of checks.")] = ""
     queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
-    out: Out = Path("results")
+    out: Out = RUNS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteRequest:
+    """The command line of ``suite``: the models of a run; attacks, cases and seed are the suite's."""
+
+    crossing: Crossing
+    computing: Computing
+    known: Annotated[
+        Path, Option(metavar="DIR", help="Rows and checks that are recorded here are not made again.")
+    ] = RESULTS
+    checks: Annotated[
+        bool, Option(flag="--checks/--no-checks", help="Also the sanity checks that the suite asks for.")
+    ] = True
+    queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +85,7 @@ class FiguresRequest:
 
     crossing: Crossing
     computing: Computing
-    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = Path("results")
+    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = RESULTS
     formats: Annotated[str, Option(flag="--format", metavar="png,svg,pdf", help="File formats.")] = "png,svg"
     convention: Annotated[str, Option(help="Slices radiological or neurological.")] = "radiological"
     folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the figures.")] = Path(
@@ -84,7 +112,7 @@ class FrequencyRequest:
         tuple[str, ...],
         Option(metavar="none|linf|l2", help="Norm every band gets back; may repeat. Default: none."),
     ] = ()
-    out: Out = Path("results")
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +159,7 @@ class StealRequest:
     ] = ()
     full: Annotated[bool, Option(help="Also more budgets and defences, two rounds, chosen queries.")] = False
     device: Device = "auto"
-    out: Out = Path("results")
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +182,7 @@ class CompareRequest:
     protocol: ProtocolName = DEFAULT_PROTOCOL
     metric: Annotated[str, Option(help="dice, hd95_mm or nsd.")] = "dice"
     csv: Annotated[Path | None, Option(metavar="FILE", help="Write the unrounded table too.")] = None
-    out: Out = Path("results")
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +195,9 @@ class TrainRequest:
     steps: Annotated[int, Option(help="Optimizer steps.", least=1)] = 1000
     batch_size: Annotated[int, Option(help="Windows per step.", least=1)] = 2
     lr: Annotated[float, Option(help="Peak learning rate.", least=0.0)] = 2e-3
+    turn: Annotated[
+        float, Option(help="Degrees that windows are turned by, at most, in the plane of slices.", least=0.0)
+    ] = 0.0
     adversarial: Annotated[
         str | None,
         Option(
@@ -185,7 +216,7 @@ class TrainRequest:
     look_cases: Annotated[int, Option(help="Cases of the end of the validation split for that.", least=1)] = 8
     seed: Seed = 0
     device: Device = "auto"
-    checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default models/zoo.")] = (
+    checkpoint: Annotated[Path | None, Option(metavar="FILE", help="Where to write; default runs/zoo.")] = (
         None
     )
     roi_size: RoiSize = None
@@ -263,7 +294,7 @@ class CiteRequest:
     attacks: Annotated[tuple[str, ...], replace(_NAMED, flag="--attack")] = ()
     datasets: Annotated[tuple[str, ...], replace(_NAMED, flag="--dataset")] = ()
     studies: Annotated[tuple[str, ...], replace(_NAMED, flag="--study", metavar="COMMAND")] = ()
-    out: Out = Path("results")
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,14 +302,17 @@ class LeaderboardRequest:
     """The command line of ``leaderboard`` as written."""
 
     check: Annotated[bool, Option(help="Only compare; fail when a table differs.")] = False
-    out: Out = Path("results")
+    publish: Annotated[
+        Path | None, Option(metavar="RUN", help="Check what a run recorded, and add it to --out.")
+    ] = None
+    out: Out = RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrateRequest:
     """The command line of ``migrate`` as written."""
 
-    out: Out = Path("results")
+    out: Out = RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,4 +389,4 @@ class MarkingRequest:
             help="Also train removers, and show every remover of the first mark to every model.",
         ),
     ] = True
-    out: Out = Path("results")
+    out: Out = RUNS

@@ -18,7 +18,9 @@ class Recipe:
         warmup: share of steps in [0, 1).
         ema: decay of the averaged weights that are kept, in [0, 1).
         foreground: share of windows centered on a labelled voxel.
-        rotate: largest rotation in degrees.
+        rotate: largest rotation in degrees, about every axis.
+        turn: largest further rotation in degrees within the first two axes, for scans whose planes lie as the patient
+            lay; 0 for none.
         scale: largest relative change of size.
         intensity: largest relative change of gain, and half of it as offset on [0, 1].
         noise: largest standard deviation of added noise on [0, 1].
@@ -32,6 +34,7 @@ class Recipe:
     ema: float = 0.99
     foreground: float = 0.5
     rotate: float = 12.0
+    turn: float = 0.0
     scale: float = 0.12
     intensity: float = 0.15
     noise: float = 0.02

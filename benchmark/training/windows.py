@@ -132,6 +132,8 @@ def _window(
     slack = np.abs(shape - roi) / 2
     center = np.clip(center, shape / 2 - slack, shape / 2 + slack)
     matrix = _random_rotation(len(shape), recipe.rotate, rng) * (1 + rng.uniform(-recipe.scale, recipe.scale))
+    if recipe.turn:
+        matrix = matrix @ _plane_rotation(len(shape), 0, 1, recipe.turn, rng)
     theta = torch.from_numpy(_normalized_affine(matrix, center, shape, roi)).float()[None]
     grid = F.affine_grid(theta, [1, 1, *roi_size], align_corners=False)
     image = F.grid_sample(sample.image[None], grid, mode="bilinear", align_corners=False)[0]
@@ -153,12 +155,16 @@ def _random_rotation(rank: int, degrees: float, rng: np.random.Generator) -> np.
     matrix = np.eye(rank)
     for a in range(rank):
         for b in range(a + 1, rank):
-            angle = math.radians(rng.uniform(-degrees, degrees))
-            plane = np.eye(rank)
-            plane[a, a] = plane[b, b] = math.cos(angle)
-            plane[a, b], plane[b, a] = -math.sin(angle), math.sin(angle)
-            matrix = matrix @ plane
+            matrix = matrix @ _plane_rotation(rank, a, b, degrees, rng)
     return matrix
+
+
+def _plane_rotation(rank: int, a: int, b: int, degrees: float, rng: np.random.Generator) -> np.ndarray:
+    angle = math.radians(rng.uniform(-degrees, degrees))
+    plane = np.eye(rank)
+    plane[a, a] = plane[b, b] = math.cos(angle)
+    plane[a, b], plane[b, a] = -math.sin(angle), math.sin(angle)
+    return plane
 
 
 def _normalized_affine(

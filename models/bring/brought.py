@@ -31,6 +31,7 @@ class BroughtModel:
         preprocessing: steps between a case and the windows of ``network``, as :mod:`~.transforms` has them.
         held_out: ids of the data's cases it was validated on; None where nobody knows.
         trained_on: ids of the data's cases it was trained on, as far as known.
+        claimed: mean foreground Dice that its checkpoint says it has on validation data.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BroughtModel:
     preprocessing: tuple[Step, ...] = ()
     held_out: tuple[str, ...] | None = None
     trained_on: frozenset[str] = frozenset()
+    claimed: float | None = None
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.predictor is None):

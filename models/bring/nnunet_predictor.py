@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 from ..case import CasePredictor, CaseSource, Turn, turn, turn_back
 from ..limits import require_memory
 from ..resampling import NnUNetResampling
-from ..sliding_window import SlidingWindow, _pad_to
+from ..sliding_window import SlidingWindow
+from ..window_padding import pad_to
 
 EPS = 1e-8
 SCALE = 10
@@ -52,7 +53,7 @@ class NnUNetWindows(SlidingWindow):
         In half precision the weights of a window's corners are a few units in the last place, and close logits become
         equal: both decide classes there.
         """
-        padded, crop = _pad_to(images, self.roi_size)
+        padded, crop = pad_to(images, self.roi_size)
         weight = (self.importance(padded.double()) * SCALE).half() if self.mode == "gaussian" else None
         if weight is None:
             weight = padded.new_ones((1, 1, *self.roi_size), dtype=torch.half)

@@ -1,17 +1,20 @@
 """Every table of docs/performance.md on one card, in under eight minutes, as text and as JSON.
 
     python tests/performance/gpu.py --json gpu.json
+    python tests/performance/gpu.py --only steps,windows       # some of the tables, in all of the time
     python tests/performance/gpu.py --tiny --device cpu        # the same code on toy sizes: does it run?
 
-Bare networks by batch, the sliding window beside MONAI under autograd, attack steps over bare, the selective scan
+Bare networks by batch with and without CUDA graphs, the sliding window beside MONAI under autograd, attack steps over bare, the selective scan
 beside mambapy and mamba_ssm (where installed), the share of time the card works in the README's job, and cases a
 minute for paper-size networks on a synthetic volume of BTCV's size. What takes turns is timed in one run. A part
-that reaches its share of the time stops and says which rows it left out. TF32 is off.
+that reaches its share of the time stops and says which rows it left out; what a part does not need goes to the
+next. TF32 is off.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -23,13 +26,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.inferers.utils import sliding_window_inference
+from scans import other_scans, scan_inputs, scanned
 from torch import Tensor, nn
 
 from robustvox.attacks import PGD, SA2, VAFA, Attack, CosPGD
 from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, build_model, load_checkpoint
+from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.mamba import selective_scan
-from robustvox.models.mamba.kernel import auto_scan, find_scan
+from robustvox.models.mamba.kernel import auto_scan
 from robustvox.models.precision import forbid_tf32
 
 CLASSES = 14
@@ -52,6 +57,9 @@ class Sizes:
     batches: tuple[int, ...] = (1, 4, 16)
     scans: tuple[tuple[int, int], ...] = ((13_824, 64), (110_592, 32), (110_592, 96), (884_736, 32))
     steps: int = 5
+    attack_steps: int = (
+        20  # what attacks take unless told otherwise; an attack's closing forward counts in its steps
+    )
     repeats: int = 5
     minutes: float = 7.5
 
@@ -59,7 +67,7 @@ class Sizes:
 TINY = Sizes(
     roi=(32, 32, 32), volume=(40, 32, 32), networks=(("unet", "small"), ("mamba_unet", "small")),
     windowed=("unet",), stepped=("unet",), cases=("unet",), batches=(1, 2), scans=((64, 4),),
-    steps=2, repeats=1,
+    steps=2, attack_steps=2, repeats=1,
 )  # fmt: skip
 
 
@@ -72,10 +80,9 @@ class Bench:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     deadline: float = float("inf")
 
-    def part(self, name: str, share: float) -> str:
-        """Start a part that may take this share of the time."""
+    def part(self, name: str) -> str:
+        """Start a table."""
         self.tables[name] = []
-        self.deadline = time.perf_counter() + share * 60 * self.sizes.minutes
         print(f"\n== {name}", flush=True)
         return name
 
@@ -94,12 +101,12 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def milliseconds(self, *works: Callable[[], object]) -> list[float]:
+    def milliseconds(self, *works: Callable[[], object], repeats: int | None = None) -> list[float]:
         """Medians; the works take turns."""
         for work in works:
             work()
         times: list[list[float]] = [[] for _ in works]
-        for _ in range(self.sizes.repeats):
+        for _ in range(repeats or self.sizes.repeats):
             for work, taken in zip(works, times, strict=True):
                 self.wait()
                 start = time.perf_counter()
@@ -148,7 +155,7 @@ def fits(work: Callable[[], object]) -> bool:
 
 
 def bare(bench: Bench) -> None:
-    part = bench.part("bare network, forward and input gradient, ms", 0.2)
+    part = bench.part("bare network, forward and input gradient, ms; with graphs the same as replays")
     for name, size in bench.sizes.networks:
         if bench.late(part, name):
             continue
@@ -158,11 +165,18 @@ def bare(bench: Bench) -> None:
             if not fits(lambda: gradient(model, images)):  # noqa: B023
                 break
             (row[f"batch {batch}"],) = bench.milliseconds(lambda: gradient(model, images))  # noqa: B023
+            graphs = CudaGraphs(model)
+            trial = graphs.measure(images)
+            if trial is not None:
+                row[f"graphs {batch}"] = trial.why
+            if trial is not None and trial.used:
+                (row[f"replay {batch}"],) = bench.milliseconds(lambda: gradient(graphs, images))  # noqa: B023
+            graphs.drop()
         bench.add(part, network=f"{name} {size}", **row)
 
 
 def windows(bench: Bench) -> None:
-    part = bench.part("whole volume, forward and input gradient, ms", 0.25)
+    part = bench.part("whole volume, forward and input gradient, ms")
     images, roi = bench.images(1, 1, *bench.sizes.volume), bench.sizes.roi
     for name in bench.sizes.windowed:
         if bench.late(part, name):
@@ -171,6 +185,7 @@ def windows(bench: Bench) -> None:
         auto = SlidingWindow(model, roi, 0.5)
         ways: dict[str, Callable[[Tensor], Tensor]] = {
             "auto": auto,
+            "auto, no graphs": SlidingWindow(model, roi, 0.5, cuda_graphs="off"),
             "recompute, auto": SlidingWindow(model, roi, 0.5, memory="recompute"),
             "recompute, 1": SlidingWindow(model, roi, 0.5, 1, memory="recompute"),
             "MONAI, 4": lambda x, model=model: sliding_window_inference(
@@ -178,19 +193,28 @@ def windows(bench: Bench) -> None:
             ),
         }
         works = [lambda way=way: gradient(way, images) for way in ways.values()]
+        for _ in range(3):  # the third gradient tries a graph
+            gradient(auto, images)
         row: dict[str, Any] = dict(zip(ways, bench.milliseconds(*works), strict=True))
         row |= {f"GiB {way}": bench.peak_gib(work) for way, work in zip(ways, works, strict=True)}
         reference = gradient(ways["MONAI, 4"], images)
         off = float((gradient(auto, images) - reference).norm() / reference.norm())
         over = round(row["auto"] / row["MONAI, 4"], 2)
+        tried = {count: trial.why for count, trial in auto.graphs.trials.items()}
         bench.add(
-            part, network=name, **row, over_monai=over, how=str(auto.execution), gradient_off=f"{off:.0e}"
+            part,
+            network=name,
+            **row,
+            over_monai=over,
+            how=str(auto.execution),
+            graphs=tried,
+            gradient_off=f"{off:.0e}",
         )
 
 
 def steps(bench: Bench) -> None:
-    part = bench.part("attack step over bare, batch 1", 0.15)
-    count, images = bench.sizes.steps, bench.images(1, 1, *bench.sizes.roi)
+    part = bench.part(f"attack step over bare, batch 1, {bench.sizes.attack_steps} steps")
+    count, images = bench.sizes.attack_steps, bench.images(1, 1, *bench.sizes.roi)
     labels = bench.labels(images)
     attacks: dict[str, Attack] = {
         "pgd": PGD(steps=count), "cospgd": CosPGD(steps=count), "vafa(32)": VAFA(steps=count),
@@ -200,113 +224,89 @@ def steps(bench: Bench) -> None:
         if bench.late(part, name):
             continue
         model = bench.network(name)
+
+        def plain(model: nn.Module = model) -> None:
+            for _ in range(count):
+                gradient(model, images, labels)
+                bench.wait()
+
         works = [lambda attack=attack: attack(model, images, labels) for attack in attacks.values()]  # noqa: B023
-        base, *taken = bench.milliseconds(lambda: gradient(model, images, labels), *works)  # noqa: B023
-        ratios = {key: round(t / count / base, 2) for key, t in zip(attacks, taken, strict=True)}
-        bench.add(part, network=name, bare_ms=base, **ratios)
+        base, *taken = bench.milliseconds(plain, *works, repeats=3)
+        ratios = {key: round(t / base, 3) for key, t in zip(attacks, taken, strict=True)}
+        bench.add(part, network=name, bare_ms=round(base / count, 2), **ratios)
 
 
 def scans(bench: Bench) -> None:
-    part = bench.part("selective scan, forward and gradients of u, delta, B, C, ms", 0.1)
+    part = bench.part("selective scan, forward and gradients of u, delta, B, C, ms")
     ways: dict[str, Callable[..., Tensor]] = {
         "auto": auto_scan,
         "torch": selective_scan,
-        **_others(bench.device),
+        **other_scans(bench.device),
     }
     for length, inner in bench.sizes.scans:
         if bench.late(part, f"{length} x {inner}"):
             continue
-        values, weights = _scan_inputs(bench.device, length, inner)
+        values, weights = scan_inputs(bench.device, length, inner)
         row: dict[str, Any] = {}
-        exact = _scanned(selective_scan, [v.double() for v in values], weights.double())
+        exact = scanned(selective_scan, [v.double() for v in values], weights.double())
         for name, way in ways.items():
-            if not fits(lambda: _scanned(way, values, weights)):  # noqa: B023
+            if not fits(lambda: scanned(way, values, weights)):  # noqa: B023
                 row[name] = "memory"
                 continue
-            (row[name],) = bench.milliseconds(lambda: _scanned(way, values, weights))  # noqa: B023
-            found = _scanned(way, values, weights)
+            (row[name],) = bench.milliseconds(lambda: scanned(way, values, weights))  # noqa: B023
+            found = scanned(way, values, weights)
             errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
             row[f"error {name}"] = f"{max(errors):.0e}"
         bench.add(part, size=f"{length} x {inner}", **row)
 
 
-def _others(device: torch.device) -> dict[str, Callable[..., Tensor]]:
-    """Other people's scans, where they are installed."""
-    found: dict[str, Callable[..., Tensor]] = {}
-    try:
-        from mambapy.pscan import pscan
-    except ImportError:
-        print("mambapy is not installed")
-    else:
-
-        def mambapy(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-            states = pscan(torch.exp(delta[..., None] * A), (delta * u)[..., None] * B[:, :, None])
-            return (states @ C[..., None]).squeeze(-1) + D * u
-
-        found["mambapy"] = mambapy
-    try:
-        kernel = find_scan("mamba_ssm")
-    except ValueError:
-        print("mamba_ssm is not installed")
-        return found
-    return {**found, "mamba_ssm": kernel} if device.type == "cuda" else found
-
-
-def _scan_inputs(
-    device: torch.device, length: int, inner: int, state: int = 16
-) -> tuple[list[Tensor], Tensor]:
-    g = torch.Generator().manual_seed(0)
-    u, delta, weights = torch.randn(3, 1, length, inner, generator=g)
-    B, C = torch.randn(2, 1, length, state, generator=g)
-    A = -torch.arange(1.0, state + 1).repeat(inner, 1)
-    values = [u, F.softplus(delta - 3), A, B, C, torch.ones(inner)]
-    return [v.to(device) for v in values], weights.to(device)
-
-
-def _scanned(way: Callable[..., Tensor], values: list[Tensor], weights: Tensor) -> list[Tensor]:
-    u, delta, A, B, C, D = values
-    u, delta, B, C = (v.detach().requires_grad_() for v in (u, delta, B, C))
-    y = way(u, delta, A, B, C, D)
-    return [y.detach(), *torch.autograd.grad(y, (u, delta, B, C), weights)]
-
-
 def busy(bench: Bench) -> None:
     """README's job: the zoo's small UNETR on the phantom."""
-    part = bench.part("share of the attack's time in which the card works, README's job", 0.1)
+    part = bench.part("share of the attack's time in which the card works, README's job")
     dataset = open_dataset("phantom")
     loaded = load_checkpoint(ZOO / "phantom" / "unetr.safetensors")
-    predictor = SlidingWindow(loaded.network.to(bench.device).eval(), loaded.card.roi_size)
+    network, roi = loaded.network.to(bench.device).eval(), loaded.card.roi_size
     volume = dataset.load(dataset.splits["validation"][0])
     images = torch.from_numpy(volume.image)[None].to(bench.device)
     labels = torch.from_numpy(volume.label).long()[None, None].to(bench.device)
     if bench.sizes is TINY:  # one window
-        corner = (..., *(slice(0, side) for side in loaded.card.roi_size))
+        corner = (..., *(slice(0, side) for side in roi))
         images, labels = images[corner], labels[corner]
+    attacks: dict[str, Attack] = {"pgd": PGD(steps=bench.sizes.steps), "vafa": VAFA(steps=bench.sizes.steps)}
+    for (name, attack), graphs in itertools.product(attacks.items(), ("off", "auto")):
+        if bench.late(part, name):
+            continue
+        predictor = SlidingWindow(network, roi, cuda_graphs=graphs)
+        work = lambda attack=attack, predictor=predictor: attack(predictor, images, labels)  # noqa: E731
+        (taken,) = bench.milliseconds(work)
+        bench.add(
+            part,
+            attack=name,
+            graphs=graphs,
+            ms=taken,
+            **worked(bench, work, taken),
+            how=str(predictor.execution),
+        )
+
+
+def worked(bench: Bench, work: Callable[[], object], taken: float) -> dict[str, Any]:
+    """For how much of its time a piece of work keeps the card at work, by the profiler."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if bench.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    for name, attack in (
-        ("pgd", PGD(steps=bench.sizes.steps)),
-        ("vafa", VAFA(steps=bench.sizes.steps)),
-    ):
-        if bench.late(part, name):
-            continue
-        (taken,) = bench.milliseconds(lambda attack=attack: attack(predictor, images, labels))
-        with torch.profiler.profile(activities=activities) as profile:
-            attack(predictor, images, labels)
-            bench.wait()
-        averages = profile.key_averages()
-        if bench.device.type != "cuda":
-            bench.add(part, attack=name, ms=taken, share="no card", operations=sum(e.count for e in averages))
-            continue
-        worked = sum(event.self_device_time_total for event in averages) / 1e3
-        launches = sum(event.count for event in averages if "LaunchKernel" in event.key)
-        share = round(worked / taken, 2)
-        bench.add(part, attack=name, ms=taken, card_ms=round(worked, 1), share=share, launches=launches)
+    with torch.profiler.profile(activities=activities) as profile:
+        work()
+        bench.wait()
+    averages = profile.key_averages()
+    if bench.device.type != "cuda":
+        return {"share": "no card", "operations": sum(event.count for event in averages)}
+    card = sum(event.self_device_time_total for event in averages) / 1e3
+    launches = sum(event.count for event in averages if "Launch" in event.key)
+    return {"card_ms": round(card, 1), "share": round(card / taken, 2), "launches": launches}
 
 
 def cases(bench: Bench) -> None:
-    part = bench.part("cases a minute, one volume, PGD with 20 steps, from the time of a few", 0.15)
+    part = bench.part("cases a minute, one volume, PGD with 20 steps, from the time of a few")
     images = bench.images(1, 1, *bench.sizes.volume)
     labels, few = bench.labels(images), 2
     for name in bench.sizes.cases:
@@ -320,7 +320,31 @@ def cases(bench: Bench) -> None:
         attack(predictor, images, labels)
         bench.wait()
         seconds = (time.perf_counter() - start) * 20 / few
-        bench.add(part, network=name, seconds_a_case=round(seconds, 2), cases_a_minute=round(60 / seconds, 1))
+        bench.add(
+            part,
+            network=name,
+            seconds_a_case=round(seconds, 2),
+            cases_a_minute=round(60 / seconds, 1),
+            how=str(predictor.execution),
+        )
+
+
+PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "bare": (bare, 0.2),
+    "windows": (windows, 0.25),
+    "steps": (steps, 0.2),
+    "scans": (scans, 0.1),
+    "busy": (busy, 0.1),
+    "cases": (cases, 0.15),
+}
+"""Tables by name, and the share of the time that each may take."""
+
+
+def chosen(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"expected parts among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    return names
 
 
 def main() -> None:
@@ -330,6 +354,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--minutes", type=float, default=Sizes.minutes, help="for all parts together")
+    parser.add_argument(
+        "--only", type=chosen, default=list(PARTS), metavar=",".join(PARTS), help="some parts"
+    )
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cpu" and not options.tiny:
@@ -344,7 +372,12 @@ def main() -> None:
         "tiny": options.tiny,
     }
     print("  ".join(f"{key} {value}" for key, value in about.items()))
-    for part in (bare, windows, steps, scans, busy, cases):
+    begin, due = time.perf_counter(), 0.0
+    whole = sum(PARTS[name][1] for name in options.only)
+    for name in options.only:
+        part, share = PARTS[name]
+        due += share / whole
+        bench.deadline = begin + due * 60 * options.minutes
         part(bench)
     if options.json is not None:
         options.json.write_text(json.dumps({**about, "tables": bench.tables}, indent=2) + "\n")

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
+from ...specs.durations import duration
 from ...specs.names import printable
 
 LOG_SECONDS = 60.0
@@ -76,13 +77,16 @@ class _State(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator[Progress]:
+def progress(
+    title: str, total: int, state: Callable[[], str] = str, doing: Callable[[], str] = str
+) -> Iterator[Progress]:
     """A bar with the time left on stderr; a line a minute where stderr is not a terminal, such as a log file.
 
     Args:
         title: what goes on.
         total: steps of it.
         state: tells where it stands at any moment.
+        doing: tells what is in work at any moment, for the log.
     """
     console = make_console(stderr=True)
     bar = Progress(
@@ -99,7 +103,7 @@ def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator
     done = threading.Event()
     with bar:
         bar.add_task(escape(title), total=total)
-        log = threading.Thread(target=_log, args=(bar, console, done, state), daemon=True)
+        log = threading.Thread(target=_log, args=(bar, console, done, state, doing), daemon=True)
         if not console.is_terminal:
             log.start()
         try:
@@ -110,10 +114,17 @@ def progress(title: str, total: int, state: Callable[[], str] = str) -> Iterator
                 log.join()
 
 
-def _log(bar: Progress, console: Console, done: threading.Event, state: Callable[[], str]) -> None:
+def _log(
+    bar: Progress,
+    console: Console,
+    done: threading.Event,
+    state: Callable[[], str],
+    doing: Callable[[], str],
+) -> None:
     while not done.wait(LOG_SECONDS):
-        line = ", ".join(filter(None, (progress_line(bar.tasks[0]), state())))
-        console.print(line, soft_wrap=True)
+        now = doing()
+        parts = progress_line(bar.tasks[0]), state(), f"now {escape(now)}" if now else ""
+        console.print(", ".join(filter(None, parts)), soft_wrap=True)
 
 
 def progress_line(task: Task, now: float | None = None) -> str:
@@ -129,5 +140,5 @@ def progress_line(task: Task, now: float | None = None) -> str:
     line += f" in {elapsed / 60:.0f} min"
     if task.completed and task.total:
         end = moment + elapsed * (task.total - task.completed) / task.completed
-        line += f", ends about {time.strftime(stamp, time.localtime(end))}"
+        line += f", {duration(end - moment)} left, ends about {time.strftime(stamp, time.localtime(end))}"
     return f"{line}; {task.description}"

@@ -10,10 +10,11 @@ from rich.table import Table
 from robustvox.attacks import CATALOG as ATTACKS
 from robustvox.datasets import CATALOG as DATASETS
 from robustvox.models import CATALOG as MODELS
-from robustvox.models import ZOO, CheckpointError, read_card
+from robustvox.models import CheckpointError, read_card
 from robustvox.models.complexity import facts
 from robustvox.models.prompted import TARGETS
 
+from ...plan.zoo import zoo_files
 from ...specs.defences import CATALOG as DEFENCES
 from ...specs.protocols import PROTOCOLS, SWITCHES, Protocol
 from .console import escape, make_console
@@ -118,7 +119,7 @@ def _measured(value: float | None, digits: int, *, scaled: bool) -> str:
 def _zoo() -> dict[str, list[str]]:
     """Architecture to one line per checkpoint; a damaged one says so."""
     found: dict[str, list[str]] = {}
-    for path in sorted(ZOO.glob("*/*.safetensors")):
+    for path in zoo_files():
         try:
             card = read_card(path)
         except CheckpointError as error:

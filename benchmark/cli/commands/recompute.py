@@ -23,6 +23,7 @@ from ...plan.plan import Job, Plan
 from ...records.sources import base_name, path_of
 from ...specs.protocols import Protocol, find_protocol
 from ...specs.spec import CLEAN, Spec, UsageError
+from ...specs.tolerances import tolerance_of
 
 if TYPE_CHECKING:
     from robustvox.datasets import Dataset, Volume
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from ...craft.named import NamedAttack, NamedModel
     from ...records.unit import Unit
     from ...specs.requests import VerifyRequest
-
-CLEAN_TOLERANCE = 1e-3
-
-
-ATTACKED_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ class Recomputation:
             )
         job = Job(unit.case, surrogate if attack else None, attack, (target,))
         now = {score.class_name: score.dice for score in bench.scored(job, target).outcome.scores}
-        tolerance = ATTACKED_TOLERANCE if attack else CLEAN_TOLERANCE
+        tolerance = tolerance_of(unit.attack)
         apart = {name: distance(recorded.get(name), now.get(name)) for name in sorted({*recorded, *now})}
         problems = tuple(
             f"{describe(unit)}: expected Dice {recorded.get(name)} of {name} as recorded, got {now.get(name)}, more "

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
-from ...harness.bench import Bench, requested_saver
+from ...harness.bench import Bench
 from ...harness.cluster import Tally
+from ...harness.desk import OwnDesk, SideDesk
 from ...harness.execute import Elsewhere, Event, Status, execute
 from ...harness.faults import ERRORS, storing
 from ...harness.preflight import Place, place_of
+from ...harness.saving import requested_saver
 from ...harness.workers import assign, crew_of
 from ...plan.attacks import brief
 from ...plan.build import build_plan
@@ -30,6 +34,7 @@ from ...report.reading import window_lines
 from ...report.writing import announce
 from ...show.files import write
 from ...show.tables import results as tables
+from ...specs.compute import Compute
 from ...specs.crossing import Writing
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
@@ -38,7 +43,7 @@ from .console import escape, make_console, progress
 from .terminal_table import results_table
 
 
-def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
+def run_benchmark(request: RunRequest, executor: Executor | None = None, *, beside: bool = False) -> int:
     """Do what the request says; 0 when everything is done, 1 when some cases failed.
 
     Args:
@@ -47,22 +52,48 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None) -> int:
             ``concurrent.futures.Executor`` whose processes can resolve the request, or a Dask ``Client``, see
             ``docs/clusters.md``. It stays open. ``workers`` then says how many jobs it computes at once, where it does
             not tell.
+        beside: whether volumes are scored and written by other processes while a GPU attacks the next. A script that
+            asks for it needs ``if __name__ == "__main__":`` around the call, as for ``workers``.
 
     Raises:
         UsageError: for any name, parameter, path or combination that cannot be.
         UnfinishedError: no worker, no scheduler, or results that cannot be written.
     """
     started, clock = time.time(), time.perf_counter()
-    console = make_console()
     gallery = FirstCase()
+    computing, writing = request.computing, request.writing
+    plan = build_plan(request.crossing, computing, writing.out)
+    alone = executor is None and computing.scheduler is None and computing.workers == 0
+    desk = SideDesk() if beside and alone and not plan.device.startswith("cpu") else OwnDesk()
+    # Workers attack the cases they are given one by one.
+    compute = computing.compute if alone else replace(computing.compute, case_batch=1)
+    with closing(desk):
+        bench = Bench(
+            plan,
+            save=requested_saver(writing, plan),
+            watch=gallery if writing.report else None,
+            case_batch=compute.case_batch,
+            desk=desk,
+        )
+        return _run(request, bench, compute, executor, gallery, (started, clock))
+
+
+def _run(
+    request: RunRequest,
+    bench: Bench,
+    compute: Compute,
+    executor: Executor | None,
+    gallery: FirstCase,
+    began: tuple[float, float],
+) -> int:
+    """Everything of a run once it is known what is crossed."""
+    console, plan = make_console(), bench.plan
     out, computing = request.writing.out, request.computing
-    plan = build_plan(request.crossing, computing, out)
-    save = requested_saver(request.writing, plan)
-    bench = Bench(plan, save=save, watch=gallery if request.writing.report else None)
+    started, clock = began
     for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
         console.print(escape(line), style="dim", soft_wrap=True)
     folder = out / plan.dataset.name
-    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, computing.compute))
+    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, compute))
     with RecordStore(folder / "records") as store:
         with storing(folder):
             store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
@@ -106,7 +137,12 @@ def _compute(
     events: list[Event] = []
     with (
         crew_of(request.computing, executor) as crew,
-        progress(f"{plan.dataset.name}: {len(plan.cases)} cases", tally.jobs, lambda: str(tally)) as bar,
+        progress(
+            f"{plan.dataset.name}: {len(plan.cases)} cases",
+            tally.jobs,
+            lambda: str(tally),
+            lambda: tally.doing(),
+        ) as bar,
     ):
         elsewhere = None
         if crew is not None:

@@ -1,15 +1,16 @@
-"""The ``train`` command: resolve names, show progress, write the checkpoint into the zoo."""
+"""The ``train`` command: resolve names, show progress, write the checkpoint."""
 
 from __future__ import annotations
 
 from robustvox.datasets import Dataset
-from robustvox.models import CATALOG, ZOO, build_model
+from robustvox.models import CATALOG, build_model
 
 from ...plan.attacks import load_attack
 from ...plan.bring import take_data_parameters
 from ...plan.cases import load_dataset, require_cases
 from ...plan.models import choose_device
 from ...plan.windows import choose_window, read_window, with_window
+from ...plan.zoo import OWN_ZOO, zoo_file
 from ...records.sources import zoo_name
 from ...report.training import described, write_training_report
 from ...specs.requests import TrainRequest
@@ -38,10 +39,10 @@ def train_model(request: TrainRequest) -> int:
     )
     defence = _defence(request)
     name = spec.name + (f".{defence.name}" if defence.name else "")
-    path = request.checkpoint or ZOO / zoo_name(dataset) / f"{name}.safetensors"
+    path = request.checkpoint or OWN_ZOO / zoo_name(dataset) / f"{name}.safetensors"
     start = request.start
     if start is not None and str(start) == "zoo":
-        start = ZOO / zoo_name(dataset) / f"{spec.name}.safetensors"
+        start = zoo_file(dataset, spec.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with progress(f"train {name} on {dataset.name}", request.steps) as bar:
 
@@ -53,7 +54,7 @@ def train_model(request: TrainRequest) -> int:
                 spec,
                 dataset,
                 path=path,
-                recipe=Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr),
+                recipe=_recipe(request),
                 seed=request.seed,
                 device=choose_device(request.device),
                 defence=defence,
@@ -74,6 +75,10 @@ def train_model(request: TrainRequest) -> int:
             ) from error
     console = make_console()
     console.print(f"{path}: validation Dice {trained.card.validation_dice:.4f}")
+    if request.checkpoint is None and zoo_file(dataset, name) != path:
+        console.print(
+            f"--model {spec.name} alone means the checkpoint that comes with the code; this one is --checkpoint {path}"
+        )
     for line in described(trained):
         console.print(line)
     if request.report is not None and trained.looks:
@@ -81,6 +86,10 @@ def train_model(request: TrainRequest) -> int:
             f"{write_training_report(request.report, path.name.removesuffix('.safetensors'), trained)}"
         )
     return DONE
+
+
+def _recipe(request: TrainRequest) -> Recipe:
+    return Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr, turn=request.turn)
 
 
 def _defence(request: TrainRequest) -> NamedDefence:

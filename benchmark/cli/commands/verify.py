@@ -1,8 +1,8 @@
 """The ``verify`` command: recompute a sample of record rows from the checkpoints and compare.
 
 What is compared, and how closely: the hash of the case's image and label exactly, Dice per class within
-:data:`~robustvox.benchmark.cli.commands.recompute.CLEAN_TOLERANCE` on clean images and
-:data:`~robustvox.benchmark.cli.commands.recompute.ATTACKED_TOLERANCE` on attacked ones. Thread count and processor
+:data:`~robustvox.benchmark.specs.tolerances.CLEAN_TOLERANCE` on clean images and
+:data:`~robustvox.benchmark.specs.tolerances.ATTACKED_TOLERANCE` on attacked ones. Thread count and processor
 change the last bits of a convolution, and an iterative attack carries them into its next sign, so attacked volumes
 differ a little from machine to machine (docs/submitting.md has the measurement). Time, and the distances in mm that
 one voxel at the border can move far, are not compared.
@@ -19,7 +19,8 @@ from typing import Any
 from robustvox.models import CheckpointError, read_card
 
 from ...plan.model_text import is_architecture
-from ...records.coverage import locate, record_folders, row_problems
+from ...plan.zoo import zoo_files
+from ...records.coverage import locate, orphans, record_folders, row_problems
 from ...records.reading import Records, load_records
 from ...records.unit import Unit
 from ...specs.requests import VerifyRequest
@@ -46,6 +47,9 @@ def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) ->
         problems += len(found)
         if found:
             continue  # nothing to recompute from rows that are not what they say
+        for text in orphans(folder, records):
+            echo(text)
+            problems += 1
         recomputation = Recomputation(request, known)
         refused = {unit: recomputation.refusal(unit) for unit in units}
         for text in _refusals(folder, refused):
@@ -72,7 +76,6 @@ def known_checkpoints(files: tuple[Path, ...] = ()) -> dict[str, Path]:
     Raises:
         UsageError: if a given file is not a checkpoint.
     """
-    from robustvox.models import ZOO
     from robustvox.models.checkpoint import file_sha256
 
     for path in files:
@@ -80,7 +83,7 @@ def known_checkpoints(files: tuple[Path, ...] = ()) -> dict[str, Path]:
             read_card(path)
         except CheckpointError as error:
             raise UsageError(str(error)) from error
-    return {file_sha256(path): path for path in (*sorted(ZOO.glob("*/*.safetensors")), *files)}
+    return {file_sha256(path): path for path in (*zoo_files(), *files)}
 
 
 def units_of(records: Records) -> list[Unit]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ...records.provenance import read_entries
 from ...records.reading import Frame
+from ...records.states import CheckState, Found, state_of
 from ...specs.spec import CLEAN as CLEAN
+from ..labels import is_noise
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Board:
         outcomes: what checks found, from :func:`robustvox.benchmark.records.outcomes.load_warnings`.
         organs: mean millilitres by class id, from :mod:`robustvox.benchmark.records.organs`; empty where unknown.
         notes: what every table of the data has to say.
+        ranked: as ``cases``, of the rows alone that a suite admits; the same where nothing says.
+        checks: what every check found, from :func:`robustvox.benchmark.records.states.load_states`.
         sources: lines that say where the data come from, under which licence.
     """
 
@@ -38,6 +42,8 @@ class Board:
     sources: tuple[str, ...] = ()
     organs: Mapping[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ranked: Frame = None
+    checks: Found = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -59,6 +65,20 @@ class Board:
         """Whom each case is of; itself where the frame does not say."""
         whose = self.cases["patient"] if "patient" in self.cases else self.cases["case"]
         return dict(zip(self.cases["case"], whose, strict=True))
+
+    @property
+    def suited(self) -> Frame:
+        """The cases that a ranking may use."""
+        return self.cases if self.ranked is None else self.ranked
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """The attacked checkpoint by the name that is shown."""
+        return dict(zip(self.cases["surrogate"], self.cases["surrogate_sha256"], strict=True))
+
+    def state(self, protocol: str, model: str, attack: str) -> CheckState:
+        """What checks say of the rows of an attack on a shown model."""
+        return state_of(self.checks, protocol, self.sha256.get(model, ""), attack, control=is_noise(attack))
 
     @property
     def protocols(self) -> list[str]:

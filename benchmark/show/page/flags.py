@@ -6,6 +6,7 @@ from .board import Board, Frame
 
 #: id of a check -> the question it answers, as docs/sanity_checks.md puts it
 QUESTIONS = {
+    "C0": "Is the clean score that of a trained network?",
     "C1": "Is a zero budget the clean score?",
     "C2": "Does more budget hurt more?",
     "C3": "Does an unbounded attack destroy everything?",
@@ -28,6 +29,10 @@ QUESTIONS = {
     "C21": "How large is a change without a bound?",
     "C22": "Does the pipeline hurt without the attack?",
     "C23": "Is the gradient more than rounding?",
+    "C24": "Does the gradient depend on chance?",
+    "C25": "Do nearly equal volumes get nearly equal answers?",
+    "C26": "Does the scale of the logits hide the gradient?",
+    "C27": "Is the gradient that of the answer?",
 }
 
 

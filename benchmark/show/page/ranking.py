@@ -1,7 +1,7 @@
-"""Order of the models under the worst of several attacks, like compared with like.
+"""Order of the models under the worst of the suite's attacks: the same rows and the same cases for all.
 
-One budget, the same attacks and the same cases for all. Per case the attack that hurts most counts, as in
-AutoAttack (Croce and Hein, arXiv 2003.01690); then the mean over cases.
+What counts is the suite of the protocol and nothing else, so no row that somebody adds or leaves out moves a place. Per
+case the attack that hurts most counts, as in AutoAttack (Croce and Hein, arXiv 2003.01690); then the mean over cases.
 """
 
 from __future__ import annotations
@@ -15,21 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...metrics.statistics import bootstrap_intervals
+from ...records.states import UNCHECKED, worst_state
+from ...specs.suites import Suite, SuiteRow, find_suite
 from ..labels import NOISE, UNBOUNDED, AttackName, model_defence, model_family
 from .board import CLEAN, Board, Frame, own
-
-BUDGET = "L∞ 8/255"  # of the literature; another one only where nothing was attacked at this
-
-
-SHARE = 0.9  # of the usual cases that a model needs to be ranked
-
 
 Scores = dict[str, dict[str, dict[str, tuple[float, int]]]]  # model, attack, case -> Dice, lost organs
 
 
 @dataclass(frozen=True)
 class Place:
-    """One ranked model: Dice in 0..1, interval of the worst case over attacks."""
+    """One ranked model: Dice in 0..1, interval of the worst case over attacks, what its rows' checks found."""
 
     place: int
     tied: bool
@@ -41,9 +37,19 @@ class Place:
     low: float
     high: float
     lost: int
-    failed: int
     hardest: str
     hardest_cases: int
+    checks: str = UNCHECKED
+    failing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """A model without the whole suite: what it lacks, and the command that fills it."""
+
+    model: str
+    lacks: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -51,47 +57,72 @@ class Ranking:
     """The ranked models of one protocol, on what they were compared, and who could not be."""
 
     protocol: str
-    budget: str
-    attacks: tuple[AttackName, ...]
+    suite: Suite | None
     n_cases: int
     places: tuple[Place, ...]
-    unranked: tuple[tuple[str, str], ...]
+    unranked: tuple[Unranked, ...]
 
 
-def rank(board: Board, protocol: str, names: Mapping[str, AttackName]) -> Ranking:
-    """Rank the models of a protocol by their worst case over the attacks that all of them have met.
+def rank(board: Board, protocol: str, suite: Suite | None = None) -> Ranking:
+    """Rank the models that have the whole suite of a protocol, by their worst case over it.
 
-    An attack counts for a model when it was run on at least nine in ten of the usual cases; a model is ranked
-    when one such attack takes more than one step. Models share a place with the first of their group while the
-    95% paired bootstrap interval of the difference to it holds zero.
+    Every row of the suite, on every case of it, with its seed: a model that lacks one, or failed on one, is listed and
+    not ranked. The cases are those that the suite names for the dataset; where it names none, the ones that the most
+    pairs of model and row have. Models share a place with the first of their group while the 95% paired bootstrap
+    interval of the difference to it holds zero.
+
+    Args:
+        board: the dataset.
+        protocol: its name.
+        suite: of the protocol, unless given.
     """
-    scores, failed = _scores(board, protocol), _failed(board, protocol)
-    budget = _common_budget(scores, names)
-    # model -> attack at the budget -> cases that have a clean score too
-    covered = {
-        model: {a: found[a].keys() & found.get(CLEAN, {}).keys() for a in _comparable(found, names, budget)}
-        for model, found in scores.items()
-    }
-    usual = _usual_cases(covered)
-    attacked = {
-        model: {a for a, cases in found.items() if len(cases & usual) >= SHARE * len(usual) > 0}
-        for model, found in covered.items()
-    }
-    ranked = [m for m in sorted(attacked) if not all(names[a].one_step for a in attacked[m])]
-    attacks = sorted(set.intersection(*(attacked[m] for m in ranked))) if ranked else []
-    cases = sorted(usual.intersection(*(covered[m][a] for m in ranked for a in attacks)))
-    places = (
-        _places(scores, ranked, attacks, cases, names, failed, board.patients) if attacks and cases else []
+    suite = suite or find_suite(protocol)
+    everybody = set(own(board.cases)["surrogate"][own(board.cases)["protocol"] == protocol].tolist())
+    if suite is None:
+        return Ranking(protocol, None, 0, (), tuple(Unranked(m, "no suite", "") for m in sorted(everybody)))
+    scores, failed = _scores(board.suited, protocol), _failed(board, protocol)
+    frozen = suite.cases(board.name)
+    cases = sorted(frozen.data) if frozen else sorted(_usual_cases(scores))
+    lacking = {m: _lacking(scores.get(m, {}), suite, cases) for m in sorted(everybody)}
+    ranked = [m for m, lacks in lacking.items() if cases and not lacks]
+    unranked = [
+        Unranked(m, _told(lacks, failed.get(m, {}), len(cases)), _command(board, suite, m))
+        for m, lacks in lacking.items()
+        if m not in ranked
+    ]
+    places = _places(board, scores, ranked, suite, cases) if ranked else []
+    return Ranking(protocol, suite, len(cases), tuple(places), tuple(unranked))
+
+
+def _lacking(
+    found: Mapping[str, Mapping[str, object]], suite: Suite, cases: Sequence[str]
+) -> list[tuple[SuiteRow, int]]:
+    """Rows of the suite that a model has not on every case, with the number of those that it has."""
+    have = [(row, len(found.get(row.spec, {}).keys() & {*cases})) for row in suite.rows]
+    return [(row, number) for row, number in have if number < len(cases) or not cases]
+
+
+def _told(lacks: Sequence[tuple[SuiteRow, int]], failed: Mapping[str, int], wanted: int) -> str:
+    """What is lacking, whole rows first and by number of cases."""
+    groups: dict[str, list[str]] = {}
+    for row, number in lacks:
+        broken = f", {failed[row.spec]} failed" if failed.get(row.spec) else ""
+        groups.setdefault(f"{number} of {wanted} cases{broken}" if number or broken else "", []).append(
+            row.label
+        )
+    return "; ".join(
+        f"{', '.join(names)}{f' ({how})' if how else ''}" for how, names in sorted(groups.items())
     )
-    unranked = sorted(scores.keys() - {place.model for place in places})
-    return Ranking(
-        protocol,
-        budget,
-        tuple(names[a] for a in attacks),
-        len(cases),
-        tuple(places),
-        tuple((model, _missing(covered[model], usual, names, budget)) for model in unranked),
-    )
+
+
+def _command(board: Board, suite: Suite, model: str) -> str:
+    """What measures the rest of the suite."""
+    stored = board.stored.get(model, model)
+    words = ["python -m benchmark suite --model", stored]
+    words += ["--checkpoint FILE"] if stored != model else []
+    words += [f"--dataset {board.name}"] + (["--data-root DIR"] if board.name != "phantom" else [])
+    words += [f"--protocol {suite.name}"] if suite.name != "robustvox-1" else []
+    return " ".join(words)
 
 
 def worst_cases(board: Board, names: Mapping[str, AttackName]) -> dict[tuple[str, str, str], float]:
@@ -101,7 +132,7 @@ def worst_cases(board: Board, names: Mapping[str, AttackName]) -> dict[tuple[str
     """
     found = {}
     for protocol in board.protocols:
-        for model, by_attack in _scores(board, protocol).items():
+        for model, by_attack in _scores(board.cases, protocol).items():
             budgets = {names[a].budget for a in by_attack if a != CLEAN} - {UNBOUNDED}
             for budget in sorted(budgets):
                 attacks = _comparable(by_attack, names, budget)
@@ -112,8 +143,8 @@ def worst_cases(board: Board, names: Mapping[str, AttackName]) -> dict[tuple[str
     return found
 
 
-def _scores(board: Board, protocol: str) -> Scores:
-    cases: Frame = own(board.cases)
+def _scores(frame: Frame, protocol: str) -> Scores:
+    cases: Frame = own(frame)
     cases = cases[(cases["protocol"] == protocol) & cases["dice"].notna()]
     scores: Scores = {}
     columns = (cases[name].tolist() for name in ("surrogate", "attack", "case", "dice", "missing"))
@@ -122,20 +153,15 @@ def _scores(board: Board, protocol: str) -> Scores:
     return scores
 
 
-def _failed(board: Board, protocol: str) -> Counter[str]:
+def _failed(board: Board, protocol: str) -> dict[str, dict[str, int]]:
+    """Failed cases by model and attack."""
     failures = own(board.failures)
-    failures = failures[failures["protocol"] == protocol].drop_duplicates(["surrogate", "case"])
-    return Counter(failures["surrogate"].tolist())
-
-
-def _common_budget(scores: Scores, names: Mapping[str, AttackName]) -> str:
-    """:data:`BUDGET` if any model was attacked at it, else the bounded one of the most models."""
-    met = Counter(
-        budget
-        for found in scores.values()
-        for budget in {names[a].budget for a in found if a != CLEAN and names[a].budget.startswith("L∞ ")}
-    )
-    return BUDGET if BUDGET in met or not met else min(met, key=lambda b: (-met[b], b))
+    found: dict[str, dict[str, int]] = {}
+    for (model, attack), cases in failures[failures["protocol"] == protocol].groupby(["surrogate", "attack"])[
+        "case"
+    ]:
+        found.setdefault(model, {})[attack] = cases.nunique()
+    return found
 
 
 def _comparable(found: Mapping[str, object], names: Mapping[str, AttackName], budget: str) -> set[str]:
@@ -143,38 +169,22 @@ def _comparable(found: Mapping[str, object], names: Mapping[str, AttackName], bu
     return {a for a in found if a != CLEAN and names[a].budget == budget and names[a].family != NOISE}
 
 
-def _usual_cases(covered: Mapping[str, Mapping[str, AbstractSet[str]]]) -> set[str]:
-    """The set of cases that the most pairs of model and attack have; ties go to the larger set."""
-    sets = Counter(tuple(sorted(cases)) for found in covered.values() for cases in found.values())
+def _usual_cases(scores: Scores) -> AbstractSet[str]:
+    """The set of cases that the most pairs of model and row have; ties go to the larger set."""
+    sets = Counter(tuple(sorted(cases)) for found in scores.values() for cases in found.values())
     return set(min(sets, key=lambda s: (-sets[s], -len(s), s))) if sets else set()
 
 
-def _missing(
-    covered: Mapping[str, AbstractSet[str]], usual: set[str], names: Mapping[str, AttackName], budget: str
-) -> str:
-    """Why a model cannot be ranked."""
-    several = [cases for attack, cases in covered.items() if not names[attack].one_step]
-    if not several:
-        return f"no attack of several steps at {budget}"
-    most = max(len(cases & usual) for cases in several)
-    return f"{most} of {len(usual)} cases" if most < SHARE * len(usual) else "no attack in common"
-
-
 def _places(
-    scores: Scores,
-    models: Sequence[str],
-    attacks: Sequence[str],
-    cases: Sequence[str],
-    names: Mapping[str, AttackName],
-    failed: Mapping[str, int],
-    patients: Mapping[str, str],
+    board: Board, scores: Scores, models: Sequence[str], suite: Suite, cases: Sequence[str]
 ) -> list[Place]:
+    attacks = {row.spec: row.label for row in suite.attacked}
     hardest = {
         m: [min(attacks, key=lambda a, m=m, c=c: (scores[m][a][c][0], a)) for c in cases] for m in models
     }
     worst = {m: [scores[m][a][c][0] for a, c in zip(hardest[m], cases, strict=True)] for m in models}
     order = sorted(models, key=lambda m: (-_mean(worst[m]), m))
-    low, high, separate = _intervals(np.array([worst[m] for m in order]), [patients[c] for c in cases])
+    low, high, separate = _intervals(np.array([worst[m] for m in order]), [board.patients[c] for c in cases])
     places: list[Place] = []
     leader = 0
     for i, model in enumerate(order):
@@ -183,6 +193,7 @@ def _places(
         mean = _mean(worst[model])
         attack, times = min(Counter(hardest[model]).items(), key=lambda item: (-item[1], item[0]))
         lost = sum(scores[model][a][c][1] for a, c in zip(hardest[model], cases, strict=True))
+        state, failing = _checked(board, suite, model)
         places.append(
             Place(
                 place=leader + 1,
@@ -195,12 +206,20 @@ def _places(
                 low=min(float(low[i]), mean),
                 high=max(float(high[i]), mean),
                 lost=lost,
-                failed=failed.get(model, 0),
-                hardest=names[attack].label,
+                hardest=attacks[attack],
                 hardest_cases=times,
+                checks=state,
+                failing=failing,
             )
         )
     return places
+
+
+def _checked(board: Board, suite: Suite, model: str) -> tuple[str, tuple[str, ...]]:
+    """The worst state among the rows of the suite, and what fails in which row."""
+    states = [(row, board.state(suite.name, model, row.spec)) for row in suite.attacked if row.checks]
+    failing = [f"{row.label} {check}" for row, state in states for check in state.failed]
+    return worst_state([state.name for _, state in states]), tuple(failing)
 
 
 def _intervals(

@@ -37,6 +37,7 @@ COLUMNS = (
     ("linf", "L∞", True, "Largest measured change of a voxel, in 1/255 of the intensity range."),
     ("l2", "L2", True, "Measured Euclidean norm of the change, mean over cases."),
     ("ssim", "SSIM", True, "Structural similarity to the clean volume, mean over cases; 1 is identical."),
+    ("checks", "Checks", False, "Whether the sanity checks ran on this row, and the worst of what they found; a control needs none."),
     ("flags", "Flags", False, "Reasons to doubt a row, from the run itself and from the sanity checks."),
     ("model_family", "Family", False, "Convolutional, transformer or Mamba."),
     ("defence", "Defence", False, "What the network was trained with against attacks; natural for nothing."),
@@ -55,6 +56,7 @@ FILTERS = {
     "attack_family": "Attack family",
     "budget": "Budget",
     "protocol": "Protocol",
+    "checks": "Checks",
     "flagged": "Flags",
 }
 
@@ -77,7 +79,7 @@ def section(board: Board) -> dict[str, Any]:
         "models": len({row["model"] for row in rows}),
         "cases": int(max(board.white_box["n_cases"], default=0)),
         "protocols": board.protocols,
-        "rankings": [_ranking(board, protocol, names) for protocol in board.protocols],
+        "rankings": [_ranking(board, protocol) for protocol in board.protocols],
         "rows": rows,
         "organs": [] if sizes is None else [sizes.about("smallest"), sizes.about("largest")],
         "choices": {key: sorted({row[key] for row in rows}) for key in FILTERS},
@@ -144,6 +146,7 @@ def _row(board: Board, row: Frame, names: Mapping[str, AttackName], worst: Any, 
         "linf": fixed(row["linf"] * 255, 1),
         "l2": fixed(row["l2"], 2),
         "ssim": fixed(row["ssim"], 3),
+        "checks": row["checks"],
         "flags": flags,
         "flagged": "flagged" if flags else "without",
         **_records(board, protocol, model, attack.spec),
@@ -168,13 +171,13 @@ def _interval(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"{low:.3f}\u2013{high:.3f}"
 
 
-def _ranking(board: Board, protocol: str, names: Mapping[str, AttackName]) -> dict[str, Any]:
-    ranking = rank(board, protocol, names)
+def _ranking(board: Board, protocol: str) -> dict[str, Any]:
+    ranking = rank(board, protocol)
     return {
         "id": component(protocol),
         "protocol": protocol,
-        "budget": ranking.budget,
-        "attacks": ", ".join(sorted(attack.label for attack in ranking.attacks)),
+        "suite": ranking.suite is not None,
+        "attacks": ", ".join(row.label for row in ranking.suite.attacked) if ranking.suite else "",
         "n_cases": ranking.n_cases,
         "unranked": ranking.unranked,
         "scatter": scatter(ranking.places),
@@ -200,7 +203,8 @@ def _place(place: Place) -> dict[str, Any]:
         "interval": _interval(place.low, place.high),
         "drop": fixed(place.clean - place.worst, 3),
         "lost": str(place.lost),
-        "failed": place.failed,
+        "checks": place.checks,
+        "failing": ", ".join(place.failing),
         "hardest": place.hardest,
         "hardest_cases": place.hardest_cases,
         "bar": {k: f"{100 * getattr(place, k):.1f}%" for k in ("low", "high", "worst", "clean")},

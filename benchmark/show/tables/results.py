@@ -16,7 +16,9 @@ import numpy as np
 
 from ...records.outcomes import KEYS as CHECK_KEYS
 from ...records.reading import Frame, Records
+from ...records.states import Found, state_of
 from ...specs.spec import CLEAN
+from ..labels import is_noise
 from .cases import COSTS, KEYS, METRICS, intervals_by_row, per_case, with_hashes
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ COLUMNS = (
     *("dice_clean", "dice_adv", "dice_adv_low", "dice_adv_high"),
     *("hd95_clean_mm", "hd95_adv_mm", "nsd_clean", "nsd_adv"),
     *("missing", "hallucinated", "failed", "linf", "l2", "psnr", "ssim"),
-    *("forwards", "backwards", "seconds", "flags"),
+    *("forwards", "backwards", "seconds", "flags", "checks"),
 )
 
 
@@ -44,12 +46,13 @@ _COUNTS = ("n_cases", "missing", "hallucinated", "failed")
 _TARGET_CASE = ["dataset", "protocol", "target", "target_sha256", "case"]
 
 
-def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
+def white_box(records: Records, checks: DataFrame | None = None, states: Found | None = None) -> DataFrame:
     """Rows where the attacked checkpoint is the scored one.
 
     Args:
         records: what :func:`robustvox.benchmark.records.reading.load_records` read.
         checks: what :func:`robustvox.benchmark.records.outcomes.load_flags` read; None for no flags of checks.
+        states: what :func:`robustvox.benchmark.records.states.load_states` read; None for nothing checked.
 
     Returns:
         One row per dataset, protocol, model and attack, sorted, columns :data:`COLUMNS`: Dice, NSD and SSIM
@@ -62,18 +65,23 @@ def white_box(records: Records, checks: DataFrame | None = None) -> DataFrame:
         >>> white_box(load_records(Path("no/such/folder"))).columns[:3].tolist()
         ['dataset', 'protocol', 'surrogate']
     """
-    table, same = all_rows(records, checks)
+    table, same = all_rows(records, checks, states=states)
     return table[same].reset_index(drop=True)
 
 
-def transfer(records: Records, checks: DataFrame | None = None) -> DataFrame:
+def transfer(records: Records, checks: DataFrame | None = None, states: Found | None = None) -> DataFrame:
     """Rows where another checkpoint was attacked than the one scored; otherwise as :func:`white_box`."""
-    table, same = all_rows(records, checks)
+    table, same = all_rows(records, checks, states=states)
     return table[~same].reset_index(drop=True)
 
 
-def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple[Frame, Frame]:
-    """All rows, and which of them are white-box; ``cases`` are those of :func:`per_case`, if at hand."""
+def all_rows(
+    records: Frame, checks: Frame = None, cases: Frame = None, states: Found | None = None
+) -> tuple[Frame, Frame]:
+    """All rows, and which of them are white-box; ``cases`` are those of :func:`per_case`, if at hand.
+
+    ``states`` are those of :func:`robustvox.benchmark.records.states.load_states`; None for rows that nobody checked.
+    """
     cases = per_case(records) if cases is None else cases
     attacked = cases[cases["attack"] != CLEAN]
     clean = cases[cases["attack"] == CLEAN].groupby(_TARGET_CASE, as_index=False)[METRICS].mean()
@@ -94,6 +102,12 @@ def all_rows(records: Frame, checks: Frame = None, cases: Frame = None) -> tuple
     rows = rows.join(failures.groupby(KEYS)["case"].nunique().rename("failed"), how="outer").reset_index()
     rows[list(_COUNTS)] = rows[list(_COUNTS)].fillna(0).astype("int64")
     rows["flags"] = rows["flags"].astype(object).where(rows["flags"].notna(), "")
+    rows["checks"] = [
+        state_of(states or {}, protocol, sha256, attack, control=is_noise(attack)).name
+        for protocol, sha256, attack in zip(
+            rows["protocol"], rows["surrogate_sha256"], rows["attack"], strict=True
+        )
+    ]
     rows = rows.rename(columns={f"hd95_mm_{side}": f"hd95_{side}_mm" for side in ("adv", "clean")})
     rows["white_box"] = (rows["surrogate"] == rows["target"]) & (
         rows["surrogate_sha256"] == rows["target_sha256"]

@@ -10,7 +10,7 @@ from ...records.reading import Frame
 from .best import BEST, TIED, Marks
 from .markup import latex_text, markdown_table, markdown_text
 
-TEXT = ("dataset", "protocol", "surrogate", "target", "attack", "flags")
+TEXT = ("dataset", "protocol", "surrogate", "target", "attack", "flags", "checks")
 """Columns of text; names and flags come from records and are escaped."""
 
 DICE = "Dice adv (95% interval)"
@@ -56,6 +56,7 @@ def _view(table: Frame) -> dict[str, list[str]]:
         "backwards": rounded("backwards", 0),
         "seconds": rounded("seconds", 1),
         "flags": table["flags"].tolist(),
+        "checks": table["checks"].tolist(),
     }
 
 

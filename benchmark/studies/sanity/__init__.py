@@ -1,6 +1,6 @@
 """Sanity checks of one model under one attack: is the number in the table worth believing?
 
-C1 to C23 follow the checklists of Carlini et al., arXiv 1902.06705, and AutoAttack, arXiv 2003.01690, in the
+C0 to C27 follow the checklists of Carlini et al., arXiv 1902.06705, and AutoAttack, arXiv 2003.01690, in the
 form that fits segmentation. Not computed here, because nothing about a model or an attack could break them: C19
 (per-case rows, intervals, counts, cost and seeds) is the format of the records; the transfer half of C5 (white
 box against black box) is a comparison of two tables.

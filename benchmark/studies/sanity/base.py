@@ -31,7 +31,7 @@ class Check:
     """One rule about a model under an attack.
 
     Args:
-        id: ``C1`` to ``C23``.
+        id: ``C0`` to ``C27``.
         slug: the id in words.
         title: what holds when it passes.
         rule: thresholds in words.

@@ -214,6 +214,10 @@ class Context:
         """A row per foreground class."""
         with frozen(self.predictor(case)):
             prediction = predict(self.bound(case), images)
+        return self.score_labels(case, prediction)
+
+    def score_labels(self, case: Case, prediction: np.ndarray) -> DataFrame:
+        """A row per foreground class of a label volume."""
         return score(
             counted(prediction, case.volume.ignore),
             case.volume.label,

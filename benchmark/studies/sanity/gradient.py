@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from robustvox.attacks import frozen
 from robustvox.attacks.losses import LOSSES
+from robustvox.models import SlidingWindow
+from robustvox.models.precision import InPrecision
 
+from ...craft.named import predict
 from .base import FAIL, PASS, WARN, Finding, check
 from .context import Case, CaseScore, Context, mean, no_gradient
 
@@ -33,7 +37,9 @@ def gradient_stability(context: Context) -> Finding:
     loss = str(context.value("loss", "dice"))
     narrow = max(_movement(context.predictor(case), case, loss, torch.float32) for case in context.cases)
     wide = max(_movement(_precise(context, case), case, loss, torch.float64) for case in context.cases)
-    detail = f"largest relative change of the gradient in float32; {wide:.1e} in float64"
+    detail = (
+        f"largest relative change of the gradient in float32; {wide:.1e} in float64{_reduced(context, loss)}"
+    )
     if narrow <= _UNSTABLE:
         return Finding(PASS, narrow, detail)
     gain = mean([context.run(case).dice - _attacked(context, case) for case in context.cases])
@@ -54,6 +60,33 @@ def _gradient(predictor: nn.Module, images: Tensor, case: Case, loss: str) -> Te
         variable = images.clone().requires_grad_()
         value = LOSSES[loss](predictor(variable), case.labels, None).sum()
         return torch.autograd.grad(value, variable)[0]
+
+
+def _reduced(context: Context, loss: str) -> str:
+    """What a precision below float32 changes, in words; nothing where the network computes in float32."""
+    names = {m.precision for m in context.predictor(context.cases[0]).modules() if isinstance(m, InPrecision)}
+    if not names:
+        return ""
+    moved, dice = [], []
+    for case in context.cases:
+        full = _in_float32(context.predictor(case))
+        wanted, found = (_gradient(each, case.images, case, loss) for each in (full, context.predictor(case)))
+        moved.append(float((found - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)))
+        with frozen(full):
+            labels = predict(replace(context.bound(case), predictor=full), case.images)
+        dice.append(abs(CaseScore(context.score_labels(case, labels)).dice - context.clean(case).dice))
+    by = f"by up to {max(moved):.1e} and the clean Dice by {mean(dice):.4f}"
+    return f"; {', '.join(sorted(names))} moves it {by} from those of float32"
+
+
+def _in_float32(predictor: nn.Module) -> nn.Module:
+    """A copy whose windows go through their networks in float32."""
+    with frozen(predictor):
+        full = copy.deepcopy(predictor)
+    for window in [module for module in full.modules() if isinstance(module, SlidingWindow)]:
+        if isinstance(window.network, InPrecision):
+            window.configure(network=window.network.network)
+    return full
 
 
 class _Precise(nn.Module):

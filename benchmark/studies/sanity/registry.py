@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ...specs.spec import match
-from . import budget, gradient, model, strength
+from . import budget, gradient, model, plausible, strength
 from .base import Check
 
 CHECKS: dict[str, Check] = {
     check.id: check
     for check in sorted(
-        (*model.CHECKS, *strength.CHECKS, *budget.CHECKS, *gradient.CHECKS), key=lambda check: check.number
+        (*model.CHECKS, *strength.CHECKS, *budget.CHECKS, *gradient.CHECKS, *plausible.CHECKS),
+        key=lambda check: check.number,
     )
 }
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from robustvox.benchmark.cli.commands import console
+from robustvox.benchmark.harness.cluster import Tally
 
 
 def test_a_line_at_intervals_where_there_is_no_terminal(
@@ -20,10 +21,24 @@ def test_a_line_at_intervals_where_there_is_no_terminal(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d"
-    line = rf"{stamp}  2 of 8 in 0 min, ends about {stamp}; phantom val_000 pgd on unet"
+    line = rf"{stamp}  2 of 8 in 0 min, \d\.\d s left, ends about {stamp}; phantom val_000 pgd on unet"
     assert re.fullmatch(line, lines[-1])
     time.sleep(0.15)
     assert capsys.readouterr().err == ""  # nothing after the end
+
+
+def test_the_line_says_what_runs_and_what_is_in_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LOG_SECONDS", 0.05)
+    tally = Tally(8, done=0, running=2, waiting=6)
+    tally.doing = lambda: "[b]val_000[/b] and 1 more: pgd:eps=8/255 on unet, step 3 of 20"
+    with console.progress("phantom: 4 cases", 8, lambda: str(tally), lambda: tally.doing()):
+        time.sleep(0.3)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "0 of 8 in 0 min" in line
+    assert "2 running, 6 waiting, 0 lost" in line
+    assert line.endswith("now [b]val_000[/b] and 1 more: pgd:eps=8/255 on unet, step 3 of 20")
 
 
 def test_the_end_follows_from_the_pace() -> None:
@@ -32,7 +47,7 @@ def test_the_end_follows_from_the_pace() -> None:
         bar.update(bar.task_ids[0], advance=4)
         task.start_time, task.finished_time, task.stop_time = 0.0, None, 7200.0
         text = console.progress_line(task, now=0.0)
-        assert "4 of 10 in 120 min" in text
+        assert "4 of 10 in 120 min, 3 h 0 min left, ends about" in text
         assert time.strftime("%Y-%m-%d %H:%M", time.localtime(3 * 3600)) in text
 
 

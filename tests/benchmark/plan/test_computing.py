@@ -86,7 +86,7 @@ def test_provenance_says_what_was_asked_and_what_it_came_to() -> None:
     models = [load_model(name, DATASET, PROTOCOL) for name in ("unet", "mamba_unet")]
     plan = Plan(DATASET, ["val_000"], models, models, [], PROTOCOL)
     found = describe_compute(plan, Compute())["compute"]
-    assert found["precision"] == "float32"
+    assert (found["precision"], found["cuda_graphs"]) == ("float32", "auto")
     assert found["models"] == {
         "unet": {"sw_batch_size": [4]},
         "mamba_unet": {"sw_batch_size": [4], "scan": ["torch"]},

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from robustvox.attacks import PGD
+from robustvox.models import SlidingWindow
+from robustvox.models.precision import InPrecision
 
 
 def test_a_smooth_network_passes(outcome) -> None:
@@ -45,6 +48,16 @@ def test_rounding_that_costs_the_attack_its_strength_fails(outcome, controls) ->
     assert (result.status, result.flag) == ("fail", "C23:fail")
     gain = float(result.detail.rpartition("by ")[2])
     assert gain > 0.02
+
+
+def test_what_a_lower_precision_changes_is_measured(outcome) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.GELU(), nn.Conv3d(4, 3, 1))
+    result = outcome("C23", SlidingWindow(InPrecision(network, "bf16"), (8, 8, 8)))
+    words = result.detail.partition("; bf16 moves it by up to ")[2].split()
+    assert 1e-4 < float(words[0]) < 0.2  # bfloat16 keeps 7 bits
+    assert 0 <= float(words[6]) < 0.05
+    assert "moves it" not in outcome("C23", SlidingWindow(network, (8, 8, 8))).detail
 
 
 @pytest.mark.parametrize("check", ["C23", "gradient-stability"])

@@ -1,0 +1,48 @@
+"""``leaderboard --publish``: a run is looked through, and then its rows are added to the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ...records.coverage import orphans, record_folders, row_problems
+from ...records.publish import add, conflicts, mark_published
+from ...records.reading import load_records
+from ...show.files import write
+from ..codes import DONE, SOME_FAILED
+from .console import say
+
+
+def publish(run: Path, results: Path, echo: Callable[[str], None] = say) -> int:
+    """Add what a run recorded to the published results and rebuild every table; 1 when something is wrong with it.
+
+    Nothing is added unless everything of the run is sound: whole, unedited, of the same data, and nowhere in
+    contradiction to what is published.
+
+    Raises:
+        UsageError: no records there.
+        RecordsError: damaged records, or another writer.
+    """
+    folders = [records.parent for records in record_folders(run)]
+    problems = [text for folder in folders for text in _problems(folder, results / folder.name)]
+    for text in problems:
+        echo(text)
+    if problems:
+        echo(f"{run}: {len(problems)} problems, nothing was added to {results}")
+        return SOME_FAILED
+    for folder in folders:
+        done = add(folder, results / folder.name)
+        echo(
+            f"{done.dataset}: {done.rows} rows added, {done.known} were published already, {done.checks} outcomes of checks"
+        )
+    mark_published(results)
+    write(results, readme=True)
+    return DONE
+
+
+def _problems(run: Path, published: Path) -> Iterator[str]:
+    records = load_records(run / "records")
+    found = [*row_problems(run / "records", records), *orphans(run / "records", records)]
+    yield from found
+    if not found:
+        yield from conflicts(run, published)

@@ -1,0 +1,34 @@
+"""What augmentation does to a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from robustvox.benchmark.training.recipe import Recipe
+from robustvox.benchmark.training.windows import Sample, WindowStream
+
+STILL: dict[str, Any] = {"rotate": 0.0, "scale": 0.0, "intensity": 0.0, "noise": 0.0, "batch_size": 1}
+SIZE = (16, 16, 8)
+
+
+def drawn(image: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    sample = Sample(image[None], torch.zeros(1, *SIZE, dtype=torch.int64), "case")
+    return next(WindowStream([sample], SIZE, recipe, 0)).images[0, 0]
+
+
+def test_a_turn_keeps_every_slice_in_its_place_and_moves_what_lies_in_it() -> None:
+    slices = torch.linspace(0, 1, SIZE[2]).expand(SIZE).contiguous()
+    turned = drawn(slices, Recipe(turn=90, **STILL))
+    core = slice(6, 10), slice(6, 10)  # what no turn brings out of the volume
+    torch.testing.assert_close(turned[core], slices[core], rtol=0, atol=1e-5)
+
+    spot = torch.zeros(SIZE)
+    spot[12, 7:9] = 1
+    torch.testing.assert_close(drawn(spot, Recipe(**STILL)), spot, rtol=0, atol=1e-5)
+    moved = drawn(spot, Recipe(turn=90, **STILL)).sum(2)
+    assert (moved - spot.sum(2)).abs().max() > 1
+    here = torch.stack(torch.meshgrid(*(torch.arange(16.0) - 7.5,) * 2, indexing="ij"))
+    centre = (here * moved).sum((1, 2)) / moved.sum()
+    torch.testing.assert_close(centre.norm(), torch.tensor(4.5), rtol=0, atol=0.3)  # at its distance
