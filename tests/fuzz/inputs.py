@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
