@@ -47,7 +47,7 @@ def row(name, *more, end="labelsTr"):
 @pytest.mark.parametrize(
     ("stored", "found"),
     [
-        (lambda hu: hu.clip(-1024) + 1024, r"found 0..[0-9.]+, nothing below 0 and \d+% above the window"),
+        (lambda hu: hu.clip(-1024) + 1024, r"found 0..[0-9.]+, nothing below 0 and \d+% above 250"),
         (lambda hu: np.rint((hu - hu.min()) / np.ptp(hu) * 255).astype(np.uint8), "found 0..255, as pictures of 8 bits"),
     ],
     ids=["offset", "picture"],
