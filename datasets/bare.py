@@ -175,12 +175,8 @@ def _affine(affine: Any, spacing: tuple[float, ...], case: str) -> np.ndarray:
         return plain if len(spacing) == 3 else given
     sides = spacing_of(given)
     if not np.allclose(sides, spacing, rtol=DISAGREEMENT, atol=0):
-        raise _refuse(
-            case,
-            "one voxel spacing",
-            f"{spacing} in spacing_mm and {sides} in the affine",
-            "give the right one to both",
-        )
+        found = f"{spacing} in spacing_mm and {sides} in the affine"
+        raise _refuse(case, "one voxel spacing", found, "give the right one to both")
     if skew := skew_of(given):
         raise _refuse(case, RIGHT_ANGLES, skew, STRAIGHTEN)
     return given

@@ -188,12 +188,8 @@ def _check_axes(affine: np.ndarray, path: Path, case_id: str) -> None:
     lengths = np.linalg.norm(columns, axis=0)
     directions = columns / np.where(lengths > 0, lengths, 1.0)
     if (lengths == 0).any() or abs(np.linalg.det(directions)) < 1e-6:
-        raise CaseError(
-            case_id,
-            "an affine that spans three dimensions",
-            f"{columns.tolist()} in {path.name}",
-            "repair the header",
-        )
+        found = f"{columns.tolist()} in {path.name}"
+        raise CaseError(case_id, "an affine that spans three dimensions", found, "repair the header")
 
 
 def check_right_angles(grid: Grid, name: str, case_id: str) -> None:

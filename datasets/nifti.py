@@ -13,7 +13,7 @@ import numpy as np
 
 from .base import CaseError
 from .geometry import SAME_GRID, Grid, check_affine, check_right_angles, grid_of, turn
-from .limits import memory_limit, over_limit
+from .limits import require_memory
 from .nifti_file import MAX_VOXELS, PER_VOXEL, read_header, read_image
 
 __all__ = [
@@ -98,8 +98,7 @@ def read_case(
     paths = [inside(root, name, case_id) for name in (*files.images, files.label)]
     first = read_file(paths[0], case_id)
     needed = len(files.images) * first.array.size * PER_VOXEL
-    if needed > memory_limit():
-        raise CaseError(case_id, *over_limit(needed, f"{len(files.images)} channels of {paths[0].name}"))
+    require_memory(needed, f"{len(files.images)} channels of {paths[0].name}", case_id)
     if len(files.images) == 1:
         image = check_image(first.array, channels, case_id)
     else:

@@ -87,15 +87,21 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
     return files
 
 
-def write(results: Path, *, readme: bool = False) -> None:
+def write(results: Path, *, readme: bool = False) -> dict[Path, Records]:
     """Write every file of :func:`render`, and remove tables that the records no longer imply.
 
     Args:
         results: folder with one ``<dataset>/records`` folder per dataset.
         readme: also write the README beside it; a run does not touch that file.
+
+    Returns:
+        What they follow from, as :func:`load_all` read it.
     """
     results = Path(results)
-    rendered = {path: text for path, text in render(results).items() if readme or results in path.parents}
+    loaded = load_all(results)
+    rendered = {
+        path: text for path, text in render(results, loaded).items() if readme or results in path.parents
+    }
     for path, text in rendered.items():
         replace_file(path, text)
     # Only beside records: a file of that name anywhere else is somebody's own.
@@ -103,6 +109,7 @@ def write(results: Path, *, readme: bool = False) -> None:
     stale = {folder / name for folder in tables for name in _FILES} | {results / PAGE}
     for path in stale - rendered.keys():
         path.unlink(missing_ok=True)
+    return loaded
 
 
 def check(results: Path) -> list[str]:

@@ -164,7 +164,7 @@ def _draw_records(
 
     if records is None:
         records = load_records(request.results / dataset / "records")
-    white_box, transfer = tables.white_box(records), tables.transfer(records)
+    white_box, transfer = tables.both(records)
     for protocol in sorted({*white_box["protocol"], *transfer["protocol"]}):
         own = white_box[white_box["protocol"] == protocol]
         pairs = transfer[transfer["protocol"] == protocol]

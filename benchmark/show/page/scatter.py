@@ -6,23 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point
 from .ranking import Place
 
 
 @dataclass(frozen=True)
-class Dot:
+class Dot(Point):
     """A model in pixels of the chart; ``low`` and ``high`` bound the interval of its worst case."""
 
     model: str
     defence: str
     family: str
     marker: int
-    x: float
-    y: float
-    low: float
-    high: float
-    title: str
 
 
 @dataclass(frozen=True)
@@ -54,12 +49,16 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
     }
     dots = tuple(
         Dot(
-            place.model,
-            place.defence,
-            place.family,
-            markers[place.defence],
-            *(x(place.clean), y(place.worst), y(place.low), y(place.high)),
-            f"{place.model}: clean {place.clean:.3f}, worst case {place.worst:.3f} ({place.low:.3f}\u2013{place.high:.3f})",
+            x=x(place.clean),
+            y=y(place.worst),
+            low=y(place.low),
+            high=y(place.high),
+            title=f"{place.model}: clean {place.clean:.3f}, worst case {place.worst:.3f} "
+            f"({place.low:.3f}\u2013{place.high:.3f})",
+            model=place.model,
+            defence=place.defence,
+            family=place.family,
+            marker=markers[place.defence],
         )
         for place in places
     )
