@@ -125,7 +125,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
                     f"[red]failed[/red] {label}: {escape(Failure.of(error).reason)}", soft_wrap=True
                 )
                 continue
-            stem = f"slices_{case_slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
+            stem = f"slices_{case_slug(job.case)}_{case_slug(model)}_{slug(short_name(spec))}"
             paths = save(figure, request.folder / name / stem, formats_of(request))
             console.print(f"{label}: {escape(note)}", soft_wrap=True)
             _announce(console, paths)
