@@ -28,10 +28,9 @@ from robustvox.benchmark.craft.named import NamedModel, predict
 from robustvox.benchmark.craft.view import attack_view, tiles, truncate
 from robustvox.benchmark.harness.scoring import Scorer
 from robustvox.benchmark.plan.attacks import load_attack
-from robustvox.benchmark.plan.models import ZOO
 from robustvox.benchmark.specs.protocols import PROTOCOLS, SWITCHES, Protocol, find_protocol
 from robustvox.datasets import open_dataset
-from robustvox.models import SlidingWindow, load_checkpoint
+from robustvox.models import ZOO, SlidingWindow, load_checkpoint
 
 PAGE = Path(__file__).resolve().parent / "protocols.md"
 NUMBERS = PAGE.with_suffix(".csv")

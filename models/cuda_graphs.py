@@ -111,9 +111,8 @@ class CudaGraphs:
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= patience or not self._unchanged():
             return
-        while (
-            len(self._graphs) >= _HELD
-        ):  # the one unused for longest goes, and is recorded again if it comes again
+        while len(self._graphs) >= _HELD:
+            # The one unused for longest goes, and is recorded again if it comes again.
             oldest = next(iter(self._graphs))
             del self._graphs[oldest], self._trials[oldest], self._seen[oldest]
         with torch.enable_grad():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from robustvox.datasets import Volume, patient_of
+from robustvox.models import SlidingWindow
 from robustvox.models.window_memory import release
 
 from ..craft.batches import Company, company_of, most_together
@@ -195,10 +196,12 @@ class Bench:
             return [failure] * len(jobs)
         if kind is not Kind.MEMORY:
             return [found for job in jobs for found in self.craft_all([job])]
-        release(torch.device(self.plan.device))
         half = len(jobs) // 2
-        for model in {job.surrogate.key for job in jobs if job.surrogate}:
-            self._room[model] = half
+        for model in {job.surrogate.key: job.surrogate for job in jobs if job.surrogate}.values():
+            self._room[model.key] = half
+            if isinstance(model.predictor, SlidingWindow):
+                model.predictor.graphs.drop()  # recordings hold the memory of their batch
+        release(torch.device(self.plan.device))
         return [found for at in range(0, len(jobs), half) for found in self.craft_all(jobs[at : at + half])]
 
     def _craft_together(self, jobs: Sequence[Job]) -> list[Crafted]:

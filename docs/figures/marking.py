@@ -12,12 +12,11 @@ import torch
 
 from robustvox.attacks import Key, KeyedMark
 from robustvox.benchmark.metrics.scores import score
-from robustvox.benchmark.plan.models import ZOO
 from robustvox.benchmark.show.figures.canvas import new_figure, save, settings
 from robustvox.benchmark.show.figures.labels import paint_labels
 from robustvox.benchmark.show.figures.planes import planes
 from robustvox.datasets import open_dataset
-from robustvox.models import SlidingWindow, load_checkpoint
+from robustvox.models import ZOO, SlidingWindow, load_checkpoint
 
 SLICE, CASE, MODEL = 15, "val_001", "unet"
 STEPS, PLACES = 8, 12

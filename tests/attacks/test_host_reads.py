@@ -7,10 +7,12 @@ result has a size that depends on values. Every attack runs there from start to 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustvox.attacks import ATTACKS, Sharing, counting, ensemble
 from robustvox.attacks.base import _within
@@ -60,6 +62,61 @@ def test_an_attack_on_samples_of_any_shape_asks_for_no_number(
     task.model = _within(task.model, task.labels == 0, task.images)
     attack = kind(**{k: v for k, v in SHORT.items() if k in kind.__dataclass_fields__})
     assert attack.perturb(task).shape == SHAPE
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that a GPU would run a kernel for."""
+
+    FREE = frozenset(
+        [
+            "detach",
+            "view",
+            "_unsafe_view",
+            "expand",
+            "unsqueeze",
+            "select",
+            "slice",
+            "t",
+            "transpose",
+            "alias",
+            "unbind",
+            "_reshape_alias",
+            "split",
+            "as_strided",
+            "empty",
+            "empty_like",
+            "lift_fresh",
+            "scalar_tensor",
+        ]
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ not in self.FREE
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("pgd", 65), ("cospgd", 49), ("segpgd", 45), ("vafa", 187), ("sa2", 167)]
+)
+def test_a_step_asks_a_gpu_for_few_kernels(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the network's; at batch 1 a small network's step takes as long as launching its kernels."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+
+    def kernels(steps: int) -> int:
+        task = meta_task(False, False)
+        task.on_step = None
+        with Kernels() as counted, torch.enable_grad():
+            ATTACKS[name](steps=steps).perturb(task)
+        return counted.count
+
+    kernels(2)  # tables that are made once
+    network = 2  # a convolution, and its gradient
+    found = kernels(6) - kernels(5) - network
+    assert found <= most
 
 
 @pytest.mark.parametrize("loss", LOSSES)

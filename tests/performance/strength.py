@@ -22,9 +22,8 @@ from torch import Tensor
 from robustvox.attacks import APGD, GN, MIFGSM, PGD, Attack, CosPGD, Ensemble, SegPGD
 from robustvox.benchmark.craft.crafting import derive_seed
 from robustvox.benchmark.metrics.scores import score
-from robustvox.benchmark.plan.models import ZOO
 from robustvox.datasets import open_dataset
-from robustvox.models import SlidingWindow, load_checkpoint
+from robustvox.models import ZOO, SlidingWindow, load_checkpoint
 
 EPS, STEPS = 8 / 255, 20
 

@@ -18,6 +18,7 @@ CLAIM = 0.61
 """About what the network below has on the toy volumes."""
 
 NEW = ("C0", "C24", "C25", "C26", "C27")
+EVERY_NEW = ",".join(NEW)
 
 
 class Learned(nn.Module):
@@ -44,7 +45,7 @@ def learned(controls):
 def statuses(volumes, strong):
     """Status and number of some checks of a network: ``(network, ids) -> {id: result}``."""
 
-    def run(network, ids=",".join(NEW), attack=None, **about):
+    def run(network, ids=EVERY_NEW, attack=None, **about):
         named = NamedModel("toy", "", network.eval(), **about)
         found = run_checks(named, attack or strong, volumes(), num_classes=3, only=ids, queries=60)
         return {result.id: result for result in found}
