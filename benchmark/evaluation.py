@@ -120,7 +120,7 @@ def evaluate(
         raise ValueError(f"every case failed: {'; '.join(failures)}")
     for failure in failures:
         warnings.warn(failure, UserWarning, stacklevel=2)
-    table = pd.concat([tables.white_box(records), tables.transfer(records)], ignore_index=True)
+    table = pd.concat(tables.both(records), ignore_index=True)
     table.attrs["failures"] = failures
     return table
 

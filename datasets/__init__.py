@@ -18,7 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import CaseError, ChannelWindows, Dataset, DatasetError, IntensityWindow, Volume, patient_of
+from .base import (
+    CaseError,
+    ChannelWindows,
+    Dataset,
+    DatasetError,
+    IntensityWindow,
+    Volume,
+    channel_names_of,
+    patient_of,
+)
 
 if TYPE_CHECKING:
     from .folder import CaseFolder
@@ -39,6 +48,7 @@ __all__ = [
     "IntensityWindow",
     "ScannerShift",
     "Volume",
+    "channel_names_of",
     "open_dataset",
     "patient_of",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import ChannelWindows, DatasetError, IntensityWindow, Volume
-from .geometry import DISAGREEMENT, spacing_of
+from .geometry import DISAGREEMENT, RIGHT_ANGLES, STRAIGHTEN, skew_of, spacing_of
 
 _ROUNDING = 1e-5  # by which float16 and interpolation may leave [0, 1]
 
@@ -82,6 +82,8 @@ def _array(value: Any, case: str, what: str) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() and value.element_size() < 4 else value
+    if np.ma.is_masked(value):
+        raise _refuse(case, f"values everywhere in the {what}", "a masked array", "fill what is masked")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -93,6 +95,9 @@ def _array(value: Any, case: str, what: str) -> np.ndarray:
 
 def _fit(image: np.ndarray, label: np.ndarray, case: str) -> tuple[np.ndarray, np.ndarray]:
     """Bring image and label to ``(C, *spatial)`` and ``(*spatial)`` where their shapes leave one way to read them."""
+    if image.ndim >= 5 and image.shape[0] == 1:
+        # A batch of one.
+        return _fit(image[0], label[0] if label.ndim == image.ndim else label, case)
     if image.ndim in (2, 3) and label.shape in (image.shape, (1, *image.shape), (*image.shape, 1)):
         image, label = image[None], label.reshape(image.shape)
     spatial = image.shape[1:]
@@ -102,9 +107,6 @@ def _fit(image: np.ndarray, label: np.ndarray, case: str) -> tuple[np.ndarray, n
         return image, label[0]
     if len(spatial) >= 2 and label.shape in ((1, *spatial), (*spatial, 1), (1, 1, *spatial)):
         return image, label.reshape(spatial)
-    if image.ndim >= 5 and image.shape[0] == 1:
-        # A batch of one.
-        return _fit(image[0], label[0] if label.ndim == image.ndim else label, case)
     raise _refuse(
         case,
         "an image (C, *spatial) and a label (*spatial)",
@@ -173,12 +175,10 @@ def _affine(affine: Any, spacing: tuple[float, ...], case: str) -> np.ndarray:
         return plain if len(spacing) == 3 else given
     sides = spacing_of(given)
     if not np.allclose(sides, spacing, rtol=DISAGREEMENT, atol=0):
-        raise _refuse(
-            case,
-            "one voxel spacing",
-            f"{spacing} in spacing_mm and {sides} in the affine",
-            "give the right one to both",
-        )
+        found = f"{spacing} in spacing_mm and {sides} in the affine"
+        raise _refuse(case, "one voxel spacing", found, "give the right one to both")
+    if skew := skew_of(given):
+        raise _refuse(case, RIGHT_ANGLES, skew, STRAIGHTEN)
     return given
 
 

@@ -213,3 +213,15 @@ def patient_of(dataset: Dataset, case_id: str) -> str:
     """
     patients: Mapping[str, str] = getattr(dataset, "patients", {})
     return patients.get(case_id, case_id)
+
+
+def channel_names_of(dataset: Dataset) -> tuple[str, ...]:
+    """Names of the image channels; () of a dataset that has none for them.
+
+    Example:
+        >>> from robustvox.datasets import open_dataset
+        >>> channel_names_of(open_dataset("phantom"))
+        ()
+    """
+    names: Sequence[str] = getattr(dataset, "channels", ())
+    return tuple(names)

@@ -23,23 +23,24 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DatasetError: nothing there, no file, not readable, or too large.
     """
+    content = _first_bytes(path, MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise DatasetError(f"expected at most {MOST_BYTES} bytes in {path}, found more; give the right file")
+    return content
+
+
+def _first_bytes(path: Path, many: int) -> bytes:
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise DatasetError(f"expected a file at {path}, found something else; put the file there")
-        if found.st_size > MOST_BYTES:
-            raise DatasetError(
-                f"expected at most {MOST_BYTES} bytes in {path}, found {found.st_size}; give the right file"
-            )
-        return path.read_bytes()
+        if stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            with path.open("rb") as file:
+                return file.read(many)
     except FileNotFoundError:
         raise DatasetError(
             f"expected {path}, found nothing; give the folder that holds {path.name}"
         ) from None
     except (OSError, ValueError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"expected a readable file at {path}, found {error}; correct the path") from error
+    raise DatasetError(f"expected a file at {path}, found something else; put the file there")
 
 
 def read_any(path: Path) -> Any:
@@ -52,12 +53,9 @@ def read_any(path: Path) -> Any:
     try:
         text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
         document = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise DatasetError(
-            f"expected at most {DEPTH} levels in {path}, found more than can be read; repair the file"
-        ) from None
-    except (ValueError, MemoryError) as error:
-        raise DatasetError(f"expected JSON in {path}, found {str(error)[:200]}; repair the file") from error
+    except (RecursionError, ValueError, MemoryError) as error:
+        found = f"more than {DEPTH} levels" if isinstance(error, RecursionError) else str(error)[:200]
+        raise DatasetError(f"expected JSON in {path}, found {found}; repair the file") from error
     _check_size(document, path)
     return document
 

@@ -18,6 +18,16 @@ FOLD = "fold_"
 """Start of the name of a split that holds the validation cases of one fold."""
 
 
+def slashes(path: str) -> str:
+    """A path of a list with the separators every system reads; lists are also written on Windows.
+
+    Example:
+        >>> slashes(r"imagesTr\\a.nii.gz")
+        'imagesTr/a.nii.gz'
+    """
+    return path.replace("\\", "/")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One case as a list declares it.

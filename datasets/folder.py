@@ -12,6 +12,7 @@ from .base import CaseError, DatasetError, Volume
 from .entries import FOLD
 from .nifti import CaseFiles, RawCase, read_case
 from .prepare import Preparation
+from .windows import check_hounsfield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class CaseFolder:
             )
         if case_id in self.faults:
             raise self.faults[case_id]
-        return read_case(
+        raw = read_case(
             Path(self.root),
             self.files[case_id],
             channels=self.in_channels,
@@ -114,6 +115,8 @@ class CaseFolder:
             ignore=self.ignore,
             relabel=self.relabel,
         )
+        check_hounsfield(raw.image, self.channels, case_id)
+        return raw
 
     def load(self, case_id: str) -> Volume:
         """Read, check and prepare one case; raises :class:`CaseError` naming what is wrong with it."""

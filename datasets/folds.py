@@ -62,4 +62,7 @@ def read_folds(path: Path) -> tuple[Fold, ...]:
     """
     document = read_any(path)
     check(Splits, document, path)
-    return tuple(Fold(tuple(fold["train"]), tuple(fold["val"])) for fold in document)
+    # A case that is listed twice is held out once.
+    return tuple(
+        Fold(tuple(dict.fromkeys(fold["train"])), tuple(dict.fromkeys(fold["val"]))) for fold in document
+    )

@@ -33,11 +33,17 @@ UNITS = {0: ("mm (unstated)", 1.0), 1: ("m", 1000.0), 2: ("mm", 1.0), 3: ("um", 
 SKEW_DEGREES = 0.5
 """Axes further from a right angle are refused; up to here a distance along the axes is right to 1 %."""
 
+RIGHT_ANGLES = f"axes at right angles (to {SKEW_DEGREES:g} degrees)"
+STRAIGHTEN = "resample it onto a rectangular grid; distances along skewed axes are not millimetres"
+
 DISAGREEMENT = 0.01
 """Relative difference of pixdim and affine that is still rounding."""
 
 SLACK_MM = 1e-3
 """Difference of two affines that is still rounding, for voxels of 1 mm and more; less in proportion for finer ones."""
+
+SAME_GRID = "resample one onto the other"
+"""What to do about two grids."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,12 +188,8 @@ def _check_axes(affine: np.ndarray, path: Path, case_id: str) -> None:
     lengths = np.linalg.norm(columns, axis=0)
     directions = columns / np.where(lengths > 0, lengths, 1.0)
     if (lengths == 0).any() or abs(np.linalg.det(directions)) < 1e-6:
-        raise CaseError(
-            case_id,
-            "an affine that spans three dimensions",
-            f"{columns.tolist()} in {path.name}",
-            "repair the header",
-        )
+        found = f"{columns.tolist()} in {path.name}"
+        raise CaseError(case_id, "an affine that spans three dimensions", found, "repair the header")
 
 
 def check_right_angles(grid: Grid, name: str, case_id: str) -> None:
@@ -196,21 +198,36 @@ def check_right_angles(grid: Grid, name: str, case_id: str) -> None:
     Raises:
         CaseError: with the angle.
     """
-    columns = grid.affine[:3, :3]
+    found = skew_of(grid.affine)
+    if found:
+        raise CaseError(case_id, RIGHT_ANGLES, f"{found} of {name}", STRAIGHTEN)
+
+
+def skew_of(affine: np.ndarray) -> str:
+    """The first two axes that are not at right angles, and their angle; empty where all are.
+
+    Example:
+        >>> sheared = np.eye(4)
+        >>> sheared[0, 1] = 1.0
+        >>> skew_of(sheared), skew_of(np.eye(4))
+        ('45.0 degrees between axes 0 and 1', '')
+    """
+    columns = affine[:3, :3]
     directions = columns / np.linalg.norm(columns, axis=0)
     for one, other in combinations(range(3), 2):
         angle = float(np.degrees(np.arccos(np.clip(directions[:, one] @ directions[:, other], -1.0, 1.0))))
         if abs(angle - 90.0) > SKEW_DEGREES:
-            raise CaseError(
-                case_id,
-                f"axes at right angles (to {SKEW_DEGREES:g} degrees)",
-                f"{angle:.1f} degrees between axes {one} and {other} of {name}",
-                "resample it onto a rectangular grid; distances along skewed axes are not millimetres",
-            )
+            return f"{angle:.1f} degrees between axes {one} and {other}"
+    return ""
 
 
 def check_affine(
-    image: np.ndarray, label: np.ndarray, case_id: str, *, what: str = "image and label"
+    image: np.ndarray,
+    label: np.ndarray,
+    case_id: str,
+    *,
+    what: str = "image and label",
+    remedy: str = SAME_GRID,
 ) -> None:
     """Two files must lie on the same grid in world space, to a thousandth of a millimetre or of a finer voxel.
 
@@ -226,7 +243,7 @@ def check_affine(
             case_id,
             f"one affine for {what}",
             f"a difference of {float(difference.max()):.3g} mm",
-            "resample one onto the other",
+            remedy,
         )
 
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any
 from .base import CaseError, DatasetError
 from .counting import count_channels, count_classes
 from .documents import read_any, read_bytes, read_json
-from .entries import FOLD, SHARE, Entry, arrange, is_hidden, split_ids
+from .entries import FOLD, SHARE, Entry, arrange, is_hidden, slashes, split_ids
 from .folder import CaseFolder
 from .folds import SPLITS, Fold, five_folds, read_folds
-from .meta import Classes, channels_of, classes_of
+from .meta import Classes, channels_of, check_keys, classes_of
 from .nifti import CaseFiles
 from .prepare import Preparation
 from .schemas import CASES, CHANNELS
@@ -80,9 +81,9 @@ def open_nnunet(root: Path) -> CaseFolder:
 def _listed(listed: Mapping[str, Any]) -> dict[str, CaseFiles]:
     """Files of the key ``dataset``, by case."""
     return {
-        str(case): CaseFiles(tuple(entry["images"]), entry["label"])
+        str(case): CaseFiles(tuple(map(slashes, entry["images"])), slashes(entry["label"]))
         for case, entry in sorted(listed.items())
-        if not is_hidden(entry["images"][0])
+        if not is_hidden(slashes(entry["images"][0]))
     }
 
 
@@ -97,7 +98,12 @@ def _found(root: Path, channels: int, ending: str) -> dict[str, CaseFiles]:
     for match in filter(None, map(pattern.fullmatch, images)):
         _expect(files, match.group(1), channels, ending)
     if not files:
-        raise DatasetError(f"expected imagesTr/CASE_0000{ending} in {root}, found none; complete the folder")
+        others = sorted(p.name for p in (root / "imagesTr").glob("*") if not is_hidden(p.name))
+        found = f"none among {len(others)} files such as {others[0]}" if others else "none"
+        raise DatasetError(
+            f'expected imagesTr/CASE_0000{ending} ("file_ending" of dataset.json) in {root}, found {found}; complete the '
+            "folder or correct the ending"
+        )
     for label in labels:
         _expect(files, label.removesuffix(ending), channels, ending)
     return files
@@ -148,8 +154,8 @@ def open_csv(path: Path) -> CaseFolder:
     declared = any((row.get("split") or "").strip() for row in rows)
     entries = [
         Entry(
-            images=tuple(p.strip() for p in row["image"].split(";")),
-            label=row["label"].strip(),
+            images=tuple(slashes(p.strip()) for p in row["image"].split(";")),
+            label=slashes(row["label"].strip()),
             id=(row.get("id") or "").strip(),
             split=_split(row, path) if declared else "",
             fold=_fold(row, path),
@@ -160,6 +166,7 @@ def open_csv(path: Path) -> CaseFolder:
     found = arrange(
         entries, path.name, noun="row", first_channel=True, declared=f"column split of {path.name}"
     )
+    check_keys(meta, side)
     channels = channels_of(meta, side) or ("image",) * count_channels(root, found.files)
     relabel = _kept(meta["keep"], side) if "keep" in meta else None
     if relabel is not None:
@@ -167,7 +174,7 @@ def open_csv(path: Path) -> CaseFolder:
     elif "labels" in meta:
         classes = classes_of(meta["labels"], side)
     else:
-        classes = Classes(count_classes(root, found.files))
+        classes = Classes(count_classes(root, found.files, path.name))
     folder = _folder(
         root, path.stem.lower(), classes, found.files, found.splits, channels, found.rule, meta, found.faults
     )
@@ -248,17 +255,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16" if wide else "utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        # A column Split that is not known for one would leave the split to the hash.
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
         rows = [row for row in itertools.islice(reader, CASES + 1) if any(row.values())]
-        columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"expected a CSV at {path}, found {error}; repair it") from error
     if len(rows) > CASES:
         raise DatasetError(f"expected at most {CASES} rows in {path}, found more; split the list")
-    if not {"image", "label"} <= set(columns) or not rows:
-        raise DatasetError(
-            f"expected columns image and label and a row in {path}, found columns {str(columns)[:200]} and {len(rows)} rows; "
-            "add them"
-        )
+    _check_columns(columns, rows, path)
+    kept = []
     for number, row in enumerate(rows, start=2):
         if None in row:
             raise DatasetError(
@@ -269,7 +275,35 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 f"expected at most {CHANNELS} images in line {number} of {path}, found more; correct it"
             )
         if not row["image"] or not row["label"]:
+            if row["image"] and _SPLITS.get((row.get("split") or "").strip().lower()) == "test":
+                continue  # nobody can score it, as in the test lists of the Decathlon
             raise DatasetError(
                 f"expected image and label in line {number} of {path}, found {str(row)[:200]}; complete it"
             )
-    return rows
+        kept.append(row)
+    return kept
+
+
+def _check_columns(columns: Sequence[str], rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    """The columns that are needed, each once, and none that is a split by another name.
+
+    Raises:
+        DatasetError: with the remedy.
+    """
+    if not {"image", "label"} <= set(columns) or not rows:
+        remedy = "add them"
+        if len(columns) == 1 and re.search(r"[;\t|]", columns[0]):
+            remedy = "separate cells by commas, and several files of one case by ;"
+        raise DatasetError(
+            f"expected columns image and label and a row in {path}, found columns {str(columns)[:200]} and {len(rows)} rows; "
+            f"{remedy}"
+        )
+    twice = sorted(name for name, n in Counter(columns).items() if n > 1 and name)
+    if twice:
+        raise DatasetError(f"expected each column once in {path}, found {twice[0]!r} twice; rename one")
+    for name in set(columns) - {"image", "label", "id", "patient", "split", "fold"}:
+        said = {(row.get(name) or "").strip().lower() for row in rows} - {""}
+        if said and said <= set(_SPLITS) and "split" not in columns:
+            raise DatasetError(
+                f"expected the split of a case in a column called split of {path}, found it in {name!r}; rename the column"
+            )

@@ -11,6 +11,15 @@ from .base import DatasetError
 IGNORE = "ignore"
 """nnU-Net's name of the label that is neither trained on nor scored."""
 
+MEANT = {
+    "channels": ("channel", "channels_names", "image_channels"),
+    "channel_names": ("channel_name", "channelnames"),
+    "modality": ("modalities",),
+    "labels": ("label", "label_names", "class_names", "classes", "names"),
+    "keep": ("kept", "keep_labels"),
+}
+"""Keys that are read, and what people write in their place."""
+
 
 class Classes(NamedTuple):
     """Class names by id, and the id that marks voxels nobody labelled."""
@@ -43,6 +52,21 @@ def classes_of(labels: Any, path: Path) -> Classes:
         f'expected "labels" {{name: id}} with ids 0..K without gaps or regions in {path} (ignore, if any, last), '
         f"found {str(labels)[:200]}; convert the labels"
     )
+
+
+def check_keys(meta: Mapping[str, Any], path: Path) -> None:
+    """Refuse keys that were meant to say something and would be passed over: ``channel``, ``Modality``, ``class_names``.
+
+    Raises:
+        DatasetError: with the key that is read.
+    """
+    for key in meta:
+        plain = key.lower().replace(" ", "_").replace("-", "_")
+        meant = next((known for known, others in MEANT.items() if plain in (known, *others)), key)
+        if meant != key and key not in MEANT:
+            raise DatasetError(
+                f'expected the key "{meant}" in {path}, found {key!r}, which is not read; rename it'
+            )
 
 
 def channels_of(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:

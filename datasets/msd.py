@@ -10,9 +10,9 @@ from typing import Any
 from .base import DatasetError
 from .counting import count_channels, count_classes
 from .documents import read_json
-from .entries import SHARE, Entry, arrange, case_id, split_ids
+from .entries import SHARE, Entry, arrange, case_id, slashes, split_ids
 from .folder import CaseFolder
-from .meta import Classes, channels_of, classes_of
+from .meta import Classes, channels_of, check_keys, classes_of
 from .prepare import Preparation
 from .windows import CT_WINDOW, is_ct, windows_of
 
@@ -81,6 +81,11 @@ def open_datalist(path: Path) -> CaseFolder:
         DatasetError: a malformed list, or none.
     """
     meta = read_json(path)
+    if "channel_names" in meta and not any(meta.get(key) for key in LISTS):
+        raise DatasetError(
+            f"expected a list of cases in {path}, found what nnU-Net's raw folders hold; give the folder {path.parent}"
+        )
+    check_keys(meta, path)
     _check_lists(meta, path)
     classes = classes_of(meta["labels"], path) if "labels" in meta else None
     return CaseFolder(
@@ -102,19 +107,20 @@ def _arguments(
     root, channels = path.parent, _channels(meta, path)
     entries = [
         Entry(
-            images=_images(root, entry["image"], len(channels)),
-            label=entry["label"],
-            named_by=_named_by(entry["image"]),
+            images=_images(root, image, len(channels)),
+            label=slashes(entry["label"]),
+            named_by=_named_by(image),
             split=_split(key, meta),
             fold=entry.get("fold"),
         )
         for key in LISTS
-        for entry in meta.get(key, ())
-        if isinstance(entry, dict) and "label" in entry
+        for entry in meta.get(key) or ()
+        if isinstance(entry, dict) and entry.get("label")
+        for image in [_slashes(entry["image"])]
     ]
     found = arrange(entries, path.name, validation=validation, seed=seed)
     if classes is None:
-        classes = Classes(count_classes(root, found.files))
+        classes = Classes(count_classes(root, found.files, path.name))
     if not channels:
         channels = ("image",) * (1 if "labels" in meta else count_channels(root, found.files))
     return {
@@ -144,7 +150,7 @@ def _channels(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     files = {
         len(entry["image"])
         for key in LISTS
-        for entry in meta.get(key, ())
+        for entry in meta.get(key) or ()
         if isinstance(entry, dict) and isinstance(entry.get("image"), list)
     }
     said = meta.get("channel_names") or meta.get("modality") or meta.get("channels")
@@ -157,6 +163,10 @@ def _channels(meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
             f'{{"0": "CT", "1": ...}}, only what is called CT is windowed in HU'
         )
     return (channels or ("image",)) * number
+
+
+def _slashes(image: str | Sequence[str]) -> str | list[str]:
+    return slashes(image) if isinstance(image, str) else [slashes(path) for path in image]
 
 
 def _split(key: str, meta: Mapping[str, Any]) -> str:
@@ -201,11 +211,12 @@ def _check_lists(meta: Mapping[str, Any], path: Path) -> None:
     wrong = [
         (key, entry)
         for key, entry in entries
-        if not (LISTS[key] == "test" and (not isinstance(entry, dict) or "label" not in entry))
+        if not (LISTS[key] == "test" and (not isinstance(entry, dict) or not entry.get("label")))
         and not (
             isinstance(entry, dict)
             and _is_paths(entry.get("image"))
             and isinstance(entry.get("label"), str)
+            and entry["label"]
             and (entry.get("fold") is None or type(entry["fold"]) is int)
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .base import CaseError
-from .geometry import Grid, check_affine, check_right_angles, grid_of, turn
-from .limits import memory_limit, over_limit
+from .geometry import SAME_GRID, Grid, check_affine, check_right_angles, grid_of, turn
+from .limits import require_memory
 from .nifti_file import MAX_VOXELS, PER_VOXEL, read_header, read_image
 
 __all__ = [
@@ -97,8 +98,7 @@ def read_case(
     paths = [inside(root, name, case_id) for name in (*files.images, files.label)]
     first = read_file(paths[0], case_id)
     needed = len(files.images) * first.array.size * PER_VOXEL
-    if needed > memory_limit():
-        raise CaseError(case_id, *over_limit(needed, f"{len(files.images)} channels of {paths[0].name}"))
+    require_memory(needed, f"{len(files.images)} channels of {paths[0].name}", case_id)
     if len(files.images) == 1:
         image = check_image(first.array, channels, case_id)
     else:
@@ -110,7 +110,7 @@ def read_case(
         table = np.zeros(max(int(label.max(initial=0)), *relabel) + 1, np.int16)
         table[list(relabel)] = list(relabel.values())
         label = table[label]
-    check_affine(first.grid.affine, last.grid.affine, case_id)
+    check_affine(first.grid.affine, last.grid.affine, case_id, remedy=_remedy(first.grid, last.grid))
     check_right_angles(first.grid, paths[0].name, case_id)
     if ignore is None:
         return RawCase(case_id, image, label, first.grid)
@@ -137,6 +137,14 @@ def _stack(first: StoredFile, others: Sequence[Path], channels: int, case_id: st
             )
         check_affine(first.grid.affine, other.grid.affine, case_id, what=f"all channels ({path.name})")
     return np.concatenate(images)
+
+
+def _remedy(one: Grid, other: Grid) -> str:
+    """What to do about two files that lie elsewhere; a header without sform and qform says only the sides."""
+    if (one.source == "pixdim") == (other.source == "pixdim"):
+        return SAME_GRID
+    which, whose = ("image", "label") if one.source == "pixdim" else ("label", "image")
+    return f"the {which} stores no orientation: if its voxels are those of the {whose}, give it the affine of the {whose}"
 
 
 def _along(grid: Grid, file: StoredFile) -> StoredFile:
@@ -166,9 +174,11 @@ def inside(root: Path, relative: str, case_id: str) -> Path:
     except (OSError, ValueError) as error:
         raise CaseError(case_id, "a file name", f"{relative!r}: {error}", "correct the path") from error
     if not path.is_relative_to(root):
-        raise CaseError(
-            case_id, f"a file inside {root.name}/", repr(relative), "list only paths below the dataset folder"
-        )
+        found, remedy = repr(relative), "list only paths below the dataset folder"
+        if Path(os.path.normpath(root / relative)).is_relative_to(root):
+            found = f"a link that leads out of it, {relative!r} to {path}"
+            remedy = "copy the files, or list them in a CSV or datalist that lies above both places"
+        raise CaseError(case_id, f"a file inside {root.name}/", found, remedy)
     if not path.is_file():
         raise CaseError(
             case_id,
@@ -248,12 +258,10 @@ def check_image(array: np.ndarray, channels: int, case_id: str) -> np.ndarray:
     elif array.ndim == 3 and channels == 1:
         array = array[None]
     else:
-        raise CaseError(
-            case_id,
-            f"a 3-D image with {channels} channel(s)",
-            f"shape {stored}",
-            "name every channel in the list of the data, or split the file",
-        )
+        remedy = "name every channel in the list of the data, or split the file"
+        if array.ndim == 4 and array.shape[0] == channels:
+            remedy = "move the channels to the last axis"
+        raise CaseError(case_id, f"a 3-D image with {channels} channel(s)", f"shape {stored}", remedy)
     if 0 in array.shape:
         raise CaseError(case_id, "an image with voxels", f"shape {array.shape}", "convert the file again")
     with np.errstate(over="ignore"):

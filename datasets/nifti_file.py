@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from .base import CaseError
-from .limits import memory_limit, over_limit
+from .limits import require_memory
 
 GZIP = b"\x1f\x8b"
 CHUNK = 1 << 20
@@ -56,17 +56,14 @@ def read_image(path: Path, case_id: str) -> Any:
 
     Raises:
         CaseError: no NIfTI file of one piece, a header that claims what cannot be, more memory than
-            :func:`~.limits.memory_limit`, or bytes that are missing, too many or not those that were compressed.
+            :func:`~.limits.require_memory` allows, or bytes that are missing, too many or not those that were compressed.
     """
     image = read_header(path, case_id)
     offset, shape, itemsize = _layout(image)
     pair = header_beside(path) is not None
     size = math.prod(shape) * itemsize
-    needed = math.prod(shape) * PER_VOXEL
-    if needed > memory_limit():
-        raise CaseError(
-            case_id, *over_limit(needed, f"reading {path.name} ({' x '.join(map(str, shape))} voxels)")
-        )
+    size_text = " x ".join(map(str, shape))
+    require_memory(math.prod(shape) * PER_VOXEL, f"reading {path.name} ({size_text} voxels)", case_id)
     with _opened(path, case_id) as stream:
         content = _read(stream, offset + size + TRAILER + 1)
         if not offset + size <= len(content) <= offset + size + TRAILER:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .base import CaseError, ChannelWindows, IntensityWindow, Stored, Volume
 from .geometry import spacing_of, turn
-from .limits import memory_limit, over_limit
+from .limits import require_memory
 from .nifti_file import PER_VOXEL
 from .windows import PERCENTILES, Windows, choose_windows, describe
 
@@ -146,8 +146,7 @@ class Preparation:
         if np.allclose(stored, self.spacing_mm, rtol=0, atol=1e-4):
             return parts
         grown = float(np.prod(stored / np.asarray(self.spacing_mm))) * parts.image.size * PER_VOXEL
-        if grown > memory_limit():
-            raise CaseError(case_id, *over_limit(grown, f"resampling to {_sides(self.spacing_mm)} mm"))
+        require_memory(grown, f"resampling to {_sides(self.spacing_mm)} mm", case_id)
         image, label = parts.tensors()
         if self.interpolation == "linear":
             image = _tensor(Spacing(self.spacing_mm, mode="bilinear", padding_mode="border")(image))

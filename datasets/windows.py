@@ -152,5 +152,32 @@ def _check_span(image: np.ndarray, window: IntensityWindow, case_id: str, *, whe
     return window
 
 
+def check_hounsfield(image: np.ndarray, channels: Sequence[str], case_id: str) -> None:
+    """Refuse what is called CT and is not in HU although it spans the window: stored with an offset, or as a picture.
+
+    Args:
+        image: ``(C, *spatial)`` as stored.
+        channels: their names; only those that say CT are looked at.
+        case_id: for messages.
+
+    Raises:
+        CaseError: with what it looks like.
+    """
+    for number, (channel, name) in enumerate(zip(image, channels, strict=False)):
+        if not is_ct(name):
+            continue
+        low, high = float(channel.min()), float(channel.max())
+        above = float((channel > CT_WINDOW.high).mean())
+        found, remedy = "", "give the original HU"
+        if (low, high) == (0.0, 255.0):
+            found = "0..255, as pictures of 8 bits have it"
+        elif low >= 0 and above > MOSTLY:
+            found = f"{low:g}..{high:g}, nothing below 0 and {above:.0%} above {CT_WINDOW.high:g}, as scanners store HU + 1024"
+            remedy = "subtract the offset (or set scl_inter)"
+        if found:
+            expected = f"intensities in HU{_where(number, len(image))}"
+            raise CaseError(case_id, expected, found, f"{remedy}, or do not name the channel CT")
+
+
 def _where(channel: int, channels: int) -> str:
     return f" in channel {channel}" if channels > 1 else ""

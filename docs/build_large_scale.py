@@ -121,7 +121,7 @@ def figure(rows: list[CaseScore]) -> bytes:
         axes.set_xticks(SIZES, [str(size) for size in SIZES])
         axes.minorticks_off()
         axes.set(xlabel="patients in training", ylabel="mean foreground Dice, 95% interval")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.62), ncols=2)
         quiet_grid(axes)
         return encode(drawn, "png")
 

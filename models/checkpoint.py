@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .activations import require_forward
 from .header import FORMAT, CheckpointError, ModelCard, read_card
 from .limits import build_within, require_memory, require_window
 from .registry import build_model
@@ -102,6 +103,7 @@ def load_checkpoint(
     except BUILDING as error:
         found = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(f"expected buildable arguments in {path.name}, found: {found}") from error
+    require_forward(network.eval(), in_channels=card.in_channels, roi_size=card.roi_size, what=path.name)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -38,6 +38,7 @@ class ModelCard:
         parameters: number of trainable values.
         flops: operations of one forward on one window, see :mod:`robustvox.models.complexity`.
         source: paper of the architecture.
+        channel_names: of the images it was trained on; () where the data had none.
     """
 
     # No text is taken for a number, and no key for another one.
@@ -64,6 +65,7 @@ class ModelCard:
     parameters: int | None = None
     flops: int | None = None
     source: str = "unknown"
+    channel_names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

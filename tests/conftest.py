@@ -74,7 +74,7 @@ def msd_folder(tmp_path: Path):
         rng = np.random.default_rng(0)
         ids = [f"case_{i:03d}" for i in range(cases)]
         for i, case_id in enumerate(ids):
-            label = np.zeros((18 + i, 20, 17), np.uint8)
+            label = np.zeros((18 + i, 16, 15), np.uint8)
             label[4:9, 5:12, 4:10] = 1
             label[10:15, 5:12, 4:10] = 2
             image = rng.normal(100.0, 5.0, label.shape).astype(np.float32) + 60.0 * label

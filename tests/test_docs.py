@@ -280,7 +280,7 @@ def test_the_example_beats_noise_and_follows_targets(bias_field):
 
 def test_the_example_runs_from_the_command_line(bias_field, tmp_path, capsys):
     arguments = ["--model", "unet", "--attack", "own_attack:BiasField:steps=1"]
-    assert main([*arguments, "--cases", "1", "--out", str(tmp_path)]) == 0
+    assert main(["--no-report", *arguments, "--cases", "1", "--out", str(tmp_path)]) == 0
     assert "own_attack:BiasField" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "phantom" / "white_box.csv").set_index("attack")
     mine = table.loc["own_attack:BiasField:eps=0.1,order=4,steps=1"]

@@ -36,7 +36,10 @@ def test_the_example_runs_with_a_checkpoint(basic_unet, tmp_path):
     network = basic_unet(1, 8, width=2)
     torch.save(network.network.state_dict(), tmp_path / "weights.pt")
     arguments = ["--model", "own_model:basic_unet:width=2", "--checkpoint", str(tmp_path / "weights.pt")]
-    assert main([*arguments, "--attack", "fgsm", "--cases", "1", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["--no-report", *arguments, "--attack", "fgsm", "--cases", "1", "--out", str(tmp_path / "out")])
+        == 0
+    )
     row = pd.read_csv(tmp_path / "out" / "phantom" / "white_box.csv").iloc[0]
     assert (row["surrogate"], row["failed"]) == ("own_model:basic_unet:width=2", 0)
     assert row["linf"] > 0

@@ -98,13 +98,12 @@ def test_one_row_puts_it_everywhere(extended, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("suite", "name"),
-    [("tests/attacks/test_contract.py", "throwaway"), ("tests/models/test_contract.py", "throwaway_net")],
-)
-def test_the_contract_suite_takes_it_in(extended, suite, name):
+def test_the_contract_suites_take_it_in(extended):
+    suites = ("tests/attacks/test_contract.py", "tests/models/test_contract.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", suite],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "-p", "no:cacheprovider", *suites],
         env=extended, cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
-    assert f"[{name}]" in done.stdout, done.stdout[-500:]
+    for suite, name in zip(suites, ("throwaway", "throwaway_net"), strict=True):
+        taken = [line for line in done.stdout.splitlines() if line.startswith(suite) and f"[{name}]" in line]
+        assert taken, (suite, done.stdout[-500:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -37,18 +38,18 @@ class Crafted:
     flags: frozenset[str] = frozenset()
 
 
-def craft(
-    attack: NamedAttack,
-    surrogate: NamedModel,
-    volume: Volume,
-    *,
-    dataset: str,
-    protocol: Protocol,
-    seed: int,
-    device: str,
-    limit: int | None = None,
-    steps: StepWatch | None = None,
-) -> Crafted:
+class How(TypedDict):
+    """What else crafting takes: see :func:`craft`."""
+
+    dataset: str
+    protocol: Protocol
+    seed: int
+    device: str
+    limit: NotRequired[int | None]
+    steps: NotRequired[StepWatch | None]
+
+
+def craft(attack: NamedAttack, surrogate: NamedModel, volume: Volume, **how: Unpack[How]) -> Crafted:
     """Attack one volume on one model, with the noise that :func:`noise_generator` gives.
 
     Args:
@@ -65,17 +66,7 @@ def craft(
         ValueError: for more passes than the limit, for a model that does not fit the case or the protocol, or
             whatever the attack refuses.
     """
-    (crafted,) = craft_together(
-        attack,
-        [surrogate.for_case(volume)],
-        [volume],
-        dataset=dataset,
-        protocol=protocol,
-        seed=seed,
-        device=device,
-        limit=limit,
-        steps=steps,
-    )
+    (crafted,) = craft_together(attack, [surrogate.for_case(volume)], [volume], **how)
     return crafted
 
 

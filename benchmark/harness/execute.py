@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..craft.crafting import Crafted
-from ..plan.plan import Job, Plan
+from ..plan.plan import Job
 from ..records.store import RecordStore
 from ..records.unit import Unit
 from ..specs.spec import UnfinishedError
@@ -132,10 +132,6 @@ class _Run:
     recompute: bool
     tally: Tally
 
-    @property
-    def plan(self) -> Plan:
-        return self.bench.plan
-
     def here(self) -> Iterator[Event]:
         """Attacks in this process; scores are waited for only when too many are outstanding, and recorded in order."""
         traces, line = Tracebacks(self.store.root), deque[_Begun | Event]()
@@ -231,13 +227,13 @@ class _Run:
 
     def _jobs(self) -> Iterator[Event | _Begun | Pending]:
         """Every job of the plan: recorded already, failed because its case cannot be read, or to be computed."""
-        for job in self.plan.jobs():
+        for job in self.bench.plan.jobs():
             try:
                 data_sha256 = self.bench.case(job.case).data_sha256
             except CASE_FAILURES as error:
                 yield _Begun(Pending(job, job.targets, "", ()), (Failure.of(error),) * len(job.targets))
                 continue
-            units = tuple(self.plan.unit(job, target, data_sha256) for target in job.targets)
+            units = tuple(self.bench.plan.unit(job, target, data_sha256) for target in job.targets)
             done = [not self.recompute and self.store.done(unit) for unit in units]
             missing = tuple(target for target, there in zip(job.targets, done, strict=True) if not there)
             if missing:
@@ -255,10 +251,10 @@ class _Run:
         given_up: bool = False,
     ) -> Event:
         reasons: list[str] = []
-        units = pending.units or tuple(self.plan.unit(pending.job, t, "") for t in pending.targets)
+        units = pending.units or tuple(self.bench.plan.unit(pending.job, t, "") for t in pending.targets)
         with storing(self.store.root):
             for target, found in zip(pending.targets, computed.found, strict=True):
-                unit = self.plan.unit(pending.job, target, pending.data_sha256)
+                unit = self.bench.plan.unit(pending.job, target, pending.data_sha256)
                 if isinstance(found, Failure):
                     self.store.fail(unit, found.reason)
                     traces.keep(f"{unit.case}, {unit.attack} on {unit.surrogate}, {unit.target}", found.trace)

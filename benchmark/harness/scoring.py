@@ -110,12 +110,8 @@ def prepare_scorer(dataset: Dataset, volume: Volume, protocol: Protocol = PROTOC
     Raises:
         ValueError: a case nobody can be scored on.
     """
-    return Scorer(
-        protocol,
-        volume,
-        num_classes=len(dataset.class_names),
-        nsd_tolerance_mm=dataset.nsd_tolerance_mm,
-    )
+    classes, tolerance = len(dataset.class_names), dataset.nsd_tolerance_mm
+    return Scorer(protocol, volume, num_classes=classes, nsd_tolerance_mm=tolerance)
 
 
 @dataclass(frozen=True)

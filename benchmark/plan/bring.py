@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from robustvox.datasets import Dataset, DatasetError
+from robustvox.datasets import Dataset, DatasetError, channel_names_of
 from robustvox.models import CheckpointError, SlidingWindow
 from robustvox.models.bring import BroughtModel, Folds, open_model, recognize
 from robustvox.models.bring.foreign import Foreign, can_be_asked, check_window
@@ -74,6 +74,7 @@ def load_path(
             sw_batch_size=sw_batch_size,
             folds=folds,
             class_names=dataset.class_names,
+            channel_names=channel_names_of(dataset),
         )
 
     try:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from robustvox.datasets import Dataset
+from robustvox.datasets import Dataset, channel_names_of
 from robustvox.models import CheckpointError, ModelCard, build_model, load_checkpoint
 from robustvox.models.bring import BroughtModel, recognize
-from robustvox.models.class_order import require_order
+from robustvox.models.class_order import require_channels, require_order
 from robustvox.models.prompted import TARGETS
 
 from ..craft.named import ModelWindow, NamedModel
@@ -348,6 +348,7 @@ def _load(path: Path, written: Written, dataset: Dataset) -> Any:
         computed = {k: v for k, v in parameters.items() if k in COMPUTED}
         loaded = load_checkpoint(path, architecture=name, overrides=computed)
         require_order(loaded.card.class_names, dataset.class_names, path.name)
+        require_channels(loaded.card.channel_names, channel_names_of(dataset), path.name)
     except CheckpointError as error:
         raise UsageError(str(error)) from error
     card = loaded.card

@@ -20,7 +20,7 @@ def admitted(records: Records, suite: Suite) -> Records:
     costs: Any = records.costs
     wanted = {row.spec for row in suite.rows}
     keep = (costs["protocol"] == suite.name) & costs["attack"].isin(wanted) & (costs["seed"] == suite.seed)
-    for dataset in set(costs["dataset"]):
+    for dataset in set(costs.loc[keep, "dataset"]):
         frozen = suite.cases(dataset)
         if frozen is not None:
             same = costs["case"].map(frozen.data) == costs["data_sha256"]

@@ -24,6 +24,7 @@ from robustvox.datasets.nifti import check_affine, check_image, read_array
 from robustvox.datasets.nifti_file import read_header, read_image
 
 from ..specs.crossing import UNITS
+from ..specs.names import is_reserved
 
 _PREFIX = b"robustvox "
 
@@ -243,12 +244,14 @@ def read_note(path: Path) -> Note:
 def case_slug(case: str) -> str:
     """A case id as part of a file name; ids that differ only in what file names lose keep names of their own.
 
+    Some file systems lose the case of letters, so an id with capitals gets a hash.
+
     Example:
-        >>> case_slug("case_001"), case_slug("a b") != case_slug("a/b")
-        ('case_001', True)
+        >>> case_slug("case_001"), case_slug("a b") != case_slug("a/b"), case_slug("Case_001")
+        ('case_001', True, 'Case_001-63d21512')
     """
     plain = slug(case)
-    if plain == case:
+    if plain == case.lower() and not is_reserved(case):
         return plain
     return f"{plain[:80]}-{hashlib.sha256(case.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

@@ -73,24 +73,16 @@ class Run:
     gallery: FirstCase
 
     @property
-    def plan(self) -> Plan:
-        """What was crossed."""
-        return self.bench.plan
-
-    @property
     def folder(self) -> Path:
         """``<out>/<dataset>``."""
-        return self.out / self.plan.dataset.name
+        return self.out / self.bench.plan.dataset.name
 
 
 def facts(run: Run) -> dict[str, Any]:
     """Everything the template needs but the figures."""
-    plan = run.plan
+    plan = run.bench.plan
     flags, states = load_flags(run.folder / "checks"), load_states(run.folder / "checks")
-    named = (
-        ("White-box", tables.white_box(run.records, flags, states)),
-        ("Transfer", tables.transfer(run.records, flags, states)),
-    )
+    named = list(zip(("White-box", "Transfer"), tables.both(run.records, flags, states), strict=True))
     counts = {status.value: sum(e.status is status for e in run.events) for status in Status}
     return {
         "dataset": plan.dataset.name,
@@ -166,7 +158,7 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
 def checks(run: Run) -> list[dict[str, Any]]:
     """Per attacked model and attack of the run, what ``check`` has found so far."""
     known: Frame = load_outcomes(run.folder / "checks")
-    plan = run.plan
+    plan = run.bench.plan
     known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
     groups = []
     for model in dict.fromkeys(m.key for m in plan.surrogates):
@@ -215,7 +207,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
         ("platform", str(known["platform"])),
         ("accelerator", str(known["accelerator"])),
         ("cores, threads", f"{known['cores']}, {known['threads']}"),
-        ("device of the networks", run.plan.device),
+        ("device of the networks", run.bench.plan.device),
         ("id beside the records", run.provenance),
     ]
 

@@ -100,7 +100,7 @@ def _example(run: Run) -> tuple[list[dict[str, str]], str]:
             "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "
             "python -m benchmark figures draws any case."
         )
-    example = make_example(run.plan, clean, attacked)
+    example = make_example(run.bench.plan, clean, attacked)
     caption = (
         f"Case {attacked.job.case}, {example.title.partition('  ·  ')[2]}: mean Dice {example.dice_clean:.3f} before "
         f"and {example.dice_adversarial:.3f} after the attack."

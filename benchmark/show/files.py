@@ -91,15 +91,21 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
     return files
 
 
-def write(results: Path, *, readme: bool = False) -> None:
+def write(results: Path, *, readme: bool = False) -> dict[Path, Records]:
     """Write every file of :func:`render`, and remove tables that the records no longer imply.
 
     Args:
         results: folder with one ``<dataset>/records`` folder per dataset.
         readme: also write the README beside it; a run does not touch that file.
+
+    Returns:
+        What they follow from, as :func:`load_all` read it.
     """
     results = Path(results)
-    rendered = {path: text for path, text in render(results).items() if readme or results in path.parents}
+    loaded = load_all(results)
+    rendered = {
+        path: text for path, text in render(results, loaded).items() if readme or results in path.parents
+    }
     for path, text in rendered.items():
         replace_file(path, text)
     # Only beside records: a file of that name anywhere else is somebody's own.
@@ -107,6 +113,7 @@ def write(results: Path, *, readme: bool = False) -> None:
     stale = {folder / name for folder in tables for name in _FILES} | {results / PAGE}
     for path in stale - rendered.keys():
         path.unlink(missing_ok=True)
+    return loaded
 
 
 def check(results: Path) -> list[str]:
@@ -176,15 +183,16 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         sources=load_sources(folder / "records"),
         organs=read_organs(folder),
         notes=load_notes(folder / "records"),
-        ranked=with_hashes(_suited(records), records),
+        ranked=with_hashes(_suited(records, cases), records),
         checks=load_states(folder / "checks"),
         **{k: with_hashes(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
     )
 
 
-def _suited(records: Records) -> Frame:
-    """The cases of the rows that the suite of their protocol admits."""
+def _suited(records: Records, cases: Frame) -> Frame:
+    """The cases of the rows that the suite of their protocol admits; ``cases`` are all."""
     from pandas import concat
 
-    parts = [per_case(admitted(records, suite)) for suite in SUITES.values()]
-    return concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    admitted_rows = (admitted(records, suite) for suite in SUITES.values())
+    parts = [per_case(rows) for rows in admitted_rows if len(rows.costs)]
+    return concat(parts, ignore_index=True) if parts else cases[:0]

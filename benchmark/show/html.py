@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from markupsafe import Markup
 from ..specs.names import printable
 
 
+@cache  # compiling the page's templates takes longer than filling them in
 def environment(templates: Path) -> Environment:
     """Templates of a folder, undefined names refused, text escaped and without control characters."""
     return Environment(

@@ -34,12 +34,14 @@ def printable(text: object) -> str:
 def component(name: str) -> str:
     """A name as one safe path component; anything but a plain name gets a hash, so that none collide.
 
+    Capitals are not plain: where file systems pay no heed to case, ``MyNet`` and ``mynet`` would be one file.
+
     Example:
         >>> component("swin_unetr"), component("../unet")
         ('swin_unetr', 'unet-41245029')
     """
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name) and not name.endswith((".", ".jsonl"))
-    if plain and not _is_reserved(name):
+    plain = re.fullmatch(r"[a-z0-9_][a-z0-9._-]{0,79}", name) and not name.endswith((".", ".jsonl"))
+    if plain and not is_reserved(name):
         return name
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "name"
     return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
@@ -57,9 +59,9 @@ def folder_name(name: str) -> str:
     except UnicodeEncodeError:
         return component(name)
     kept = name == printable(name) and not re.search(r'[/\\:*?"<>|]', name) and name.strip(". ") == name
-    return name if kept and 0 < size <= LONGEST and not _is_reserved(name) else component(name)
+    return name if kept and 0 < size <= LONGEST and not is_reserved(name) else component(name)
 
 
-def _is_reserved(name: str) -> bool:
+def is_reserved(name: str) -> bool:
     """Names that Windows gives to devices."""
     return re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name) is not None

@@ -12,7 +12,7 @@ import torch
 from monai.losses.dice import DiceCELoss
 from torch import nn
 
-from robustvox.datasets import Dataset
+from robustvox.datasets import Dataset, channel_names_of
 from robustvox.models import CATALOG, ModelCard, SlidingWindow, build_model, load_checkpoint, save_checkpoint
 from robustvox.models.checkpoint import load_strictly
 
@@ -172,6 +172,7 @@ def _card(
         arguments={"size": "small", **model.parameters},
         in_channels=dataset.in_channels,
         class_names=dataset.class_names,
+        channel_names=channel_names_of(dataset),
         roi_size=tuple(roi_size),
         dataset=dataset.name,
         window=dataset.provenance["preprocessing"],

@@ -33,6 +33,7 @@ def open_model(
     sw_batch_size: int | str = 1,
     folds: Folds | None = None,
     class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
 ) -> BroughtModel:
     """Read the model that a folder or file holds; nothing in it is run.
 
@@ -50,6 +51,7 @@ def open_model(
         sw_batch_size: windows per forward, likewise.
         folds: which of the data's cases the folds of an nnU-Net folder were trained on, where that is known.
         class_names: of the data, background first, where a model that has the same ones in another order is refused.
+        channel_names: of the data, likewise.
 
     Raises:
         CheckpointError: not a known format, or one that cannot be used; one line with expected, found, remedy.
@@ -57,7 +59,7 @@ def open_model(
     path, given = Path(path), dict(arguments or {})
     kind = recognize(path)
     classes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
-    named = {"class_names": tuple(class_names)}
+    named = {"class_names": tuple(class_names), "channel_names": tuple(channel_names)}
     windows: dict[str, Any] = {"overlap": overlap, "mode": mode, "sw_batch_size": sw_batch_size}
     if kind == "nnunet":
         _refuse_parameters(path, given, ("fold", "checkpoint", "window"))

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from ..activations import require_forward
 from ..checkpoint import file_sha256
-from ..class_order import require_order
+from ..class_order import in_order, require_channels, require_order
 from ..cpu import with_fast_convolutions
 from ..documents import checked, read_document
 from ..header import CheckpointError
@@ -73,6 +74,7 @@ def load(
     roi_size: Sequence[int],
     legacy_merging: bool | None = None,
     class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The network of a bundle folder, with its weights and its window.
 
@@ -84,6 +86,7 @@ def load(
         legacy_merging: for a SwinUNETR, the patch merging of MONAI before 1.5; default as the bundle's
             `monai_version` says.
         class_names: of the data; a bundle that has the same ones in another order is refused.
+        channel_names: of the data, likewise.
 
     Raises:
         CheckpointError: a network that is not one of ``NETWORKS`` or whose arguments would run code, images that are
@@ -93,7 +96,8 @@ def load(
     checked(Metadata, metadata, "metadata.json")
     config = _configuration(path)
     notes = _check_metadata(metadata, in_channels, num_classes, class_names)
-    preprocessing = read_preprocessing(config)
+    require_channels(in_order(_format(metadata, "inputs").get("channel_def")), channel_names, "metadata.json")
+    preprocessing = read_preprocessing(config, before_1_5=_before_1_5(metadata))
     _check_values(metadata, preprocessing)
     target, arguments = _definition(config)
     notes += _check_postprocessing(config)
@@ -119,6 +123,7 @@ def load(
         build, read_state(weights), in_channels=in_channels, num_classes=num_classes, name=weights.name
     )
     name = path.resolve().name
+    require_forward(network, in_channels=in_channels, roi_size=window, what=name)
     try:
         check_window(network, name, in_channels=in_channels, num_classes=num_classes, roi_size=window)
     except ValueError as error:
@@ -201,6 +206,12 @@ def _build(target: str, arguments: Mapping[str, Any], config: Configuration) -> 
         ) from error
 
 
+def _before_1_5(metadata: Mapping[str, Any]) -> bool:
+    """Whether a bundle is for a MONAI that merged patches and cropped otherwise."""
+    numbers = re.match(r"(\d+)\.(\d+)", str(metadata.get("monai_version", "")))
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) < (1, 5)
+
+
 def _modernize(
     target: str, arguments: dict[str, Any], metadata: Mapping[str, Any], legacy_merging: bool | None
 ) -> list[str]:
@@ -215,9 +226,8 @@ def _modernize(
     if arguments.get("downsample", "merging") != "merging":
         return []
     version = str(metadata.get("monai_version", ""))
-    numbers = re.match(r"(\d+)\.(\d+)", version)
     if legacy_merging is None:
-        legacy_merging = numbers is not None and (int(numbers[1]), int(numbers[2])) < (1, 5)
+        legacy_merging = _before_1_5(metadata)
     if legacy_merging:
         from .legacy import LegacyPatchMerging
 
@@ -249,10 +259,9 @@ def _check_metadata(
         )
     classes = prediction.get("channel_def")
     if isinstance(classes, Mapping) and classes:
-        require_order([*map(str, classes.values())], class_names, "metadata.json")
-        return [
-            f"its classes, in order: {', '.join(map(str, classes.values()))}; the data's must be the same"
-        ]
+        names = in_order(classes) or tuple(map(str, classes.values()))
+        require_order(names, class_names, "metadata.json")
+        return [f"its classes, in order: {', '.join(names)}; the data's must be the same"]
     return []
 
 

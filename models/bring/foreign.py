@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..activations import without_values
 from ..cpu import with_contiguous_gradients
 
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
@@ -127,17 +127,8 @@ class _Probe:
     @classmethod
     def of(cls, network: nn.Module, in_channels: int) -> _Probe | None:
         """None for a network that cannot be copied without its values."""
-        memo: dict[int, Tensor] = {}
-        for tensor in itertools.chain(network.parameters(), network.buffers()):
-            empty = tensor.detach().to("meta")
-            memo[id(tensor)] = (
-                nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-            )
-        try:
-            # The memo holds what a copy would be made of, so that no weight is ever copied.
-            return cls(copy.deepcopy(network, memo), in_channels)
-        except Exception:  # noqa: BLE001 - somebody else's module may refuse to be copied in any way
-            return None
+        twin = without_values(network)
+        return None if twin is None else cls(twin, in_channels)
 
     def __call__(self, roi: tuple[int, ...]) -> int | str:
         """Logit channels on the window, or what went wrong."""

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..activations import require_forward
 from ..checkpoint import file_sha256, require_plain
-from ..class_order import require_order
+from ..class_order import in_order, require_channels, require_order
 from ..documents import checked, read_document
 from ..header import CheckpointError
 from ..limits import require_window
@@ -53,6 +54,7 @@ def load(
     window: tuple[float, float] | None = None,
     folds: Folds | None = None,
     class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The model of ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
 
@@ -69,6 +71,7 @@ def load(
         window: original intensities that are 0 and 1 in the data, for images of which no case is known.
         folds: which of the data's cases each fold was trained on, where that is known.
         class_names: of the data; a model that has the same ones in another order is refused.
+        channel_names: of the data, likewise.
 
     Raises:
         CheckpointError: a plan that cannot be followed (2d, cascade, regions, own preprocessing, another network),
@@ -85,12 +88,15 @@ def load(
         raise refusal(folder, "folds of one configuration", ", ".join(sorted(found)), "name them one by one")
     plan = configuration(plans, found.pop(), folder)
     check_plan(plans, plan, folder)
-    require_order(check_data(dataset, in_channels, num_classes, folder), class_names, folder.resolve().name)
+    name = folder.resolve().name
+    require_order(check_data(dataset, in_channels, num_classes, folder), class_names, name)
+    require_channels(in_order(dataset.get("channel_names") or dataset.get("modality")), channel_names, name)
     require_window(tuple(plan["patch_size"]), in_channels + num_classes, folder.resolve().name)
     networks = [
         build_network(plan, content, in_channels, num_classes, file.name, folder)
         for content, file in zip(contents, files, strict=True)
     ]
+    require_forward(networks[0], in_channels=in_channels, roi_size=plan["patch_size"], what=name)
     _check_window(window, folder)
     reorient = plans["image_reader_writer"].endswith("WithReorient")
     held_out, trained_on, note = _cases(folds, fold, names)

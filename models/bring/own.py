@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint import load_checkpoint
-from ..class_order import require_order
+from ..class_order import require_channels, require_order
 from ..header import CheckpointError
 from .brought import BroughtModel
 
@@ -18,11 +18,13 @@ def load(
     num_classes: int,
     architecture: str | None,
     class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
 ) -> BroughtModel:
     """The network of a `.safetensors` checkpoint that fits the data.
 
     Raises:
-        CheckpointError: as :func:`~robustvox.models.load_checkpoint`, and for other channels or classes, or classes in another order.
+        CheckpointError: as :func:`~robustvox.models.load_checkpoint`, and for other channels or classes, or any of them
+            in another order.
     """
     loaded = load_checkpoint(path, architecture)
     card = loaded.card
@@ -33,4 +35,5 @@ def load(
             "dataset it was trained on"
         )
     require_order(card.class_names, class_names, path.name)
+    require_channels(card.channel_names, channel_names, path.name)
     return BroughtModel(name=path.stem, sha256=loaded.sha256, roi_size=card.roi_size, network=loaded.network)

@@ -43,7 +43,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "diagonal": False, "padding_mode": "border", "align_corners": None, "scale_extent": False,
         "recompute_affine": False, "min_pixdim": None, "max_pixdim": None,
     },
-    "Orientation": {"as_closest_canonical": False},
+    "Orientation": {"as_closest_canonical": False, "labels": None},
     "CropForeground": {"channel_indices": None, "k_divisible": 1, "mode": "constant"},
     "SpatialPad": {"mode": "constant"},
     "ClipIntensityPercentiles": {"sharpness_factor": None},
@@ -52,8 +52,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 IDLE = frozenset(
     ("keys", "allow_missing_keys", "lazy", "dtype", "meta_keys", "meta_key_postfix", "image_only", "start_coord_key",
-     "end_coord_key", "source_key", "allow_smaller", "labels", "ensure_same_shape", "return_clipping_values",
-     "save_pixdim")
+     "end_coord_key", "ensure_same_shape", "return_clipping_values", "save_pixdim")
 )  # fmt: skip
 """Arguments that change nothing of a single image."""
 
@@ -75,8 +74,12 @@ class Preprocessing:
     values: tuple[float, float] | None
 
 
-def read_preprocessing(config: Configuration) -> Preprocessing | None:
+def read_preprocessing(config: Configuration, *, before_1_5: bool = False) -> Preprocessing | None:
     """The preprocessing of a configuration; None where it declares none.
+
+    Args:
+        config: of the bundle.
+        before_1_5: the bundle is for a MONAI whose `CropForeground` cuts off a margin that leaves the image.
 
     Raises:
         CheckpointError: a transform, or an argument of one, that is not followed.
@@ -92,15 +95,20 @@ def read_preprocessing(config: Configuration) -> Preprocessing | None:
         name = _name(raw)
         if _disabled(config, raw, where) or not _concerns(config, raw, where, image):
             continue
-        if name in NOTHING or (name == "CastToType" and "float" in str(raw.get("dtype", "float32"))):
+        # Whole numbers would be rounded.
+        dtype = str(raw.get("dtype") or "float32")
+        rounds = "float" not in str(config.get(dtype[1:]) if dtype.startswith("@") else dtype)
+        if name in (*NOTHING, "CastToType") and not rounds:
             continue
         if name not in MAKERS:
             raise CheckpointError(
                 f"expected transforms among {', '.join(sorted({*MAKERS, *NOTHING}))} in the preprocessing of "
-                f"{config.source}, found {raw.get('_target_')} at {where}, which is not followed; bring the model with a "
+                f"{config.source}, found {raw.get('_target_')}{' to integers' if rounds else ''} at {where}, which is not followed; bring the model with a "
                 "factory, --model package.module:factory, that does it inside"
             )
         arguments = _arguments(config, raw, where, name, image)
+        if name == "CropForeground" and arguments.get("margin"):
+            arguments.setdefault("allow_smaller", before_1_5)
         try:
             found.append(_sensible(MAKERS[name](dict(arguments))))
         except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
@@ -272,9 +280,18 @@ def _arguments(
         if key.startswith("_") or key in IDLE:
             continue
         value = config.literal(value, f"{where}::{key}")
+        if key == "source_key":
+            if value != image:
+                raise CheckpointError(
+                    f"expected {name} by the image ({image}) at {where} in {config.source}, found source_key {value!r}, which "
+                    "a network has not when it is used; correct the bundle"
+                )
+            continue
         if key in ("mode", "padding_mode", "align_corners") and isinstance(value, list):
             value = value[keys.index(image)]
         fixed = DEFAULTS.get(name, {})
+        if key == "labels" and value == [["L", "R"], ["P", "A"], ["I", "S"]]:
+            continue  # what None means
         if key in fixed:
             if value != fixed[key] and not (key == "align_corners" and value in (True, False)):
                 raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..activations import require_forward
 from ..checkpoint import file_sha256
 from ..header import CheckpointError
 from ..mamba.residual_unet import without_aliases
@@ -112,6 +113,7 @@ def load(
         network = load_network(build, state, in_channels=in_channels, num_classes=num_classes, name=path.name)
     except CheckpointError as error:
         raise CheckpointError(_with_window(str(error), name, state, roi_size)) from error
+    require_forward(network, in_channels=in_channels, roi_size=roi_size, what=path.name)
     return BroughtModel(
         name=path.stem, sha256=file_sha256(path), roi_size=roi_size, network=network, notes=tuple(notes)
     )

@@ -264,9 +264,14 @@ class Spacing:
 
 @dataclass(frozen=True, kw_only=True)
 class CropForeground:
-    """Of `monai.transforms.CropForeground`: the box of voxels above 0; outside of it the background wins."""
+    """Of `monai.transforms.CropForeground`: the box of voxels above 0; outside of it the background wins.
+
+    A margin that leaves the image is cut off, or filled with 0 where ``allow_smaller`` is false (MONAI's default since
+    1.5).
+    """
 
     margin: int | tuple[int, ...] = 0
+    allow_smaller: bool = True
 
     def __call__(self, frame: Frame) -> None:
         inside = (frame.image.detach() > 0).any(0)
@@ -274,13 +279,18 @@ class CropForeground:
         if not bool(inside.any()):
             return
         margins = (self.margin,) * 3 if isinstance(self.margin, int) else self.margin
-        box = []
+        box, pads = [], []
         for axis, margin in enumerate(margins):
             others = tuple(a for a in range(3) if a != axis)
             span = torch.nonzero(inside.any(others[1]).any(others[0])).flatten()
-            box.append(slice(max(int(span[0]) - margin, 0), min(int(span[-1]) + 1 + margin, shape[axis])))
+            first, last = int(span[0]) - margin, int(span[-1]) + 1 + margin
+            box.append(slice(max(first, 0), min(last, shape[axis])))
+            pads.append((0, 0) if self.allow_smaller else (max(-first, 0), max(last - shape[axis], 0)))
         frame.image = frame.image[(slice(None), *box)]
-        frame.back.append(lambda logits: _embedded(logits, shape, tuple(box)))
+        frame.image = nn.functional.pad(frame.image, [pad for pair in reversed(pads) for pad in pair])
+        # Without what was filled in.
+        kept = [slice(before, before + b.stop - b.start) for (before, _), b in zip(pads, box, strict=True)]
+        frame.back.append(lambda logits: _embedded(logits[(slice(None), *kept)], shape, tuple(box)))
 
 
 def _embedded(logits: Tensor, shape: tuple[int, ...], box: tuple[slice, ...]) -> Tensor:

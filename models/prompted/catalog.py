@@ -52,6 +52,9 @@ TARGETS: dict[str, TargetEntry] = {
         source="Heinrich et al., MedIA 54 (2019)",
         parameters=883_740,
         window=(144, 144, 144),
+        forward_gb=1.5,
+        gradient_gb=2.1,
+        seconds=9,
     ),
     "vista3d": TargetEntry(
         what="VISTA3D, 132 structures in CT by class or by click",
@@ -70,6 +73,11 @@ TARGETS: dict[str, TargetEntry] = {
         source="Li et al., arXiv:2501.11253",
         parameters=62_595_315,
         window=(96, 96, 96),
+        forward_gb=3.1,
+        gradient_gb=8.5,
+        seconds=44,
+        scaled=True,
+        resized_by=("feature_size", "depths"),
     ),
     "suprem_segresnet": TargetEntry(
         what="SuPreM, SegResNet, 32 structures in CT",
@@ -92,4 +100,5 @@ TARGETS: dict[str, TargetEntry] = {
     ),
 }
 """Measured with tests/performance/targets.py, 13 organs asked for, torch 2.14, one thread. VISTA3D took 2.0 GB at 32^3
-and 3.2 GB at 64^3 (1.8 and 2.0 GB without gradients), which grows to 13 GB at 128^3."""
+and 3.2 GB at 64^3 (1.8 and 2.0 GB without gradients), which grows to 13 GB at 128^3; SuPreM's Swin UNETR took 3.3 GB at 64^3 (1.7 without, 1.1
+before any window), which grows to 8.5 GB at 96^3."""

@@ -25,13 +25,7 @@ from .target import InputSpec, Segmenter
 from .weights import Origin, load_by_name, read_weights
 
 SPEC = InputSpec(
-    low=0.0,
-    high=1.0,
-    clip=False,
-    spacing_mm=(1.5, 1.5, 1.5),
-    roi_size=(128, 128, 128),
-    multiple=128,
-    least=128,
+    low=0.0, high=1.0, clip=False, spacing_mm=(1.5, 1.5, 1.5), roi_size=(128, 128, 128), multiple=128
 )
 
 ORIGIN = Origin(

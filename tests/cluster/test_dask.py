@@ -12,6 +12,7 @@ import pytest
 SLOW_ENOUGH = ("Nudge:pause=0.3", "Nudge:amount=2/255,pause=0.3", "Nudge:amount=3/255,pause=0.3")
 
 
+@pytest.mark.slow
 def test_a_worker_dies_and_then_the_scheduler(light, dask_processes, capfd):
     """One cluster for both, because starting one takes longer than everything else here."""
     dask_processes.add_worker("one")

@@ -31,6 +31,8 @@ CONVERTED = {
     "no channel axis": {"image": IMAGE[0]},
     "no channel axis but of the label": {"image": IMAGE[0], "label": LABEL[None]},
     "batch axis": {"image": IMAGE[None]},
+    "batch axis of both": {"image": IMAGE[None], "label": LABEL[None, None]},
+    "other byte order": {"image": IMAGE.astype(">f4"), "label": LABEL.astype(">u8")},
     "label with a channel axis": {"label": LABEL[None]},
     "label with a last axis": {"label": LABEL[..., None]},
     "float label": {"label": LABEL.astype(np.float32)},
@@ -72,6 +74,14 @@ REFUSED = {
     "another affine": (
         {"affine": np.diag([-25.0, 25, 25, 1])},
         r"one voxel spacing, found \(1.0, 1.0, 2.0\) in spacing_mm and \(25.0, 25.0, 25.0\) in the affine",
+    ),
+    "masked": (
+        {"image": np.ma.masked_less(IMAGE, 0.5)},
+        "values everywhere in the image, found a masked array",
+    ),
+    "sheared": (
+        {"affine": np.array([[1, 0.5, 0, 0], [0, 0.75**0.5, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])},
+        "axes at right angles .* found 60.0 degrees between axes 0 and 1; resample",
     ),
     "half an affine": ({"affine": np.eye(3)}, r"a finite affine of shape \(4, 4\)"),
 }

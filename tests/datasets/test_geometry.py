@@ -167,7 +167,7 @@ def test_turning_there_and_back_is_the_identity():
             np.testing.assert_allclose(again, affine, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     order=st.sampled_from(ORDERS),
     sides=st.tuples(*[st.floats(0.3, 4.0)] * 3),

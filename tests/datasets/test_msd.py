@@ -17,7 +17,7 @@ def test_a_folder_is_a_dataset(msd_folder):
     assert data.class_names == ("background", "one", "two")
     assert sorted([*data.splits["train"], *data.splits["validation"]]) == sorted(data.splits["all"])
     volume = data.load("case_001")
-    assert volume.image.shape == (1, 19, 20, 17)
+    assert volume.image.shape == (1, 19, 16, 15)
     assert volume.image.dtype == np.float32
     assert volume.image.min() == 0.0
     assert volume.image.max() == 1.0

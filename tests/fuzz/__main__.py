@@ -1,6 +1,6 @@
 """The fuzzer: files that lie, in every format that the suite reads, and what became of them.
 
-    python -m tests.fuzz [--inputs 2000] [--seed 0] [--only NAME] [--quick] [--json FILE]
+    python -m tests.fuzz [--inputs 2000] [--seed 0] [--only NAME] [--quick] [--minutes 60] [--json FILE]
 
 Every input is made from a seed, read in a process of its own through the door that the command line uses, and counted
 by what became of it: accepted (and right, as far as an independent reader tells), failed row, refused in one line; or
@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true", help="only formats that are read in moments")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop and count what was read until then"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     started = time.perf_counter()
@@ -42,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = []
         reader = stack.enter_context(Reader(chosen))
         for number in range(options.inputs):
+            if time.perf_counter() - started > 60 * options.minutes:
+                break
             outcome = reader.judge(chosen[number % len(chosen)], options.seed + number // len(chosen))
             outcomes.append(outcome)
             if outcome.kind in BAD:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,13 @@ def _tensors(rng: random.Random, content: bytes, path: Path) -> tuple[bytes, str
         warnings.simplefilter("ignore")
         TENSORS[how](weights, name, tensor)
         stream = io.BytesIO()
-        torch.save({**whole, "model_state_dict": weights}, stream)
+        # What is nested too deeply for a reader is for a writer, too.
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(20_000)
+        try:
+            torch.save({**whole, "model_state_dict": weights}, stream)
+        finally:
+            sys.setrecursionlimit(limit)
     return stream.getvalue(), f"tensor-{how}"
 
 

@@ -14,13 +14,14 @@ from robustvox.models import (
     CheckpointError,
     ModelCard,
     build_model,
+    limits,
     load_checkpoint,
     read_card,
     save_checkpoint,
 )
 from robustvox.models.bring.configuration import Configuration
 from robustvox.models.bring.weights import read_state
-from robustvox.models.class_order import require_order
+from robustvox.models.class_order import in_order, require_channels, require_order
 from robustvox.models.documents import parse_json, read_document
 from robustvox.models.limits import build_within, require_window
 
@@ -56,7 +57,8 @@ CARDS = {
 
 
 @pytest.mark.parametrize("what", CARDS)
-def test_cards_that_lie_are_refused(tmp_path, what):
+def test_cards_that_lie_are_refused(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(limits, "MODULES", 2_000)  # counting to the real limit takes seconds
     with pytest.raises(CheckpointError, match=r"a\.safetensors") as caught:
         load_checkpoint(saved(tmp_path, **CARDS[what]))
     assert "\n" not in str(caught.value)
@@ -176,3 +178,14 @@ def test_classes_in_another_order_are_refused_and_other_names_are_not():
         CheckpointError, match="expected class 1 of x to be liver as in the data, found cancer"
     ):
         require_order(["background", "cancer", "liver"], ["background", "liver", "cancer"], "x")
+
+
+def test_channels_in_another_order_are_refused_and_other_names_are_not():
+    require_channels(["T1", "noNorm"], ["T1w", "PET"], "x")
+    require_channels(in_order({"1": "PET", "0": "CT"}), ["CT", "PET"], "x")
+    require_channels((), ["CT", "PET"], "x")
+    with pytest.raises(
+        CheckpointError,
+        match="expected channel 0 of x to be PET as in the data, found CT; list the data's channels",
+    ):
+        require_channels(in_order({"1": "PET", "0": "CT"}), ["PET", "CT"], "x")

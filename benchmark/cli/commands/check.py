@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -30,6 +32,17 @@ from .console import escape, make_console, progress
 _COLORS = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """One model under one attack, on the volumes that could be read."""
+
+    request: CheckRequest
+    plan: Plan
+    model: NamedModel
+    attack: NamedAttack
+    volumes: list[Volume]
+
+
 def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
     checks = select(request.only)
@@ -45,10 +58,11 @@ def check_benchmark(request: CheckRequest) -> int:
     failed = broken
     for model in plan.surrogates if volumes else ():
         for attack in plan.attacks:
-            found = _check_one(request, plan, model, attack, volumes, checks)
+            pair = _Pair(request, plan, model, attack, volumes)
+            found = _check_one(pair, checks)
             failed |= any(result.status == FAIL for result in found)
-            console.print(_table(plan, model, attack, found, len(volumes)))
-            _save(request, plan, model, attack, found, volumes)
+            console.print(_table(pair, found))
+            _save(pair, found)
     if volumes:
         write(request.out)
         console.print(f"outcomes in {escape(str(request.out / plan.dataset.name / 'checks'))}")
@@ -66,28 +80,22 @@ def _load(plan: Plan, console: Console) -> tuple[list[Volume], bool]:
     return volumes, len(volumes) < len(plan.cases)
 
 
-def _check_one(
-    request: CheckRequest,
-    plan: Plan,
-    model: NamedModel,
-    attack: NamedAttack,
-    volumes: list[Volume],
-    checks: tuple[Check, ...],
-) -> list[Result]:
-    work = {check.id: check.runs + check.per_query * request.queries for check in checks}
-    title = f"{model.name}, {brief(attack.spec)}"
+def _check_one(pair: _Pair, checks: tuple[Check, ...]) -> list[Result]:
+    plan, queries = pair.plan, pair.request.queries
+    work = {check.id: check.runs + check.per_query * queries for check in checks}
+    title = f"{pair.model.name}, {brief(pair.attack.spec)}"
     with progress(escape(title), 1) as bar:
-        pace = _Pace(bar, escape(title), work, len(volumes))
+        pace = _Pace(bar, escape(title), work, len(pair.volumes))
         context = Context(
-            model,
-            attack,
-            volumes,
+            pair.model,
+            pair.attack,
+            pair.volumes,
             num_classes=len(plan.dataset.class_names),
             dataset=plan.dataset.name,
             protocol=plan.protocol.name,
             seed=plan.seed,
             device=plan.device,
-            queries=request.queries,
+            queries=queries,
             tick=pace.tick,
         )
         return list(results(context, checks, pace.start))
@@ -118,9 +126,10 @@ class _Pace:
         )
 
 
-def _table(plan: Plan, model: NamedModel, attack: NamedAttack, found: list[Result], cases: int) -> Table:
+def _table(pair: _Pair, found: list[Result]) -> Table:
     title = (
-        f"{plan.dataset.name}, {plan.protocol.name}: {model.name} under {brief(attack.spec)}, {cases} cases"
+        f"{pair.plan.dataset.name}, {pair.plan.protocol.name}: {pair.model.name} under "
+        f"{brief(pair.attack.spec)}, {len(pair.volumes)} cases"
     )
     view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
     view.add_column("id", no_wrap=True)
@@ -144,17 +153,11 @@ def _table(plan: Plan, model: NamedModel, attack: NamedAttack, found: list[Resul
     return view
 
 
-def _save(
-    request: CheckRequest,
-    plan: Plan,
-    model: NamedModel,
-    attack: NamedAttack,
-    found: list[Result],
-    volumes: list[Volume],
-) -> None:
+def _save(pair: _Pair, found: list[Result]) -> None:
+    plan, model, attack = pair.plan, pair.model, pair.attack
     versions = describe()
     save(
-        request.out / plan.dataset.name / "checks",
+        pair.request.out / plan.dataset.name / "checks",
         [
             CheckOutcome(
                 dataset=plan.dataset.name,
@@ -169,9 +172,9 @@ def _save(
                 number=result.number,
                 rule=result.rule,
                 detail=result.detail,
-                cases=tuple(volume.id for volume in volumes),
+                cases=tuple(volume.id for volume in pair.volumes),
                 seed=plan.seed,
-                queries=request.queries,
+                queries=pair.request.queries,
                 robustvox=versions["robustvox"],
                 commit=versions["commit"],
                 torch=versions["packages"]["torch"],

@@ -125,7 +125,7 @@ def _draw_cases(request: FiguresRequest, console: Console, plan: Plan, records: 
                     f"[red]failed[/red] {label}: {escape(Failure.of(error).reason)}", soft_wrap=True
                 )
                 continue
-            stem = f"slices_{case_slug(job.case)}_{slug(model)}_{slug(short_name(spec))}"
+            stem = f"slices_{case_slug(job.case)}_{case_slug(model)}_{slug(short_name(spec))}"
             paths = save(figure, request.folder / name / stem, formats_of(request))
             console.print(f"{label}: {escape(note)}", soft_wrap=True)
             _announce(console, paths)
@@ -164,7 +164,7 @@ def _draw_records(
 
     if records is None:
         records = load_records(request.results / dataset / "records")
-    white_box, transfer = tables.white_box(records), tables.transfer(records)
+    white_box, transfer = tables.both(records)
     for protocol in sorted({*white_box["protocol"], *transfer["protocol"]}):
         own = white_box[white_box["protocol"] == protocol]
         pairs = transfer[transfer["protocol"] == protocol]

@@ -26,7 +26,7 @@ from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
-from ...records.reading import Records, load_records
+from ...records.reading import Records
 from ...records.sources import claim
 from ...records.store import RecordStore
 from ...report.facts import Run
@@ -34,7 +34,7 @@ from ...report.gallery import FirstCase
 from ...report.reading import window_lines
 from ...report.writing import announce
 from ...show.files import write
-from ...show.tables import results as tables
+from ...show.tables.results import both
 from ...show.tables.views import uneven
 from ...specs.compute import Compute
 from ...specs.crossing import Writing
@@ -105,10 +105,10 @@ def _run(
         provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
         events = _compute(request, bench, store, provenances, executor)
         with storing(out):
-            write(out)
+            recorded = write(out)[store.root]
     for line in window_lines(bench):
         console.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request.writing, plan, events)
+    records = _print(console, request.writing, plan, events, recorded)
     if request.writing.report:
         announce(
             console,
@@ -205,16 +205,18 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
         yield f"{failed[0]}{more}: {error}"
 
 
-def _print(console: Console, writing: Writing, plan: Plan, events: Sequence[Event]) -> Records:
+def _print(
+    console: Console, writing: Writing, plan: Plan, events: Sequence[Event], everything: Records
+) -> Records:
     """Tables, failures and counts for the terminal; returns the records of this run."""
     folder = writing.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
-    records, checks = _only(load_records(folder / "records"), keys), load_flags(folder / "checks")
-    for title, table in (
-        (f"{plan.dataset.name}, {plan.protocol.name}, white-box", tables.white_box(records, checks)),
-        (f"{plan.dataset.name}, {plan.protocol.name}, transfer", tables.transfer(records, checks)),
+    records = _only(everything, keys)
+    for kind, table in zip(
+        ("white-box", "transfer"), both(records, load_flags(folder / "checks")), strict=True
     ):
         if len(table):
+            title = f"{plan.dataset.name}, {plan.protocol.name}, {kind}"
             console.print(results_table(table, title, console))
             for line in uneven(table):
                 console.print(escape(line), style="yellow", soft_wrap=True)

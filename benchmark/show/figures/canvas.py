@@ -119,10 +119,11 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg"), dp
     """Write ``<stem>.png``, ``<stem>.svg``, ... and return their paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     # Not with_suffix: a stem may hold dots (eps=0.03).
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in formats]
-    for path, kind in zip(paths, formats, strict=True):
-        path.write_bytes(encode(figure, kind, dpi))
-    return paths
+    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in formats}
+    # Drawing moves the layout in its last bits, which a bitmap does not show: it comes last.
+    for kind in sorted(formats, key="png".__eq__):
+        paths[kind].write_bytes(encode(figure, kind, dpi))
+    return list(paths.values())
 
 
 def line_style(index: int) -> LineStyle:

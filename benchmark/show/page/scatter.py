@@ -7,25 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...metrics.statistics import with_interval
-from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point
 from .ranking import Place
 
 DASH = "\u2013"
 
 
 @dataclass(frozen=True)
-class Dot:
+class Dot(Point):
     """A model in pixels of the chart; ``low`` and ``high`` bound the interval of its worst case."""
 
     model: str
     defence: str
     family: str
     marker: int
-    x: float
-    y: float
-    low: float
-    high: float
-    title: str
 
 
 @dataclass(frozen=True)
@@ -57,12 +52,16 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
     }
     dots = tuple(
         Dot(
-            place.model,
-            place.defence,
-            place.family,
-            markers[place.defence],
-            *(x(place.clean), y(place.worst), *map(y, place.bar)),
-            f"{place.model}: clean {place.clean:.3f}, worst case {with_interval(place.worst, place.low, place.high, between=DASH)}",
+            x=x(place.clean),
+            y=y(place.worst),
+            low=y(place.bar[0]),
+            high=y(place.bar[1]),
+            title=f"{place.model}: clean {place.clean:.3f}, worst case "
+            + with_interval(place.worst, place.low, place.high, between=DASH),
+            model=place.model,
+            defence=place.defence,
+            family=place.family,
+            marker=markers[place.defence],
         )
         for place in places
     )

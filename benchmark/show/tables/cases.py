@@ -87,6 +87,8 @@ def with_hashes(rows: Frame, records: Frame) -> Frame:
     several: Frame = concat(roles).drop_duplicates().value_counts(["dataset", "name"])
     several = several[several > 1].index
     rows = rows.copy()
+    if not len(several):
+        return rows
     for role in ("surrogate", "target"):
         ambiguous = MultiIndex.from_frame(rows[["dataset", role]]).isin(several)
         short = rows[f"{role}_sha256"].str[:8].replace("", "unknown")

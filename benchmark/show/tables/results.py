@@ -65,14 +65,20 @@ def white_box(records: Records, checks: DataFrame | None = None, states: Found |
         >>> white_box(load_records(Path("no/such/folder"))).columns[:3].tolist()
         ['dataset', 'protocol', 'surrogate']
     """
-    table, same = all_rows(records, checks, states=states)
-    return table[same].reset_index(drop=True)
+    return both(records, checks, states)[0]
 
 
 def transfer(records: Records, checks: DataFrame | None = None, states: Found | None = None) -> DataFrame:
     """Rows where another checkpoint was attacked than the one scored; otherwise as :func:`white_box`."""
+    return both(records, checks, states)[1]
+
+
+def both(
+    records: Records, checks: DataFrame | None = None, states: Found | None = None
+) -> tuple[DataFrame, DataFrame]:
+    """:func:`white_box` and :func:`transfer`, computed at once."""
     table, same = all_rows(records, checks, states=states)
-    return table[~same].reset_index(drop=True)
+    return table[same].reset_index(drop=True), table[~same].reset_index(drop=True)
 
 
 def all_rows(

@@ -63,8 +63,11 @@ def lost_organs(records: Records) -> DataFrame:
         >>> lost_organs(load_records(Path("no/such/folder"))).columns[-3:].tolist()
         ['n_organs', 'lost', 'success']
     """
-    pairs = organ_outcomes(records)
-    table = (
+    return _by_organ(organ_outcomes(records))
+
+
+def _by_organ(pairs: Frame) -> DataFrame:
+    table: Frame = (
         pairs.groupby([*KEYS, "class_id", "class_name"])["lost"]
         .agg(n_organs="size", lost="sum")
         .reset_index()
@@ -104,11 +107,14 @@ def success_rates(records: Records) -> Frame:
         >>> len(success_rates(load_records(Path("no/such/folder"))))
         0
     """
+    return _by_attack(records, organ_outcomes(records))
+
+
+def _by_attack(records: Records, outcomes: Frame) -> Frame:
     costs: Any = records.costs[records.costs["attack"] != CLEAN]
     costs = costs.sort_values([*KEYS, "case", "seed"], kind="stable")
     voxels = costs.groupby([*KEYS, "case"])[_RATES].mean().groupby(KEYS)
     table: Frame = voxels.mean().assign(n_cases=voxels.size())
-    outcomes: Frame = organ_outcomes(records)
     organs = outcomes.groupby(KEYS)["lost"]
     table["n_organs"] = organs.size()
     table["lost"] = organs.sum()
@@ -127,7 +133,8 @@ def success_rates(records: Records) -> Frame:
 
 def render(folder: Path, records: Records) -> dict[Path, str]:
     """Text of :data:`FILES` for ``results/<dataset>``; nothing where no attack is recorded."""
-    rates, organs = success_rates(records), lost_organs(records)
+    outcomes = organ_outcomes(records)
+    rates, organs = _by_attack(records, outcomes), _by_organ(outcomes)
     if not len(rates):
         return {}
     return {

@@ -52,7 +52,7 @@ def test_a_run_writes_records_and_tables(toy, capsys):
 
 
 def test_running_again_computes_nothing_and_changes_nothing(toy, capsys):
-    toy("--attack", "fgsm")
+    toy.recorded("--attack", "fgsm")
     before = {
         p: p.read_bytes()
         for p in (toy.root / "results").rglob("*")
@@ -65,7 +65,7 @@ def test_running_again_computes_nothing_and_changes_nothing(toy, capsys):
 
 
 def test_changed_data_is_computed_again(toy, capsys):
-    toy("--attack", "fgsm")
+    toy.recorded("--attack", "fgsm")
     path = toy.folder / "imagesTr" / "case_000.nii.gz"
     stored = nib.load(path)
     array = np.asarray(stored.dataobj).copy()
@@ -253,8 +253,8 @@ def test_mistakes_about_models_and_commands(toy, capsys, monkeypatch, tmp_path):
 
 
 def test_untrained_models_are_flagged(toy):
-    assert main(["--model", "unet:channels=(4,8)", "--attack", "fgsm", "--dataset", str(toy.folder), "--untrained",
-                 "--cases", "case_000", "--out", str(toy.root / "u")]) == 0  # fmt: skip
+    assert main(["--no-report", "--model", "unet:channels=(4,8)", "--attack", "fgsm",
+                 "--dataset", str(toy.folder), "--untrained", "--cases", "case_000", "--out", str(toy.root / "u")]) == 0  # fmt: skip
     assert toy.table(toy.root / "u")["flags"].tolist() == ["untrained"]
 
 
@@ -263,13 +263,13 @@ def test_own_model_by_factory(toy, tmp_path, monkeypatch):
         "import torch\ndef net(num_classes):\n    torch.manual_seed(0)\n    return torch.nn.Conv3d(1, num_classes, 3, padding=1)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert main(["--model", "mine:net", "--attack", "fgsm", "--dataset", str(toy.folder), "--cases", "case_000",
-                 "--out", str(toy.root / "u")]) == 0  # fmt: skip
+    assert main(["--no-report", "--model", "mine:net", "--attack", "fgsm", "--dataset", str(toy.folder),
+                 "--cases", "case_000", "--out", str(toy.root / "u")]) == 0  # fmt: skip
     assert toy.table(toy.root / "u")["surrogate"].tolist() == ["mine:net"]
 
 
 def test_check_finds_a_tampered_table(toy, capsys):
-    toy("--attack", "fgsm")
+    toy.recorded("--attack", "fgsm")
     path = toy.root / "results" / "toy" / "white_box.csv"
     path.write_text(path.read_text().replace("fgsm", "pgd"))
     assert main(["leaderboard", "--check", "--out", str(toy.root / "results")]) == 1

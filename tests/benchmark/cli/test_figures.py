@@ -48,7 +48,7 @@ def test_a_case_is_drawn_as_it_was_scored(toy, figures, capsys):
 
 
 def test_another_seed_has_no_record_and_a_changed_record_differs(toy, figures, capsys):
-    toy("--attack", ATTACK)
+    toy.recorded("--attack", ATTACK)
     assert figures("--attack", ATTACK, "--seed", "1") == 0
     assert "No record of this case" in capsys.readouterr().out
     (path,) = (toy.root / "results" / "toy" / "records").rglob("pgd.jsonl")
@@ -110,7 +110,7 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch, capsys):
 
 
 def test_records_are_compared_class_by_class(toy):
-    toy("--attack", "gn")
+    toy.recorded("--attack", "gn")
     records = load_records(toy.root / "results" / "toy" / "records")
     unit = records.costs[records.costs["attack"] != "none"].iloc[0]["unit"]
     named = type("Named", (), {"key": unit})()

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ import pandas as pd
 import pytest
 import torch
 
+from robustvox.benchmark import run_benchmark
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.specs.crossing import Computing, Crossing, Writing
+from robustvox.benchmark.specs.requests import RunRequest
 from robustvox.models import load_checkpoint, save_checkpoint
 
 from ..first_form import rows_in
@@ -71,9 +75,32 @@ def two_unets(toy):
     return run
 
 
+@pytest.mark.slow
 def test_workers_know_two_checkpoints_of_one_name_apart(toy, two_unets):
     one, many = toy.root / "one", toy.root / "many"
     assert two_unets(one) == two_unets(many, "--workers", "2") == 0
+    assert_same_two(toy, one, many)
+
+
+def test_jobs_know_two_checkpoints_of_one_name_apart(toy, two_unets):
+    """As above, what travels resolved in this process."""
+    one, many = toy.root / "one", toy.root / "many"
+    assert two_unets(one, "--cases", "case_000") == 0
+    crossing = Crossing(
+        models=("unet", "unet"),
+        checkpoints=(toy.checkpoints["unet"], toy.root / "other.safetensors"),
+        attacks=("gn",),
+        dataset=str(toy.folder),
+        split="all",
+        cases="case_000",
+    )
+    request = RunRequest(crossing=crossing, computing=Computing(), writing=Writing(out=many, report=False))
+    with ThreadPoolExecutor(1) as executor:
+        assert run_benchmark(request, executor) == 0
+    assert_same_two(toy, one, many)
+
+
+def assert_same_two(toy, one, many):
     serial, parallel = (toy.table(out).drop(columns=MEASURED) for out in (one, many))
     assert serial["dice_adv"].nunique() == 2
     pd.testing.assert_frame_equal(serial, parallel)

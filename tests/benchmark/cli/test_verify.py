@@ -19,7 +19,7 @@ from ..first_form import rows_in
 @pytest.fixture
 def recorded(toy):
     """A toy job with a failed case: two models, one attack, white-box."""
-    assert toy("--attack", "fgsm", models=("unet", "segresnet")) == 0
+    toy.recorded("--attack", "fgsm", models=("unet", "segresnet"))
     return toy
 
 

@@ -477,7 +477,8 @@ def test_python_way_with_background_rows(tmp_path):
 
 def test_command_line(toy, capsys):
     for protocol in ("robustvox-1", "bmvc2024", "bmvc2024:tiling=false"):
-        assert toy("--attack", "pgd:steps=4", "--attack", "cospgd:steps=4", "--protocol", protocol) == 0
+        attacks = ("--attack", "pgd:steps=4", "--attack", "cospgd:steps=4")
+        assert toy(*attacks, "--cases", "case_000", "--protocol", protocol) == 0
     table = toy.table()
     assert table.groupby("protocol").size().to_dict() == {
         "bmvc2024": 2, "bmvc2024:tiling=false": 2, "robustvox-1": 2,

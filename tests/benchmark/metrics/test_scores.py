@@ -148,7 +148,7 @@ def test_shrinking_an_organ_to_nothing_is_never_better_than_segmenting_it(seed: 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("volumes", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("volumes", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_near_surface_distance(volumes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On random volumes of four organs, the HD95 of a volume lies within 0.5 mm; MONAI's is the same."""
     pytest.importorskip("surface_distance")
@@ -166,9 +166,8 @@ def test_near_surface_distance(volumes: int, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.8, 5.0), (3.0, 1.0, 0.4)])
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("tolerance", [0.0, 0.7, 1.0, 4.0, 30.0])
 @pytest.mark.filterwarnings("ignore")
-def test_agrees_with_monai(spacing: tuple[float, ...], seed: int, tolerance: float) -> None:
+def test_agrees_with_monai(spacing: tuple[float, ...], seed: int) -> None:
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
     from monai.networks.utils import one_hot
@@ -182,11 +181,12 @@ def test_agrees_with_monai(spacing: tuple[float, ...], seed: int, tolerance: flo
     ][seed]
     p, r = (one_hot(torch.from_numpy(x)[None, None], 4) for x in (prediction, reference))
     hd95 = compute_hausdorff_distance(p, r, percentile=95, spacing=spacing)[0]
-    nsd = compute_surface_dice(p, r, [tolerance] * 3, spacing=spacing)[0]
-    table = score(prediction, reference, num_classes=4, spacing_mm=spacing, nsd_tolerance_mm=tolerance)
-    assert (table.status == "ok").all()
-    np.testing.assert_allclose(table.hd95_mm, hd95, rtol=1e-5)
-    np.testing.assert_allclose(table.nsd, nsd, rtol=1e-6)
+    for tolerance in (0.0, 0.7, 1.0, 4.0, 30.0):
+        nsd = compute_surface_dice(p, r, [tolerance] * 3, spacing=spacing)[0]
+        table = score(prediction, reference, num_classes=4, spacing_mm=spacing, nsd_tolerance_mm=tolerance)
+        assert (table.status == "ok").all()
+        np.testing.assert_allclose(table.hd95_mm, hd95, rtol=1e-5)
+        np.testing.assert_allclose(table.nsd, nsd, rtol=1e-6)
 
 
 def test_spheres_of_different_radius() -> None:

@@ -28,7 +28,7 @@ def run(toy, capsys):
 
     def run(*arguments: str):
         code = main(
-            [*arguments, "--attack", "fgsm", "--dataset", str(toy.folder), "--cases", "case_000",
+            ["--no-report", *arguments, "--attack", "fgsm", "--dataset", str(toy.folder), "--cases", "case_000",
              "--out", str(toy.root / "out")]
         )  # fmt: skip
         printed = capsys.readouterr()

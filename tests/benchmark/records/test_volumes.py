@@ -163,7 +163,7 @@ def test_values_out_of_range_are_refused_rather_than_clipped(tmp_path, units, va
 def rescore(toy, volumes, out, *more, target="segresnet"):
     data = ["--dataset", str(toy.folder), "--out", str(out)]
     chosen = ["--target", target, "--checkpoint", str(toy.checkpoints[target])]
-    return main(["--adversarial", str(volumes), *chosen, *data, *more])
+    return main(["--no-report", "--adversarial", str(volumes), *chosen, *data, *more])
 
 
 def attacked(out):
@@ -176,8 +176,8 @@ def attacked(out):
 @pytest.fixture
 def made(toy):
     """Volumes attacked on unet and scored on segresnet too, crafted live."""
-    assert toy(*PGD, "--transfer", "--save-adversarial", "--units", "original", "--seed", "5",
-               models=("unet", "segresnet")) == 0  # fmt: skip
+    toy.recorded(*PGD, "--transfer", "--save-adversarial", "--units", "original", "--seed", "5",
+                 models=("unet", "segresnet"))  # fmt: skip
     volumes = toy.root / "results" / "toy" / "adversarial"
     shutil.rmtree(volumes / "segresnet")
     return volumes
@@ -286,7 +286,7 @@ def test_folders_without_volumes_are_refused(toy, tmp_path, capsys):
 
 
 def test_volumes_of_recorded_runs_are_said_not_to_be_saved(toy, capsys):
-    toy(*PGD)
+    toy.recorded(*PGD)
     capsys.readouterr()
     assert toy(*PGD, "--save-adversarial") == 0
     assert "volumes were not saved" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_every_run_has_a_report_of_its_own(toy):
 
 
 def test_an_attack_on_known_clean_images_is_shown_too(toy):
-    toy("--attack", "gn")
+    toy.recorded("--attack", "gn")
     toy("--attack", "fgsm", "--report")
     (path,) = reports(toy.root / "results" / "toy")
     assert sum(s.startswith("data:image/png") for s in Page(path.read_text()).sources) == 1
@@ -116,7 +116,7 @@ def test_a_failed_case_appears_with_its_reason(toy):
 
 
 def test_known_checks_are_shown(toy):
-    toy("--attack", "gn")
+    toy.recorded("--attack", "gn")
     costs = load_records(toy.root / "results" / "toy" / "records").costs
     identity = costs[costs["attack"] != "none"].iloc[0]
     line = {
@@ -136,18 +136,18 @@ def test_a_missing_library_never_spoils_a_run(toy, monkeypatch):
     for name in [n for n in sys.modules if n == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert toy("--attack", "gn", "--report") == 0
+    assert toy("--attack", "gn", "--cases", "case_000", "--report") == 0
     assert len(toy.table()) == 1
     assert "figures need matplotlib" in Page(reports(toy.root / "results" / "toy")[0].read_text()).text
 
 
 def test_a_report_that_fails_is_one_line_and_keeps_the_exit_code(toy, monkeypatch, capsys):
     monkeypatch.setattr("robustvox.benchmark.report.writing.render_report", lambda run: 1 / 0)
-    assert toy("--attack", "gn", "--report") == 0
+    assert toy("--attack", "gn", "--cases", "case_000", "--report") == 0
     printed = capsys.readouterr().out
     assert "warning no report: ZeroDivisionError: division by zero\n" in printed
     assert len(toy.table()) == 1
-    assert toy("--attack", "gn", "--no-report") == 0
+    assert toy("--attack", "gn", "--cases", "case_000", "--no-report") == 0
     assert "report: " not in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_names_are_text_whatever_they_hold(evil):
 def test_the_gallery_keeps_the_worst_attack_of_the_first_case(evil):
     gallery = FirstCase()
     seen = []
-    bench = Bench(evil.plan, watch=seen.append)
+    bench = Bench(evil.bench.plan, watch=seen.append)
     clean, attacked = list(bench.plan.jobs())[:2]
     for job in (clean, attacked):
         bench.run(job)

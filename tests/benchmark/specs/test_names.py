@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.records.sources import name_in
+from robustvox.benchmark.records.volumes import case_slug
 from robustvox.benchmark.show.tables.markup import csv_text
 from robustvox.benchmark.specs.names import component, folder_name, printable
 
@@ -35,6 +36,17 @@ def test_a_name_is_one_folder(name):
         assert not set(safe) & set("/\\\0\n")
         assert len(safe.encode("utf-8")) <= 140
     assert folder_name(folder_name(name)) == folder_name(name)
+
+
+NAMES = st.text(max_size=8) | st.sampled_from(
+    ["Case1", "case1", "CASE1", "MyNet", "mynet", "a b", "a_b", "A_b", "con"]
+)
+
+
+@given(NAMES, NAMES)
+def test_names_keep_files_of_their_own_where_case_is_lost(one, other):
+    for name_of in (component, case_slug):
+        assert (name_of(one).casefold() == name_of(other).casefold()) == (one == other)
 
 
 def test_a_list_called_by_dots_stays_inside_the_results(tmp_path):

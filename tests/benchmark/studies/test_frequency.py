@@ -163,6 +163,12 @@ def test_bad_arguments_of_the_filter_are_refused(mask, rescale):
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes longer than these studies; what the pictures show has a test of its own."""
+    monkeypatch.setattr("robustvox.benchmark.studies.frequency.curve.draw", lambda folder, table: [])
+
+
 def frequency(toy, *more, out=None):
     return main(["frequency", *toy.arguments("--cases", "case_000,case_001", *more, out=out)])
 
@@ -175,7 +181,7 @@ PGD = ("--attack", "pgd:steps=2,alpha=4/255")
 
 
 @pytest.mark.parametrize("protocol", ["robustvox-1", "bmvc2024", "robustvox-1:background=true"])
-def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys, protocol):
+def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys, protocol, no_pictures):
     under = (*PGD, "--protocol", protocol)
     assert toy(*under, "--cases", "case_000,case_001") == 0
     capsys.readouterr()
@@ -195,7 +201,7 @@ def test_the_whole_perturbation_scores_as_run_recorded_it(toy, capsys, protocol)
 
 
 @pytest.mark.slow
-def test_another_model_sees_what_the_protocol_shows_it(toy):
+def test_another_model_sees_what_the_protocol_shows_it(toy, no_pictures):
     """Under uint8 a transferred volume is truncated, as in a run."""
     under = (*PGD, "--protocol", "bmvc2024")
     other = next(name for name in toy.checkpoints if name != "unet")
@@ -209,7 +215,7 @@ def test_another_model_sees_what_the_protocol_shows_it(toy):
     assert (np.abs(whole["l2"].to_numpy() - pairs.loc["unet", "l2"].to_numpy()) > 1e-6).all()
 
 
-def test_rows_have_energies_that_add_up_and_are_replaced_not_repeated(toy):
+def test_rows_have_energies_that_add_up_and_are_replaced_not_repeated(toy, no_pictures):
     options = (*PGD, "--bands", "radial", "--cuts", "1/4,1/2", "--rescale", "none", "--rescale", "l2")
     assert frequency(toy, *options) == 0
     first = cases(toy)
@@ -221,7 +227,7 @@ def test_rows_have_energies_that_add_up_and_are_replaced_not_repeated(toy):
     pd.testing.assert_frame_equal(cases(toy), first)
 
 
-def test_saved_volumes_give_the_rows_of_the_attack(toy):
+def test_saved_volumes_give_the_rows_of_the_attack(toy, no_pictures):
     out = toy.root / "other"
     options = ("--bands", "low_high", "--cuts", "1/3")
     assert toy(*PGD, "--save-adversarial", "--units", "original", "--cases", "case_000,case_001") == 0
@@ -233,7 +239,7 @@ def test_saved_volumes_give_the_rows_of_the_attack(toy):
     pd.testing.assert_frame_equal(cases(toy, out), cases(toy))
 
 
-def test_one_bad_case_fails_alone(toy, capsys):
+def test_one_bad_case_fails_alone(toy, capsys, no_pictures):
     (toy.folder / "imagesTr" / "case_001.nii.gz").write_bytes(b"")
     assert frequency(toy, *PGD, "--bands", "radial", "--cuts", "1/2") == 1
     assert "case case_001: expected a complete NIfTI file" in capsys.readouterr().out

@@ -186,7 +186,7 @@ def test_input_gradients_equal_finite_differences(masked):
     predictor = NnUNetPredictor([network], [scheme], (4, 4, 4), (2, 0, 1))
     # No voxel is 0 inside, so no perturbation moves the box.
     images = torch.rand(1, 1, 4, 5, 7, dtype=torch.float64) + 0.1
-    assert torch.autograd.gradcheck(predictor, images.requires_grad_())
+    assert torch.autograd.gradcheck(predictor, images.requires_grad_(), fast_mode=True)
 
 
 def test_gradients_reach_every_voxel_of_a_real_network(folder):
@@ -287,3 +287,9 @@ def test_other_data_and_missing_folds_are_refused(folder):
     edit(folder / "dataset.json", labels={"background": 0, "whole": [1, 2], "core": 2})
     with pytest.raises(CheckpointError, match="regions whole"):
         read(folder)
+
+
+def test_channels_in_another_order_than_the_datas_are_refused(folder):
+    edit(folder / "dataset.json", channel_names={"1": "PET", "0": "CT"})
+    with pytest.raises(CheckpointError, match="expected channel 0 of .* to be PET as in the data, found CT"):
+        load(folder, in_channels=2, num_classes=3, channel_names=("PET", "CT"))

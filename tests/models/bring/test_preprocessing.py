@@ -88,6 +88,8 @@ CHAINS = [
     [("Spacingd", {"pixdim": [0.8, 1.0, 2.5]}), ("Orientationd", {"axcodes": "SPL"}), ("NormalizeIntensityd", {"nonzero": True})],
     [("ScaleIntensityd", {"minv": 0, "maxv": 1}), ("NormalizeIntensityd", {}), ("SpatialPadd", {"spatial_size": [16, 16, 16]})],
     [("NormalizeIntensityd", {}), ("ScaleIntensityd", {"minv": -1.0, "maxv": 1.0})],
+    [("CropForegroundd", {"source_key": "image", "margin": 3})],
+    [("CropForegroundd", {"source_key": "image", "margin": [1, 0, 4], "allow_smaller": True}), ("NormalizeIntensityd", {})],
 ]  # fmt: skip
 
 
@@ -263,6 +265,9 @@ REFUSED = [
     ({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "mode": "nearest"}, "only bilinear"),
     ({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, -1]}, "above 0"),
     ({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "diagonal": True}, "diagonal False .* found True"),
+    ({"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.int16"}, "found EnsureTyped to integers"),
+    ({"_target_": "CropForegroundd", "keys": ["image", "label"], "source_key": "label"}, "by the image .*found source_key 'label'"),
+    ({"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": [["R", "L"], ["A", "P"], ["S", "I"]]}, "labels None"),
     ({"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "select_fn": "$lambda x: x > 5"}, "would run as Python"),
     ("$[monai.transforms.ScaleIntensityd(keys='image')]", "would run as Python"),
 ]  # fmt: skip
@@ -388,3 +393,19 @@ def test_a_byte_order_mark_in_a_configuration(bundle):
     for file in (folder / "configs").iterdir():
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert open_model(folder, **DATA).name == "toy"
+
+
+def test_channels_in_another_order_than_the_datas_are_refused(bundle):
+    inputs = {"image": {"num_channels": 2, "value_range": [0, 1], "channel_def": {"0": "T1", "1": "FLAIR"}}}
+    folder = bundle(LOAD, network_data_format={"inputs": inputs, "outputs": {}})
+    with pytest.raises(
+        CheckpointError, match="expected channel 0 of metadata.json to be FLAIR as in the data"
+    ):
+        open_model(folder, **{**DATA, "in_channels": 2}, channel_names=("FLAIR", "T1"))
+
+
+def test_a_bundle_whose_forward_is_too_large_is_refused_before_it_runs(bundle, monkeypatch):
+    folder = bundle(LOAD)
+    monkeypatch.setenv("ROBUSTVOX_MEMORY_GIB", "0.0001")  # below its 16^3 window of 8 channels
+    with pytest.raises(CheckpointError, match="GiB for a forward of toy on the window"):
+        open_model(folder, **DATA)

@@ -112,7 +112,8 @@ def test_a_trained_folder_goes_to_its_reader_with_its_parameters(tmp_path, monke
     windows = {"overlap": 0.25, "mode": "constant", "sw_batch_size": 3}
     open_model(folder, **DATA, **windows, arguments={"fold": 1, "checkpoint": "checkpoint_best.pth"})
     assert calls == {"folder": folder, "in_channels": 1, "num_classes": 3, "fold": "1",
-                     "checkpoint": "checkpoint_best.pth", "class_names": (), "folds": None, **windows}  # fmt: skip
+                     "checkpoint": "checkpoint_best.pth", "class_names": (), "channel_names": (), "folds": None,
+                     **windows}  # fmt: skip
     with pytest.raises(CheckpointError, match="among fold, checkpoint, window, got flod"):
         open_model(folder, **DATA, arguments={"flod": 1})
 

@@ -60,7 +60,7 @@ def test_a_copy_learns_the_victim_from_its_answers_alone(victim, scans, referenc
 def test_never_more_queries_than_budget_and_port_allow(victim, scans, reference, more, output):
     for budget, allowed in ((8, 20), (20, 7)):
         port = QueryPort(victim, budget=allowed, output=output)
-        stolen = steal(budget=budget, **more)(port, scans, reference)
+        stolen = steal(budget=budget, steps=2, **more)(port, scans, reference)
         assert stolen.queries == port.answered <= min(budget, allowed)
         told = sum(entry.asked + entry.searched for entry in stolen.history)
         assert told == stolen.queries
