@@ -26,11 +26,12 @@ def admitted(records: Records, suite: Suite) -> Records:
             same = costs["case"].map(frozen.data) == costs["data_sha256"]
             whole = costs["unit"].isin(_whole(records, frozen.classes))
             keep &= (costs["dataset"] != dataset) | (same & whole)
-    units = set(costs.loc[keep, "unit"])
+    scores: Any = records.scores
+    units = sorted(set(costs.loc[keep, "unit"]))
     failures: Any = records.failures
     failed = (failures["protocol"] == suite.name) & failures["attack"].isin(wanted)
     return Records(
-        records.scores[records.scores["unit"].isin(units)],
+        scores[scores["unit"].isin(units)],
         costs[keep],
         failures[failed & (failures["seed"] == suite.seed)],
     )

@@ -11,6 +11,7 @@ from robustvox.attacks import CATALOG as ATTACKS
 
 from ..records.paths import records_file
 from ..records.reading import Records
+from ..specs.knobs import is_number
 from ..specs.matched import parse_spec
 
 
@@ -38,5 +39,6 @@ def _bound(spec: str) -> float:
     """The L-inf ball of an attack of the registry; infinite where it has none."""
     name, parameters, matched = parse_spec(spec)
     eps = parameters.get("eps")
-    bounded = name in ATTACKS and matched is None and isinstance(eps, int | float)
-    return float(eps) if bounded and not isinstance(eps, bool) else math.inf
+    if name not in ATTACKS or matched is not None or not is_number(eps):
+        return math.inf
+    return float(eps)

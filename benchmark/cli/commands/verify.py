@@ -131,7 +131,8 @@ def _order(unit: Unit) -> tuple[Any, ...]:
 
 def _recorded(records: Records, unit: Unit) -> Recorded:
     scores: Any = records.scores[records.scores["unit"] == unit.key]
-    (cost,) = records.costs[records.costs["unit"] == unit.key].to_dict("records")
+    costs: Any = records.costs
+    (cost,) = costs[costs["unit"] == unit.key].to_dict("records")
     return Recorded({row["class_name"]: row for row in scores.to_dict("records")}, cost)
 
 
@@ -158,7 +159,8 @@ def drawn(records: Records, units: list[Unit], number: int, seed: int) -> list[U
 
 
 def _best_cells(records: Records, units: list[Unit]) -> list[Unit]:
-    dice = records.scores.groupby("unit")["dice"].mean().to_dict()
+    scores: Any = records.scores
+    dice = scores.groupby("unit")["dice"].mean().to_dict()
     cells: dict[tuple[str, ...], dict[str, list[tuple[float, Unit]]]] = {}
     for unit in units:
         white_box = unit.attack != CLEAN and unit.surrogate_sha256 == unit.target_sha256

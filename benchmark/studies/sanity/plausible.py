@@ -58,7 +58,7 @@ def _with_new_weights(context: Context) -> float | None:
     for case in context.cases:
         with frozen(context.predictor(case)):
             other = copy.deepcopy(context.predictor(case))
-        resets: list[Callable[[], None]] = [
+        resets: list[Callable[..., object]] = [
             reset for layer in other.modules() if callable(reset := getattr(layer, "reset_parameters", None))
         ]
         if not resets:
