@@ -137,11 +137,10 @@ def _recorded(records: Records, unit: Unit) -> Recorded:
 
 
 def drawn(records: Records, units: list[Unit], number: int, seed: int) -> list[Unit]:
-    """The units to compute again: a sample, and of every model the best cell.
+    """The units to compute again: a sample, and the best cell.
 
     What is drawn follows from the records themselves and from ``seed``: another number in any of them draws others,
-    and who hands them in does not know the seed. The best cell is the white-box case that keeps the highest Dice under
-    the attack that leaves the model least.
+    and who hands them in does not know the seed. The best cell is the one that a ranking would show first.
 
     Args:
         records: that the units are of.
@@ -155,10 +154,11 @@ def drawn(records: Records, units: list[Unit], number: int, seed: int) -> list[U
     if not number:
         return []
     sample = random.Random(f"{content_hash(records)} {seed}").sample(units, min(number, len(units)))
-    return sorted({*sample, *_best_cells(records, units)}, key=_order)
+    return sorted({*sample, *_best_cell(records, units)}, key=_order)
 
 
-def _best_cells(records: Records, units: list[Unit]) -> list[Unit]:
+def _best_cell(records: Records, units: list[Unit]) -> list[Unit]:
+    """That of the model that stands first: its case with the highest Dice under the attack that leaves it least."""
     scores: Any = records.scores
     dice = scores.groupby("unit")["dice"].mean().to_dict()
     cells: dict[tuple[str, ...], dict[str, list[tuple[float, Unit]]]] = {}
@@ -167,11 +167,13 @@ def _best_cells(records: Records, units: list[Unit]) -> list[Unit]:
         if white_box and math.isfinite(dice.get(unit.key, math.nan)):
             model = (unit.protocol, unit.target, unit.target_sha256)
             cells.setdefault(model, {}).setdefault(unit.attack, []).append((dice[unit.key], unit))
-    found = []
-    for by_attack in cells.values():
-        hardest = min(by_attack.values(), key=lambda cell: sum(value for value, _ in cell) / len(cell))
-        found.append(max(hardest, key=lambda item: (item[0], item[1].key))[1])
-    return found
+    hardest = [min(by_attack.values(), key=_mean) for by_attack in cells.values()]
+    first = max(hardest, key=_mean, default=[])
+    return [max(first, key=lambda item: (item[0], item[1].key))[1]] if first else []
+
+
+def _mean(cell: list[tuple[float, Unit]]) -> float:
+    return sum(value for value, _ in cell) / len(cell)
 
 
 def _unknown_checkpoints(folder: Path, units: list[Unit], known: Mapping[str, Path]) -> Iterator[str]:
