@@ -52,10 +52,10 @@ def run(toy, capsys, model, *more):
 @pytest.mark.parametrize(
     ("factory", "more", "line"),
     [
-        ("anywhere", (), "window 20x20x17 by the volumes' size; volumes fill 90% of it"),
-        ("halving", (), "window 24x24x24 by the volumes' size"),
+        ("anywhere", (), "window 20x16x15 by the volumes' size; volumes fill 90% of it"),
+        ("halving", (), "window 24x16x16 by the volumes' size"),
         ("declared", (), "window 10x12x14 by the model; volumes fill 100% of it"),
-        ("anywhere", ("--roi-size", "40"), "window 40x40x40 by --roi-size; volumes fill 10% of it"),
+        ("anywhere", ("--roi-size", "40"), "window 40x40x40 by --roi-size; volumes fill 7% of it"),
         ("declared", ("--roi-size", "40"), "its own window 10x12x14 is used, not 40x40x40 of --roi-size"),
         ("anywhere:roi_size=(24,24,32)", (), "window 24x24x32 by --roi-size"),
     ],

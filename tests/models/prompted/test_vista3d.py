@@ -151,7 +151,7 @@ def test_own_clicks_do_not_look_at_the_reference(vista, case):
         model(vista, "click").for_case(blind)
 
 
-@pytest.mark.parametrize("kind", ["class", "click"])
+@pytest.mark.parametrize("kind", ["click", pytest.param("class", marks=pytest.mark.slow)])
 def test_gradient_equals_the_finite_difference(vista, case, kind):
     here = case(spacing_mm=(2.0, 1.5, 1.5))
     network = copy.deepcopy(vista)
