@@ -301,7 +301,7 @@ def test_the_example_runs_by_the_name_of_an_entry_point(bias_field, tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     named = load_attack("bias_field:eps=0.05")
     assert named.attack == bias_field(eps=0.05)
-    assert named.spec == "bias_field:eps=0.05,order=4,steps=20"
+    assert re.fullmatch(r"bias_field:eps=0\.05,order=4,source=sha-[0-9a-f]{12},steps=20", named.spec)
 
 
 def test_the_tables_of_marks_follow_from_the_committed_rows(monkeypatch):

@@ -13,7 +13,7 @@ from robustvox.attacks import CATALOG
 from ..craft.matched import Matched
 from ..craft.named import NamedAttack
 from ..specs.knobs import KNOBS, TOLERANCE
-from ..specs.matched import SOURCE, MatchedSpec, split_spec
+from ..specs.matched import SOURCE, MatchedSpec, split_spec, without_source
 from ..specs.protocols import Protocol
 from ..specs.spec import Spec, UsageError, canonical, format_value, normalize, parse_value
 from .registries import Find, check_parameters, find_imported, import_name, resolve
@@ -69,8 +69,9 @@ def brief(spec: str, budgets: Collection[str] = KNOBS.keys(), protocol: Protocol
         # The budget of the attack is only where the search starts.
         reference = brief(matched.reference, protocol=protocol)
         return f"{brief(matched.attack, (), protocol)}@{matched.on}{within}={reference}"
+    plain = without_source(spec)
     try:
-        parsed = Spec.parse(spec)
+        parsed = Spec.parse(plain)
         kept = dict(parsed.parameters)
         with warnings.catch_warnings():
             # What is only tried here concerns nobody.
@@ -79,7 +80,7 @@ def brief(spec: str, budgets: Collection[str] = KNOBS.keys(), protocol: Protocol
                 rest = {k: v for k, v in kept.items() if k != key}
                 if (
                     key not in budgets
-                    and recorded_attack(canonical(parsed.name, rest), protocol).spec == spec
+                    and without_source(recorded_attack(canonical(parsed.name, rest), protocol).spec) == plain
                 ):
                     kept = rest
     except UsageError:
