@@ -98,6 +98,12 @@ def put(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n\n{content}\n{end}{after}"
 
 
+def page(text: str) -> str:
+    """The page with both tables as the rows have them."""
+    text = put(text, "networks", table(means(RECORDS)))
+    return put(text, "seeds", seed_table(pd.read_csv(SEEDS)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,9 +112,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.seeds:
         add_seeds(asked.seeds)
-    text = put(PAGE.read_text(encoding="utf-8"), "networks", table(means(RECORDS)))
-    text = put(text, "seeds", seed_table(pd.read_csv(SEEDS)))
-    PAGE.write_text(text, encoding="utf-8", newline="\n")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

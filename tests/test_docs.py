@@ -316,6 +316,15 @@ def test_the_tables_of_marks_follow_from_the_committed_rows(monkeypatch):
     assert (unlocked["dice"] == unlocked["dice_clean"]).all()
 
 
+def test_the_tables_of_robust_networks_follow_from_the_committed_rows(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    builder = importlib.import_module("build_robust_training")
+    text = builder.PAGE.read_text()
+    assert builder.page(text) == text
+    shown = builder.means(builder.RECORDS)
+    assert set(builder.MODELS) <= set(shown["target"])
+
+
 # --- the example of a network from somebody's package -------------------------------------------
 
 
