@@ -22,8 +22,8 @@ def without_source(spec: str) -> str:
         >>> without_source("mine:Bias:amount=2,source=sha-0123456789ab,steps=3"), without_source("mine:Bias:source=sha-0123456789ab")
         ('mine:Bias:amount=2,steps=3', 'mine:Bias')
     """
-    kept = _SOURCE.sub(lambda found: ":" if found[0][0] == ":" else "", spec)
-    return kept.replace(":,", ":").rstrip(":")
+    kept, times = _SOURCE.subn(lambda found: ":" if found[0][0] == ":" else "", spec)
+    return spec if not times else kept.replace(":,", ":").rstrip(":")
 
 
 class MatchedSpec(NamedTuple):

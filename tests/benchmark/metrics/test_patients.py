@@ -128,7 +128,7 @@ def test_coverage_with_correlated_frames() -> None:
     assert covered[1] < 0.89
 
 
-def test_studies_note_who_is_who_and_resample_patients(tmp_path) -> None:
+def test_studies_note_who_is_who_and_resample_patients(tmp_path, few_patients) -> None:
     """Rows of studies carry no patient; a list beside them does, and only where it says something."""
 
     class Frames:

@@ -38,7 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_seeds_are_averaged_per_patient_first(folder):
+def test_seeds_are_averaged_per_patient_first(folder, few_patients):
     made = tables(folder)
     table = made["function"].set_index("row")
     assert next(iter(table.index)) == "victim on A"
