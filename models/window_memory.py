@@ -8,6 +8,7 @@ result beyond the network's own arithmetic. Running out of memory halves the bat
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -229,6 +230,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give cached blocks back, so that an allocation of another size may succeed."""
+    """Give cached blocks back, so that an allocation of another size may succeed.
+
+    A recorded CUDA graph stands in a circle of references and holds its activations until circles are looked for.
+    """
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()

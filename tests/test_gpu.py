@@ -21,7 +21,6 @@ from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import MODELS, SlidingWindow, build_model, cuda_graphs
 from robustvox.models.precision import forbid_tf32
-from robustvox.models.window_memory import available_bytes
 
 pytestmark = pytest.mark.gpu
 
@@ -149,6 +148,13 @@ def test_volumes_of_many_windows_with_graphs_give_the_gradient_without(memory: s
     assert auto.execution.cuda_graphs, auto.graphs.trials
 
 
+def all_but(left: int, device: torch.device) -> Tensor:
+    """A block that leaves so many bytes of a card; of what is free, for one block is in one piece."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.empty(max(free - left, 0), dtype=torch.uint8, device=device)
+
+
 @pytest.mark.usefixtures("always_recorded")
 def test_graphs_give_their_memory_back_when_it_runs_out() -> None:
     device = torch.device(DEVICE)
@@ -161,7 +167,7 @@ def test_graphs_give_their_memory_back_when_it_runs_out() -> None:
         assert apart(gradient_of(predictor, images), wanted) < 1e-5
     assert predictor.execution is not None
     assert predictor.execution.cuda_graphs, predictor.graphs.trials
-    taken = torch.empty(max(available_bytes(device) - 2**29, 0), dtype=torch.uint8, device=device)
+    taken = all_but(2**29, device)
     larger = torch.rand(1, 1, 96, 96, 96, device=device)
     found = gradient_of(predictor, larger)
     del taken
@@ -180,7 +186,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_case_goes_on() -> None:
 
     wanted = gradient(1)
     # All but one GiB is taken by somebody else: 27 windows at once need several.
-    taken = torch.empty(max(available_bytes(device) - 2**30, 0), dtype=torch.uint8, device=device)
+    taken = all_but(2**30, device)
     found = gradient(27)
     del taken
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-9)
@@ -270,7 +276,7 @@ def test_a_batch_of_cases_that_does_not_fit_is_halved() -> None:
     bench.hold(plan.cases)
     jobs = [Job(case, target, attack, (target,)) for case in plan.cases]
     # All but one GiB is taken by somebody else: 16 cases at once need several.
-    taken = torch.empty(max(available_bytes(device) - 2**30, 0), dtype=torch.uint8, device=device)
+    taken = all_but(2**30, device)
     found = bench.craft_all(jobs)
     del taken
     assert not [one for one in found if not hasattr(one, "images")]

@@ -14,7 +14,9 @@ Importing this module needs Triton, which comes with PyTorch for CUDA on Linux; 
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -88,22 +90,28 @@ def _carry(
     S, T, A, K, E, N,
     BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr, REV: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
-    """S[k] becomes the state that enters chunk k; with REV the adjoint that arrives from chunk k + 1."""
+    """S[k] becomes the state that enters chunk k; with REV the adjoint that arrives from chunk k + 1.
+
+    U chunks are read at once: read one by one, each would wait for memory in its turn.
+    """
     b, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
     e, n, em, nm, a = _tile(A, pe, E, N, BE, NP, F)
+    j = tl.arange(0, U)
     c = tl.zeros([BE, NP], F)
     for i in range(0, K, U):
-        for j in tl.static_range(U):  # pyright: ignore
-            k = i + j
-            ok = k < K
-            kk = K - 1 - k if REV else k
-            at = (b * K + kk) * E + e
-            here = S + at[:, None] * N + n[None, :]
-            inside = em[:, None] & nm[None, :] & ok
-            s = tl.load(here, mask=inside, other=0.0)
-            t = tl.load(T + at, mask=em & ok, other=0.0)
-            tl.store(here, c, mask=inside)
-            c = _decay(t[:, None] * a, F) * c + s
+        k = i + j
+        at = ((b * K + (K - 1 - k if REV else k))[:, None] * E) + e[None, :]
+        ok = (k < K)[:, None] & em[None, :]
+        here = S + at[:, :, None] * N + n[None, None, :]
+        inside = ok[:, :, None] & nm[None, None, :]
+        s = tl.load(here, mask=inside, other=0.0)
+        decay = _decay(tl.load(T + at, mask=ok, other=0.0)[:, :, None] * a[None, :, :], F)
+        entering = tl.zeros([U, BE, NP], F)
+        for m in tl.static_range(U):  # pyright: ignore
+            mine = (j == m)[:, None, None]
+            entering = tl.where(mine, c[None, :, :], entering)
+            c = tl.sum(tl.where(mine, decay, 0.0), 0) * c + tl.sum(tl.where(mine, s, 0.0), 0)
+        tl.store(here, entering, mask=inside)
 
 
 @triton.jit
@@ -198,34 +206,46 @@ def _chunk_gradients(
 
 @dataclass(frozen=True)
 class _Grid:
-    """How one scan is cut: ``chunks`` of ``tokens`` in each of ``batch`` sequences, ``blocks`` of channels."""
+    """How one scan is cut: ``chunks`` of ``tokens`` in each of ``batch`` sequences, ``blocks`` of channels.
+
+    Worked out once per shape (:func:`_cut`): a short scan takes the card less time than Python takes for these.
+    """
 
     batch: int
     length: int
     inner: int
     state: int
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Longer chunks for longer sequences: the loop over the carries is serial."""
         longest = 64 if self.length <= 32_768 else 128 if self.length <= 262_144 else 256
-        return min(longest, triton.next_power_of_2(self.length))
+        return min(longest, _power_of_2(self.length))
 
-    @property
+    @cached_property
     def chunks(self) -> int:
-        return triton.cdiv(self.length, self.tokens)
+        return -(-self.length // self.tokens)
 
-    @property
+    @cached_property
     def block(self) -> int:
-        return min(triton.next_power_of_2(self.inner), _BLOCK_CHANNELS)
+        return min(_power_of_2(self.inner), _BLOCK_CHANNELS)
 
-    @property
+    @cached_property
     def padded_state(self) -> int:
-        return triton.next_power_of_2(self.state)
+        return _power_of_2(self.state)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
-        return triton.cdiv(self.inner, self.block)
+        return -(-self.inner // self.block)
+
+    @cached_property
+    def programs(self) -> tuple[int, int]:
+        """One per chunk and block of channels."""
+        return self.batch * self.chunks, self.blocks
+
+    @cached_property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.length, self.chunks, self.inner, self.state
 
     @property
     def in_flight(self) -> int:
@@ -233,9 +253,27 @@ class _Grid:
         each = self.blocks * self.tokens * self.block * self.padded_state
         return max(1, min(self.batch * self.chunks, _SCRATCH_ELEMENTS // each))
 
-    def constants(self, dtype: torch.dtype) -> dict[str, Any]:
-        wide = tl.float64 if dtype == torch.float64 else tl.float32
-        return {"BE": self.block, "NP": self.padded_state, "F": wide, "num_warps": 1}
+    @cached_property
+    def carried(self) -> tuple[int, int]:
+        """Channels in a program of the loop over the carries, of which few run, and the number of its blocks."""
+        block = min(self.block, 4)
+        return block, -(-self.inner // block)
+
+
+def _power_of_2(number: int) -> int:
+    """The least one that is not smaller."""
+    return 1 << (number - 1).bit_length()
+
+
+@functools.lru_cache(maxsize=256)
+def _cut(batch: int, length: int, inner: int, state: int) -> _Grid:
+    return _Grid(batch, length, inner, state)
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(grid: _Grid, dtype: torch.dtype) -> dict[str, Any]:
+    wide = tl.float64 if dtype == torch.float64 else tl.float32
+    return {"BE": grid.block, "NP": grid.padded_state, "F": wide, "num_warps": 1}
 
 
 class _TritonScan(torch.autograd.Function):
@@ -243,13 +281,11 @@ class _TritonScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-        grid = _Grid(*u.shape, A.shape[1])
-        sizes = grid.length, grid.chunks, grid.inner, grid.state
-        constants = grid.constants(u.dtype)
+        grid = _cut(*u.shape, A.shape[1])
+        sizes, programs, constants = grid.sizes, grid.programs, _constants(grid, u.dtype)
         states = u.new_empty(grid.batch * grid.chunks, grid.inner, grid.state)
         steps = u.new_empty(grid.batch * grid.chunks, grid.inner)
         y = torch.empty_like(u)
-        programs = grid.batch * grid.chunks, grid.blocks
         with _on(u.device):
             _chunk_states[programs](u, delta, A, B, states, steps, *sizes, Q=grid.tokens, **constants)
             _pass_on(grid, states, steps, A, reverse=False)
@@ -262,17 +298,16 @@ class _TritonScan(torch.autograd.Function):
         refuse_second_order("the Triton scan")
         u, delta, A, B, C, D, states, steps = ctx.saved_tensors
         g = grads[0].contiguous()
-        grid = _Grid(*u.shape, A.shape[1])
+        grid = _cut(*u.shape, A.shape[1])
         adjoints = torch.empty_like(states)
         grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
         grad_b, grad_c = B.new_empty(grid.blocks, *B.shape), C.new_empty(grid.blocks, *C.shape)
         need_rates = ctx.needs_input_grad[2]
         rates = torch.empty_like(states) if need_rates else states
         with _on(u.device):
-            _chunk_adjoints[grid.batch * grid.chunks, grid.blocks](
-                g, delta, A, C, adjoints, grid.length, grid.chunks, grid.inner, grid.state,
-                Q=grid.tokens, **grid.constants(u.dtype),
-            )  # fmt: skip
+            _chunk_adjoints[grid.programs](
+                g, delta, A, C, adjoints, *grid.sizes, Q=grid.tokens, **_constants(grid, u.dtype)
+            )
             _pass_on(grid, adjoints, steps, A, reverse=True)
             _gradients(
                 grid, (u, delta, A, B, C, D, g, states, adjoints),
@@ -291,9 +326,9 @@ class _TritonScan(torch.autograd.Function):
 
 def _pass_on(grid: _Grid, states: Tensor, steps: Tensor, A: Tensor, *, reverse: bool) -> None:
     """From the end of every chunk entered with zero to what really enters it, in place."""
-    block = min(grid.block, 4)  # few programs run here: narrow blocks make more of them
-    constants = {**grid.constants(states.dtype), "BE": block}
-    _carry[grid.batch, triton.cdiv(grid.inner, block)](
+    block, blocks = grid.carried
+    constants = {**_constants(grid, states.dtype), "BE": block}
+    _carry[grid.batch, blocks](
         states, steps, A, grid.chunks, grid.inner, grid.state, REV=reverse, U=_UNROLLED, **constants
     )
 
@@ -305,16 +340,19 @@ def _gradients(
     u = inputs[0]
     every, at_once = grid.batch * grid.chunks, grid.in_flight
     scratch = u.new_empty(at_once * grid.blocks * grid.tokens * grid.block * grid.padded_state)
+    constants = _constants(grid, u.dtype)
     for first in range(0, every, at_once):
         _chunk_gradients[min(at_once, every - first), grid.blocks](
-            *inputs, scratch, *outputs, first, grid.batch * grid.length, grid.length, grid.chunks,
-            grid.inner, grid.state, grid.blocks, Q=grid.tokens, RATES=need_rates, **grid.constants(u.dtype),
+            *inputs, scratch, *outputs, first, grid.batch * grid.length, *grid.sizes, grid.blocks,
+            Q=grid.tokens, RATES=need_rates, **constants,
         )  # fmt: skip
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device, wherever the tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
 
 
 def triton_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of four tokens: several of them, and a ragged last one, in sequences an interpreter can run."""
     monkeypatch.setattr(scan_triton._Grid, "tokens", property(lambda self: 4))
+    monkeypatch.setattr(scan_triton, "_cut", scan_triton._Grid)  # none that was cut otherwise
+    monkeypatch.setattr(scan_triton, "_constants", scan_triton._constants.__wrapped__)
 
 
 def inputs(batch: int, length: int, inner: int, state: int, low: float = -2.0) -> list[Tensor]:
