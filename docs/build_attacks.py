@@ -19,6 +19,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from formulas import display
 from robustvox.attacks import ATTACKS, CATALOG, Attack
 from robustvox.attacks.losses import LOSSES, MIN_CLASSES
 from robustvox.benchmark.plan.attacks import attack_spec
@@ -252,6 +253,7 @@ def attack_page(key: str, cls: type[Attack], summary: str) -> str:
         "On the command line, with every default written out:",
         f"```bash\npython -m benchmark --model unet --attack {spec}\n```",
         "## What it does",
+        display(key),
         *(_paragraph(p) for p in told.text),
         "## Hyper-parameters",
         _parameter_table(cls, attack, told.args),

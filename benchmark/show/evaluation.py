@@ -126,11 +126,18 @@ def _line(row: dict[str, Any], attack: str) -> dict[str, str]:
         "attack": attack,
         "cases": f"{row['n_cases']}" + (f", {row['failed']} failed" if row["failed"] else ""),
         "clean Dice": _number(row["dice_clean"]),
-        "attacked Dice": f"{_number(row['dice_adv'])} ({_number(row['dice_adv_low'])}-{_number(row['dice_adv_high'])})",
+        "attacked Dice": _attacked(row),
         "HD95 mm": _number(row["hd95_adv_mm"], 1),
         "L-inf": "n/a" if row["linf"] != row["linf"] else f"{255 * row['linf']:.3g}/255",
         "flags": str(row["flags"]).replace(";", ", "),
     }
+
+
+def _attacked(row: dict[str, Any]) -> str:
+    """With its interval, where there are patients enough for one."""
+    low, high = row["dice_adv_low"], row["dice_adv_high"]
+    shown = _number(row["dice_adv"])
+    return shown if low != low else f"{shown} ({_number(low)}-{_number(high)})"
 
 
 def _number(value: float, digits: int = 2) -> str:
