@@ -28,7 +28,7 @@ FORMULAS: dict[str, tuple[str, ...]] = {
     "smooth": (r"g_{t+1} = \mu\,g_t + \frac{W * \nabla_x L}{\lVert W * \nabla_x L \rVert_1}", _ALONG),
     "segpgd": (
         r"L_t = \frac{1}{N} \sum_j w_j\,\mathrm{CE}_j, \quad w_j = \begin{cases} 1 - \lambda_t & \text{where } "
-        r"\arg\max f(x)_j = y_j \\ \lambda_t & \text{elsewhere} \end{cases}, \quad \lambda_t = \frac{t - 1}{2T}",
+        r"\operatorname{argmax} f(x)_j = y_j \\ \lambda_t & \text{elsewhere} \end{cases}, \quad \lambda_t = \frac{t - 1}{2T}",
         _SIGN,
     ),
     "cospgd": (
@@ -65,7 +65,7 @@ FORMULAS: dict[str, tuple[str, ...]] = {
         _ALONG,
     ),
     "ensemble": (
-        r"x'_i = x_i^{(m^*)}, \quad m^* = \arg\min_{m = 1..5} \mathrm{Dice}\bigl(f(x_i^{(m)}), y_i\bigr)",
+        r"x'_i = x_i^{(m^*)}, \quad m^* = \operatorname{argmin}_{m = 1..5} \mathrm{Dice}\bigl(f(x_i^{(m)}), y_i\bigr)",
     ),
 }
 """Name of an attack to its displayed formulas, in order."""

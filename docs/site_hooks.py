@@ -43,11 +43,16 @@ def with_formulas(page: str) -> str:
         inline = found["inline"]
         latex = html.unescape(inline if inline is not None else found["display"]).strip()
         shown = convert(latex, display="inline" if inline is not None else "block")
-        return shown if inline is not None else f'<div class="formula">{shown}</div>'
+        return shown if inline is not None else f'<div class="formula" tabindex="0">{shown}</div>'
 
     return FORMULA.sub(formula, page)
 
 
-def on_page_content(page: str, **_: Any) -> str:
+def on_page_content(content: str, **_: Any) -> str:
     """MkDocs calls this with the HTML of a page, before links to the API are resolved."""
-    return with_formulas(with_links(page))
+    return with_formulas(with_links(content))
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """And this with the whole page: the theme's search is a dialog without a name."""
+    return output.replace('data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"')
