@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from formulas import display
+
 from robustvox.attacks import ATTACKS, CATALOG, Attack
 from robustvox.attacks.losses import LOSSES, MIN_CLASSES
 from robustvox.benchmark.plan.attacks import attack_spec

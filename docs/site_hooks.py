@@ -11,7 +11,8 @@ from typing import Any
 
 ROLE = re.compile(r":(?:class|func|data|meth|attr|mod|exc|obj):\s*<code>(~?)\.*([\w.]+)</code>")
 FORMULA = re.compile(
-    r'<(span|div) class="arithmatex">\s*(?:\\\((?P<inline>.*?)\\\)|\\\[(?P<display>.*?)\\\])\s*</\1>', re.DOTALL
+    r'<(span|div) class="arithmatex">\s*(?:\\\((?P<inline>.*?)\\\)|\\\[(?P<display>.*?)\\\])\s*</\1>',
+    re.DOTALL,
 )
 
 
@@ -55,4 +56,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def on_post_page(output: str, **_: Any) -> str:
     """And this with the whole page: the theme's search is a dialog without a name."""
-    return output.replace('data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"')
+    return output.replace(
+        'data-md-component="search" role="dialog"',
+        'data-md-component="search" role="dialog" aria-label="Search"',
+    )

@@ -160,9 +160,7 @@ def _none() -> str:
     return f"No records of {DATASET} under {PROTOCOL} yet.\n"
 
 
-def _models(
-    rows: list[dict[str, Any]], places: Sequence[Place], columns: Mapping[str, str] = COLUMNS
-) -> str:
+def _models(rows: list[dict[str, Any]], places: Sequence[Place], columns: Mapping[str, str] = COLUMNS) -> str:
     ranked = {place.model: place for place in places}
     known = list(MODELS)
     names = {row["surrogate"] for row in rows}

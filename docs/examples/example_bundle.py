@@ -55,7 +55,10 @@ def write(case):
     """Image in HU and label as NIfTI; the paths of both."""
     volume = phantom.load(case)
     pair = {"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"}
-    for array, name in ((volume.window.invert(volume.image)[0], pair["image"]), (volume.label, pair["label"])):
+    for array, name in (
+        (volume.window.invert(volume.image)[0], pair["image"]),
+        (volume.label, pair["label"]),
+    ):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array, volume.affine), data / name)
     return pair

@@ -35,7 +35,9 @@ def monai_cases(files, window=(-175, 250)):
 
 def evaluate_with_monai(network, files, num_classes, roi_size):
     attacks = {"pgd": PGD(eps=8 / 255, steps=2)}
-    return evaluate({"mine": network}, attacks, monai_cases(files), num_classes=num_classes, roi_size=roi_size)
+    return evaluate(
+        {"mine": network}, attacks, monai_cases(files), num_classes=num_classes, roi_size=roi_size
+    )
 
 
 # [training]

@@ -9,6 +9,7 @@ torch.manual_seed(0)
 generator = np.random.default_rng(0)
 phantom = open_dataset("phantom")  # procedural abdominal CT, nothing is downloaded
 volumes = [phantom.load(case) for case in phantom.splits["train"][:16]]
+ROI = (48, 32, 32)
 network = build(1, len(phantom.class_names))
 optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=400)
@@ -18,8 +19,8 @@ for step in range(400):
     images, labels = [], []
     for volume in generator.choice(volumes, 2):
         # A window somewhere, the axes never flipped: left is left.
-        at = [generator.integers(side - roi + 1) for side, roi in zip(volume.label.shape, (48, 32, 32))]
-        window = tuple(slice(a, a + roi) for a, roi in zip(at, (48, 32, 32)))
+        at = generator.integers(np.array(volume.label.shape) - ROI + 1)
+        window = tuple(slice(a, a + roi) for a, roi in zip(at, ROI, strict=True))
         images.append(torch.from_numpy(volume.image[(slice(None), *window)]))
         labels.append(torch.from_numpy(volume.label[window].astype(np.int64))[None])
     optimizer.zero_grad()
