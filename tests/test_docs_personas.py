@@ -7,6 +7,7 @@ the lines are only parsed; `-m slow` runs them, with the time that the pages pro
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,12 @@ from robustvox.benchmark.cli import app
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MINUTES = {"howto_network": 10, "howto_bundle": 10, "howto_attack": 5, "getting_started": 10}
+
+
+@pytest.fixture
+def docs(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module
 
 
 def files(page: str) -> dict[str, str]:
@@ -99,6 +106,24 @@ def test_a_way_ends_in_time_and_without_a_guess(page, tmp_path):
         assert list(folder.glob("runs/*/reports/*.html"))
 
 
+@pytest.mark.parametrize("notebook", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_was_run_from_top_to_bottom(notebook, docs):
+    """What it shows is from a whole run; that every cell still runs is asked by `.ci/run`, in half a minute."""
+    cells = json.loads(notebook.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    shown = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in shown} <= {"stream", "execute_result", "display_data"}
+    assert any("text/html" in output.get("data", {}) for output in shown)
+    for number, source in enumerate(docs("build_notebooks").code_of(notebook)):
+        compile(source, f"{notebook.name}, cell {number}", "exec")
+        for module in re.findall(r"^\s*(?:from|import) (robustvox[.\w]*)", source, re.M):
+            assert module.count(".") <= 1, "export it from the face, or do not show it"
+    text = "".join(line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"])
+    for target in re.findall(r"\]\(([^)]+\.md)\)", text):
+        assert (notebook.parent / target).is_file(), target
+
+
 # --- recipes ------------------------------------------------------------------------------------
 
 
@@ -152,12 +177,6 @@ def test_the_recipes_for_lightning_and_torchmetrics_run(monkeypatch, tmp_path):
 
 
 # --- pages from definitions ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def docs(monkeypatch):
-    monkeypatch.syspath_prepend(DOCS)
-    return importlib.import_module
 
 
 def test_the_page_of_commands_follows_from_their_definitions(docs):
