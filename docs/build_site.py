@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
 
 RAW = (
     (re.compile(r":(?:class|func|data|meth|attr|mod|exc|obj|ref|doc):\s*(?:<code>|`)"), "a raw role"),
+    (re.compile(r"</code>\]\[robustvox"), "a link to what the API does not document"),
     (re.compile(r'class="arithmatex"|<m[ior]>\\'), "a formula that was not converted"),
     (
         re.compile(r"""<(?:script|link|img|source|iframe)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//"""),

@@ -199,6 +199,7 @@ def test_roles_become_links_and_a_raw_one_is_found(docs, tmp_path):
     assert site.mistakes(tmp_path) == []
     for name, text in {
         "role": raw,
+        "link": "<p>[<code>nothing</code>][robustvox.nothing]</p>",
         "formula": '<span class="arithmatex">x</span>',
         "latex": r"<math><mi>\arg</mi></math>",
         "request": '<script src="https://a.b/c.js"></script>',
