@@ -221,4 +221,3 @@ def test_the_face_shows_what_there_is():
         home = importlib.import_module(f"robustvox.benchmark.{face._HOME[name]}")
         assert hasattr(home, name)
         assert f"[`{name}`][{home.__name__}.{name}]" in page, f"{name} is not in the reference"
-        )
