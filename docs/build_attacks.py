@@ -254,8 +254,7 @@ def attack_page(key: str, cls: type[Attack], summary: str) -> str:
         "On the command line, with every default written out:",
         f"```bash\npython -m benchmark --model unet --attack {spec}\n```",
         "## What it does",
-        display(key),
-        *(_paragraph(p) for p in told.text),
+        *_told(key, told.text),
         "## Hyper-parameters",
         _parameter_table(cls, attack, told.args),
         "## Source",
@@ -281,8 +280,11 @@ def _sentences(paragraph: str) -> list[str]:
     return re.split(r"(?<=[.])\s+", paragraph)
 
 
-def _paragraph(text: str) -> str:
-    return f"```text\n{inspect.cleandoc(text)}\n```" if text[0] == " " else markup(text)
+def _told(key: str, text: list[str]) -> list[str]:
+    """The paragraphs, with the formulas where the docstring displays them, or before all."""
+    shown = [markup(paragraph) if paragraph[0] != " " else "" for paragraph in text]
+    place = shown.index("") if "" in shown else 0
+    return [part for part in (*shown[:place], display(key), *shown[place:]) if part]
 
 
 def _bullets(points: list[str]) -> str:
