@@ -361,6 +361,9 @@ def index_page() -> str:
         "labels. Images lie in [0, 1]; every sample of a batch is attacked on its own; the volume returned is the "
         "best one visited. Each page gives the formula, the source, and what differs from the published code.",
         "\n".join(rows),
+        r"In formulas $\varepsilon$ is `eps`, $\alpha$ the step `alpha`, $\mu$ the `momentum`, $\sigma$ the `std`, $\rho$ `rho` and "
+        r"$\beta$ `beta`, $\lambda$ (of SA2 $\lambda_S$) the `ssim_weight`, $\Pi$ the projection on the ball around $x$ and on "
+        r"[0, 1], $W$ and $B$ Gaussian blurs, $f$ the model, $L$ the loss that is climbed, $T$ the `steps`, $N$ the voxels.",
         "The L-inf budget is what an attack guarantees for every voxel, whatever the model does. Attacks without "
         "one are compared by the distance measured on the result, which stands in every row of the tables.",
         "*Together* says which volumes may share a batch on a GPU so that each gets what it gets alone: see "
