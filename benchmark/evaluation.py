@@ -343,7 +343,7 @@ def _bare(
     volumes: Sequence[Volume],
     num_classes: int | None,
     roi_size: Sequence[int] | None,
-    labels: tuple[str, ...],
+    labels: tuple[str, ...] = (),
 ) -> _BareVolumes:
     if not volumes:
         raise ValueError("expected at least one volume, got none")
