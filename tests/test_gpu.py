@@ -20,7 +20,7 @@ from robustvox.benchmark.plan.plan import Job, Plan
 from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import MODELS, SlidingWindow, build_model, cuda_graphs
-from robustvox.models.precision import forbid_tf32
+from robustvox.models.precision import settle
 
 pytestmark = pytest.mark.gpu
 
@@ -31,7 +31,7 @@ ROI = (32, 32, 32)
 
 @pytest.fixture(autouse=True)
 def _no_tf32() -> None:
-    forbid_tf32()
+    settle()
 
 
 def convolutions() -> nn.Module:
