@@ -70,16 +70,23 @@ def section(board: Board) -> dict[str, Any]:
     sizes = extremes(board)
     rows = _rows(board, names, sizes)
     flags = sorted({flag for row in rows for flag, _, _ in row["flags"]})
+    rankings = [_ranking(board, protocol) for protocol in board.protocols]
     return {
         "id": f"d-{component(board.folder)}",
         "name": board.name,
         "folder": _link(board.folder),
         "sources": board.sources,
         "notes": board.notes,
-        "models": len({row["model"] for row in rows}),
-        "cases": int(max(board.white_box["n_cases"], default=0)),
+        "facts": ", ".join(
+            [
+                _counted(len({row["model"] for row in rows}), "model"),
+                _counted(len(names), "attack"),
+                "up to " + _counted(int(max(board.white_box["n_cases"], default=0)), "case"),
+            ]
+        ),
         "protocols": board.protocols,
-        "rankings": [_ranking(board, protocol) for protocol in board.protocols],
+        "rankings": rankings,
+        "ranked": max((r["ranked"] for r in rankings), default=0),
         "rows": rows,
         "organs": [] if sizes is None else [sizes.about("smallest"), sizes.about("largest")],
         "choices": {key: sorted({row[key] for row in rows}) for key in FILTERS},
@@ -89,6 +96,10 @@ def section(board: Board) -> dict[str, Any]:
         "attacks": sorted(names.values(), key=lambda a: (a.name, a.budget, a.label)),
         "flags": [(flag, explain(flag)) for flag in flags],
     }
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def fixed(value: float, digits: int) -> str:
@@ -180,6 +191,7 @@ def _ranking(board: Board, protocol: str) -> dict[str, Any]:
         "attacks": ", ".join(row.label for row in ranking.suite.attacked) if ranking.suite else "",
         "n_cases": ranking.n_cases,
         "unranked": ranking.unranked,
+        "ranked": len(ranking.places),
         "scatter": scatter(ranking.places),
         "groups": _groups(ranking.places),
     }
