@@ -23,10 +23,8 @@ from .scatter import scatter
 COLUMNS = (
     ("model", "Model", False, "Attacked and scored network, as in the records."),
     ("attack", "Attack", False, "Short name; the whole specification is in the list of attacks below."),
-    ("budget", "Budget", False, "What bounds the attack. Compare only rows of the same budget."),
-    ("cases", "Cases", True, "Scored cases; failed ones are counted and listed in the records."),
-    ("clean", "Clean Dice", True, "Mean foreground Dice without an attack."),
     ("robust", "Robust Dice", True, "Mean foreground Dice under the attack, with 95% bootstrap interval over cases."),
+    ("clean", "Clean Dice", True, "Mean foreground Dice without an attack."),
     ("drop", "Drop", True, "Clean Dice minus robust Dice."),
     ("worst", "Worst case", True, "Per case the lowest Dice of all attacks on this model at this budget, then the mean."),
     ("smallest", "Smallest organ", True, "Mean Dice of the smallest organ under the attack; which it is stands above the table."),
@@ -37,6 +35,8 @@ COLUMNS = (
     ("linf", "L∞", True, "Largest measured change of a voxel, in 1/255 of the intensity range."),
     ("l2", "L2", True, "Measured Euclidean norm of the change, mean over cases."),
     ("ssim", "SSIM", True, "Structural similarity to the clean volume, mean over cases; 1 is identical."),
+    ("cases", "Cases", True, "Scored cases; failed ones are counted and listed in the records."),
+    ("budget", "Budget", False, "What bounds the attack. Compare only rows of the same budget."),
     ("checks", "Checks", False, "Whether the sanity checks ran on this row, and the worst of what they found; a control needs none."),
     ("flags", "Flags", False, "Reasons to doubt a row, from the run itself and from the sanity checks."),
     ("model_family", "Family", False, "Convolutional, transformer or Mamba."),
@@ -233,8 +233,14 @@ def _matrix(board: Board, matrix: Matrix) -> dict[str, Any]:
         "label": matrix.attack.label,
         "protocol": matrix.protocol,
         "columns": matrix.columns,
+        "scale": [f"{end:.2f}" for end in matrix.scale],
+        "below": any(c is not None and c.value < matrix.scale[0] for _, cells in matrix.rows for c in cells),
         "rows": [
-            (name, _records(board, matrix.protocol, name, matrix.attack.spec)["href"], cells)
+            (
+                name,
+                _records(board, matrix.protocol, name, matrix.attack.spec)["href"],
+                [cell and (cell, matrix.shade(cell)) for cell in cells],
+            )
             for name, cells in matrix.rows
         ],
     }
