@@ -112,6 +112,7 @@ def test_every_dot_of_the_scatter_has_its_name_beside_it(results):
         for i, name in enumerate(("unet", "unetr", "segresnet", "a name that is longer than the margin"))
     ]
     found = scatter(places)
+    assert found is not None
     heights = [dot.label_y for dot in found.dots]
     assert all(low + 11.9 <= high for low, high in itertools.pairwise(heights))
     assert found.dots[-1].short.endswith("\u2026")
