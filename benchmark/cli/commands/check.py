@@ -11,7 +11,7 @@ from rich.table import Table
 from robustvox.datasets import Volume
 
 from ...craft.named import NamedAttack, NamedModel
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, require_folder
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.plan import Plan
@@ -46,6 +46,7 @@ class _Pair:
 def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
     checks = select(request.only)
+    require_folder(request.out)
     plan = build_plan(request.crossing, request.computing, request.out)
     if plan.protocol != PROTOCOLS[DEFAULT_PROTOCOL]:
         raise UsageError(

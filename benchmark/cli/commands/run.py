@@ -15,7 +15,7 @@ from ...harness.bench import Bench
 from ...harness.cluster import Tally
 from ...harness.desk import OwnDesk, SideDesk
 from ...harness.execute import Elsewhere, Event, Status, execute
-from ...harness.faults import ERRORS, storing
+from ...harness.faults import ERRORS, require_folder, storing
 from ...harness.preflight import Place, place_of
 from ...harness.saving import requested_saver
 from ...harness.workers import assign, crew_of
@@ -64,6 +64,7 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
     started, clock = time.time(), time.perf_counter()
     gallery = FirstCase()
     computing, writing = request.computing, request.writing
+    require_folder(writing.out)
     plan = build_plan(request.crossing, computing, writing.out)
     alone = executor is None and computing.scheduler is None and computing.workers == 0
     desk = SideDesk() if beside and alone and not plan.device.startswith("cpu") else OwnDesk()
