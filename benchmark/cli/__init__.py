@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -91,7 +92,12 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
-    return reported(lambda: app(args=arguments, prog_name="python -m benchmark", standalone_mode=False))
+    return reported(lambda: app(args=arguments, prog_name=_program(), standalone_mode=False))
+
+
+def _program() -> str:
+    """How this program was called, for a usage line that can be typed."""
+    return "robustvox" if Path(sys.argv[0]).stem == "robustvox" else "python -m benchmark"
 
 
 def reported(call: Callable[[], Any]) -> int:
