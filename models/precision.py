@@ -63,15 +63,25 @@ def _tf32() -> Iterator[None]:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 in this block; what was allowed before is allowed again after it."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    forbid_tf32()
+    """:func:`settle` for this block; what was set before is set again after it."""
+    before = (
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.deterministic,
+    )
+    settle()
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[:2]
+        torch.backends.cudnn.deterministic = before[2]
 
 
-def forbid_tf32() -> None:
-    """No TF32 anywhere, so that numbers agree with a CPU's; PyTorch allows it in convolutions unless told."""
+def settle() -> None:
+    """Numbers of a card that agree with a CPU's and with themselves, for the whole process.
+
+    No TF32, which PyTorch allows in convolutions unless told, and no algorithm of cuDNN that adds in the order in which
+    threads happen to end: under the sign of a gradient one unit in the last place is another attack.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True

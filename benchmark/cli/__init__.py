@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -47,12 +48,17 @@ LONGEST = 2000
 REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
 """What says by itself what was expected, found and to be done: one line, exit code 2."""
 
+HELP, VERSION = ("-h", "--help"), "--version"
+"""What the program and every command answer."""
+
 
 app = typer.Typer(
     name="robustvox",
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
+    context_settings={"help_option_names": list(HELP)},  # commands take theirs from here
+    help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant. "
+    "--version says which robustvox this is.",
 )
 
 
@@ -67,19 +73,31 @@ app.command("list")(list_registries)
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code and never shows a traceback for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if VERSION in arguments[:2]:  # of the program, or after the name of a command
+        from ..records.provenance import version
+
+        typer.echo(f"robustvox {version()}")
+        return DONE
     commands = [
         command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands
     ]
     if not arguments:
         arguments = ["--help"]
-    elif arguments[0].startswith("-") and arguments[0] != "--help":
+    elif arguments[0] in HELP:
+        pass
+    elif arguments[0].startswith("-"):
         arguments.insert(0, "run")
-    elif arguments[0] not in commands and arguments[0] != "--help":
+    elif arguments[0] not in commands:
         near = difflib.get_close_matches(arguments[0], commands, n=1)
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
-    return reported(lambda: app(args=arguments, prog_name="python -m benchmark", standalone_mode=False))
+    return reported(lambda: app(args=arguments, prog_name=_program(), standalone_mode=False))
+
+
+def _program() -> str:
+    """How this program was called, for a usage line that can be typed."""
+    return "robustvox" if Path(sys.argv[0]).stem == "robustvox" else "python -m benchmark"
 
 
 def reported(call: Callable[[], Any]) -> int:

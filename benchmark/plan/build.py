@@ -39,6 +39,11 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
         return _build_rescoring(crossing, computing, out, crossing.adversarial)
     if not crossing.models or not crossing.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
+    if crossing.transfer and len(crossing.models) + len(crossing.targets) < 2:
+        raise UsageError(
+            f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
+            "--transfer out"
+        )
     protocol = find_protocol(crossing.protocol)
     attacks = load_attacks(crossing, protocol)
     dataset = load_crossed(crossing, out)

@@ -33,10 +33,11 @@ def select_cases(
 
     ``held_out``, what the models were validated on, stands in the place of the split where it is known.
 
-    A number that is the id of a case means that case, and a warning says so; ``first:3`` always is a number.
+    A number that is the id of a case means that case, and a warning says so; ``first:3`` always is a number, and
+    takes what there is where the split has fewer.
 
     Raises:
-        UsageError: an empty split, an unknown split or id, or a number below 1.
+        UsageError: an empty split, an unknown split or id, or a number below 1 or above what there is.
     """
     everything = tuple(dict.fromkeys(c for ids in dataset.splits.values() for c in ids))
     known = tuple(held_out) if held_out else everything if split == EVERY_SPLIT else _split(dataset, split)
@@ -54,6 +55,11 @@ def select_cases(
     if number:
         if int(number[1]) < 1:
             raise UsageError("expected --cases of at least 1, got 0")
+        if cases.isdecimal() and int(cases) > len(known):
+            where = f"the split {split} of {dataset.name}" if split != EVERY_SPLIT else dataset.name
+            raise UsageError(
+                f"expected --cases of at most {len(known)}, which {where} has, got {cases}; for every case say --cases all"
+            )
         return tuple(known[: int(number[1])])
     wanted = [c.strip() for c in cases.split(",") if c.strip()]
     unknown = [c for c in wanted if c not in everything]

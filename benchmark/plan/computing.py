@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from robustvox.models import SlidingWindow
-from robustvox.models.precision import InPrecision, forbid_tf32
+from robustvox.models.precision import InPrecision, settle
 
 from ..craft.batches import most_together
 from ..specs.compute import PRECISIONS, Compute
@@ -43,7 +43,7 @@ def computed(predictor: nn.Module, name: str, compute: Compute, device: str) -> 
             f"expected --precision float32 for {name}, whose predictor is its own, got {precision}"
         )
     if device.startswith("cuda"):
-        forbid_tf32()
+        settle()
     for window in windows:
         network = window.network if precision == "float32" else InPrecision(window.network, precision)
         window.configure(memory=compute.memory, network=network, cuda_graphs=compute.cuda_graphs)

@@ -72,8 +72,14 @@ def import_name(path: str, what: str) -> Any:
         from .bring import blame
 
         found = error if isinstance(error, ImportError | AttributeError | ValueError) else blame(error)
+        remedy = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            remedy = (
+                f"; put the folder that holds {error.name} on the path: PYTHONPATH=FOLDER before the command"
+            )
         raise UsageError(
-            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {found}"
+            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: "
+            f"{found}{remedy}"
         ) from error
 
 

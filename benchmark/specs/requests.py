@@ -14,6 +14,7 @@ from .options import (
     DataRoot,
     DatasetName,
     Device,
+    Json,
     Option,
     Out,
     ProtocolName,
@@ -51,6 +52,7 @@ class CheckRequest:
     computing: Computing
     only: Annotated[str, Option(metavar="C2,...", help="Ids or names of checks.")] = ""
     queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
+    json: Json = False
     out: Out = RUNS
 
 
@@ -166,6 +168,7 @@ class CompareRequest:
     protocol: ProtocolName = DEFAULT_PROTOCOL
     metric: Annotated[str, Option(help="dice, hd95_mm or nsd.")] = "dice"
     csv: Annotated[Path | None, Option(metavar="FILE", help="Write the unrounded table too.")] = None
+    json: Json = False
     out: Out = RESULTS
 
 

@@ -156,10 +156,10 @@ def _chunk_adjoints(
 
 @triton.jit
 def _chunk_gradients(
-    u, dt, A, Bm, Cm, D, g, S, R, H, gu, gd, gB, gC, gA, first, rows, L, K, E, N, PE,
+    u, dt, A, Bm, Cm, D, g, S, R, H, gu, gd, gBC, gA, first, rows, L, K, E, N, PE,
     Q: tl.constexpr, BE: tl.constexpr, NP: tl.constexpr, F: tl.constexpr, RATES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one chunk. H is scratch for the states of the chunks in flight, gB, gC and gA are partial sums."""
+    """Gradients of one chunk. H is scratch for the states of the chunks in flight, gBC and gA are partial sums."""
     slot, pe = tl.program_id(0).to(tl.int64), tl.program_id(1)
     chunk = first + slot
     b, k = chunk // K, chunk % K
@@ -194,9 +194,9 @@ def _chunk_gradients(
         along_b = tl.sum(adjoint * bt[None, :], 1)
         tl.store(gu + at, direct * gt + d * along_b, mask=em & ok)
         tl.store(gd + at, x * along_b + tl.sum(adjoint * decayed * a, 1), mask=em & ok)
-        partial = (pe * rows + row + q) * N + n
-        tl.store(gB + partial, tl.sum(adjoint * (d * x)[:, None], 0), mask=nm & ok)
-        tl.store(gC + partial, tl.sum(state * gt[:, None], 0), mask=nm & ok)
+        partial = gBC + (2 * pe.to(tl.int64) * rows + row + q) * N + n
+        tl.store(partial, tl.sum(adjoint * (d * x)[:, None], 0), mask=nm & ok)
+        tl.store(partial + rows * N, tl.sum(state * gt[:, None], 0), mask=nm & ok)
         if RATES:
             rates += adjoint * decayed * d[:, None]
         c = decay * adjoint
@@ -283,12 +283,12 @@ class _TritonScan(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         grid = _cut(*u.shape, A.shape[1])
         sizes, programs, constants = grid.sizes, grid.programs, _constants(grid, u.dtype)
-        states = u.new_empty(grid.batch * grid.chunks, grid.inner, grid.state)
-        steps = u.new_empty(grid.batch * grid.chunks, grid.inner)
-        y = torch.empty_like(u)
+        states = u.new_empty(programs[0], grid.inner, grid.state)
+        steps = u.new_empty(programs[0], grid.inner)
         with _on(u.device):
             _chunk_states[programs](u, delta, A, B, states, steps, *sizes, Q=grid.tokens, **constants)
             _pass_on(grid, states, steps, A, reverse=False)
+            y = torch.empty_like(u)
             _chunk_outputs[programs](u, delta, A, B, C, D, states, y, *sizes, Q=grid.tokens, **constants)
         ctx.save_for_backward(u, delta, A, B, C, D, states, steps)
         return y
@@ -298,28 +298,28 @@ class _TritonScan(torch.autograd.Function):
         refuse_second_order("the Triton scan")
         u, delta, A, B, C, D, states, steps = ctx.saved_tensors
         g = grads[0].contiguous()
-        grid = _cut(*u.shape, A.shape[1])
-        adjoints = torch.empty_like(states)
-        grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
-        grad_b, grad_c = B.new_empty(grid.blocks, *B.shape), C.new_empty(grid.blocks, *C.shape)
-        need_rates = ctx.needs_input_grad[2]
-        rates = torch.empty_like(states) if need_rates else states
+        grid, needed = _cut(*u.shape, A.shape[1]), ctx.needs_input_grad
         with _on(u.device):
+            # Every launch as early as it may: of a short scan the card is waiting for Python.
+            adjoints = torch.empty_like(states)
             _chunk_adjoints[grid.programs](
                 g, delta, A, C, adjoints, *grid.sizes, Q=grid.tokens, **_constants(grid, u.dtype)
             )
             _pass_on(grid, adjoints, steps, A, reverse=True)
+            grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
+            partial = B.new_empty(grid.blocks, 2, *B.shape)  # of B and of C, summed at once
+            rates = torch.empty_like(states) if needed[2] else states
             _gradients(
                 grid, (u, delta, A, B, C, D, g, states, adjoints),
-                (grad_u, grad_delta, grad_b, grad_c, rates), need_rates,
+                (grad_u, grad_delta, partial, rates), needed[2],
             )  # fmt: skip
-        needed = ctx.needs_input_grad
+        grad_b, grad_c = partial.sum(0)
         return (
             grad_u if needed[0] else None,
             grad_delta if needed[1] else None,
-            rates.sum(0) if need_rates else None,
-            grad_b.sum(0) if needed[3] else None,
-            grad_c.sum(0) if needed[4] else None,
+            rates.sum(0) if needed[2] else None,
+            grad_b if needed[3] else None,
+            grad_c if needed[4] else None,
             (g * u).sum((0, 1)) if needed[5] else None,
         )
 
@@ -379,5 +379,7 @@ def triton_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
         return torch.empty_like(u)
     inputs = (u, delta, A, B, C, D)
     wide = wide_dtype(*inputs)
+    if all(x.dtype == wide and x.is_contiguous() for x in inputs):
+        return _TritonScan.apply(*inputs)  # type: ignore[return-value]
     with torch.autocast(u.device.type, enabled=False):
         return _TritonScan.apply(*(x.to(wide).contiguous() for x in inputs)).to(u.dtype)

@@ -35,7 +35,7 @@ from robustvox.models import SlidingWindow, build_model, load_checkpoint
 from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.mamba import selective_scan
 from robustvox.models.mamba.kernel import auto_scan
-from robustvox.models.precision import forbid_tf32
+from robustvox.models.precision import settle
 
 CLASSES = 14
 _TURNS_S = 6.0  # that the turns of one row may take
@@ -370,7 +370,7 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cpu" and not options.tiny:
         parser.error("expected a GPU, found none; --tiny runs the same code on toy sizes")
-    forbid_tf32()
+    settle()
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     bench = Bench(device, TINY if options.tiny else Sizes())
     about = {

@@ -15,6 +15,7 @@ from ...specs.spec import CLEAN
 from ...studies.comparison import COLUMNS, TEXT, compare_models
 from ..codes import DONE
 from .console import escape, make_console
+from .json_rows import json_rows
 
 
 def compare_command(request: CompareRequest, console: Console | None = None) -> int:
@@ -31,7 +32,10 @@ def compare_command(request: CompareRequest, console: Console | None = None) -> 
     )
     table.insert(0, "dataset", dataset)
     table = table[list(COLUMNS)]
-    (console or make_console()).print(_view(table))
+    with json_rows(request.json) as emit:
+        (console or make_console()).print(_view(table))
+        rows: Any = table
+        emit(rows.to_dict("records"))
     if request.csv is not None:
         request.csv.parent.mkdir(parents=True, exist_ok=True)
         request.csv.write_text(csv_text(table, TEXT), encoding="utf-8", newline="\n")

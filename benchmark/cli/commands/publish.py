@@ -25,7 +25,7 @@ def publish(run: Path, results: Path, echo: Callable[[str], None] = say) -> int:
         UsageError: no records there.
         RecordsError: damaged records, or another writer.
     """
-    folders = [records.parent for records in record_folders(run)]
+    folders = _datasets(run)
     problems = [text for folder in folders for text in _problems(folder, results / folder.name)]
     for text in problems:
         echo(text)
@@ -40,6 +40,13 @@ def publish(run: Path, results: Path, echo: Callable[[str], None] = say) -> int:
     mark_published(results)
     write(results, readme=True)
     return DONE
+
+
+def _datasets(run: Path) -> list[Path]:
+    """Folders of datasets with records or with outcomes of checks alone; `suite` makes those where every row is known."""
+    below = [run, *sorted(run.glob("*/"))]
+    found = [folder for folder in below if (folder / "records").is_dir() or (folder / "checks").is_dir()]
+    return found or [records.parent for records in record_folders(run)]
 
 
 def _problems(run: Path, published: Path) -> Iterator[str]:

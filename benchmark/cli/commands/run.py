@@ -15,7 +15,7 @@ from ...harness.bench import Bench
 from ...harness.cluster import Tally
 from ...harness.desk import OwnDesk, SideDesk
 from ...harness.execute import Elsewhere, Event, Status, execute
-from ...harness.faults import ERRORS, storing
+from ...harness.faults import ERRORS, require_folder, storing
 from ...harness.preflight import Place, place_of
 from ...harness.saving import requested_saver
 from ...harness.workers import assign, crew_of
@@ -42,6 +42,7 @@ from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .json_rows import Emit, json_rows
 from .terminal_table import results_table
 
 
@@ -64,12 +65,13 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
     started, clock = time.time(), time.perf_counter()
     gallery = FirstCase()
     computing, writing = request.computing, request.writing
+    require_folder(writing.out)
     plan = build_plan(request.crossing, computing, writing.out)
     alone = executor is None and computing.scheduler is None and computing.workers == 0
     desk = SideDesk() if beside and alone and not plan.device.startswith("cpu") else OwnDesk()
     # Workers attack the cases they are given one by one.
     compute = computing.compute if alone else replace(computing.compute, case_batch=1)
-    with closing(desk):
+    with json_rows(writing.json) as emit, closing(desk):
         bench = Bench(
             plan,
             save=requested_saver(writing, plan),
@@ -77,7 +79,7 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
             case_batch=compute.case_batch,
             desk=desk,
         )
-        return _run(request, bench, compute, executor, gallery, (started, clock))
+        return _run(request, bench, compute, executor, gallery, (started, clock), emit)
 
 
 def _run(
@@ -87,6 +89,7 @@ def _run(
     executor: Executor | None,
     gallery: FirstCase,
     began: tuple[float, float],
+    emit: Emit,
 ) -> int:
     """Everything of a run once it is known what is crossed."""
     console, plan = make_console(), bench.plan
@@ -108,7 +111,7 @@ def _run(
             recorded = write(out)[store.root]
     for line in window_lines(bench):
         console.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request.writing, plan, events, recorded)
+    records = _print(console, request.writing, plan, events, recorded, emit)
     if request.writing.report:
         announce(
             console,
@@ -206,7 +209,12 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
 
 
 def _print(
-    console: Console, writing: Writing, plan: Plan, events: Sequence[Event], everything: Records
+    console: Console,
+    writing: Writing,
+    plan: Plan,
+    events: Sequence[Event],
+    everything: Records,
+    emit: Emit,
 ) -> Records:
     """Tables, failures and counts for the terminal; returns the records of this run."""
     folder = writing.out / plan.dataset.name
@@ -218,6 +226,7 @@ def _print(
         if len(table):
             title = f"{plan.dataset.name}, {plan.protocol.name}, {kind}"
             console.print(results_table(table, title, console))
+            emit({"dataset": plan.dataset.name, "kind": kind, **row} for row in table.to_dict("records"))
             for line in uneven(table):
                 console.print(escape(line), style="yellow", soft_wrap=True)
     for line in _channel_changes(records):

@@ -19,10 +19,11 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def render_page(boards: Iterable[Board]) -> str:
-    """The page of all datasets, in the order given; the same bytes for the same boards."""
+    """The page of all datasets, the one with the most ranked models first; the same bytes for the same boards."""
     style, early, script = (_asset(name) for name in ("style.css", "early.js", "page.js"))
+    sections = sorted(map(section, boards), key=lambda found: -found["ranked"])  # stable: else as given
     return environment(TEMPLATES).get_template("page.html.j2").render(
-        sections=[section(board) for board in boards],
+        sections=sections,
         columns=COLUMNS,
         filters=FILTERS,
         style=Markup(style),
@@ -45,6 +46,7 @@ def readable(page: str) -> str:
         'unet | 0.60\\na < b'
     """
     body = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.S)
+    body = re.sub(r"</?span>", "", body)  # parts of one number or name
     body = re.sub(r"</t[hd]>\s*<t[hd]", " | <td", body)
     lines = (html.unescape(re.sub(r"<[^>]*>", " ", line)) for line in body.split("\n"))
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))

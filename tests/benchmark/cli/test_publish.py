@@ -10,6 +10,7 @@ import pytest
 
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.records import load_records
+from robustvox.benchmark.records.outcomes import CheckOutcome, load_outcomes, save
 
 from ..first_form import rows_in
 
@@ -72,6 +73,22 @@ def test_what_is_wrong_adds_nothing(run, capsys, change, words, attack):
     assert words in out
     assert "nothing was added" in out
     assert texts(run.root / "results") == before
+
+
+def test_outcomes_of_checks_are_added_without_rows(run, capsys):
+    """A suite whose rows are all published makes a folder with checks alone."""
+    outcome = CheckOutcome(
+        dataset="toy", protocol="robustvox-1", surrogate="unet", surrogate_sha256="0" * 64, attack="fgsm:eps=8/255,loss=dice",
+        check="C1", slug="clean-consistency", status="pass", flag="", number=0.0, rule="", detail="", cases=("case_000",),
+        seed=0, queries=10, robustvox="0", commit="", torch="",
+    )  # fmt: skip
+    save(run.root / "alone" / "toy" / "checks", [outcome])
+    capsys.readouterr()
+    assert (
+        main(["leaderboard", "--publish", str(run.root / "alone"), "--out", str(run.root / "results")]) == 0
+    )
+    assert "toy: 0 rows added, 0 were published already, 1 outcomes of checks" in capsys.readouterr().out
+    assert list(load_outcomes(run.root / "results" / "toy" / "checks")["check"]) == ["C1"]
 
 
 def test_nothing_else_writes_there(run, capsys):

@@ -82,6 +82,13 @@ def test_tf32_is_inside_the_network_only() -> None:
     assert flags() == before
 
 
+def test_cudnn_adds_in_a_fixed_order_while_numbers_count() -> None:
+    before = torch.backends.cudnn.deterministic
+    with exact_float32():
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic == before
+
+
 def test_provenance_says_what_was_asked_and_what_it_came_to() -> None:
     models = [load_model(name, DATASET, PROTOCOL) for name in ("unet", "mamba_unet")]
     plan = Plan(DATASET, ["val_000"], models, models, [], PROTOCOL)

@@ -20,6 +20,7 @@ from robustvox.benchmark.show.files import check, render, write
 from robustvox.benchmark.show.labels import OTHER, attack_names, model_family
 from robustvox.benchmark.show.page import Board, render_page
 from robustvox.benchmark.show.page.flags import QUESTIONS, explain
+from robustvox.benchmark.show.page.matrices import Cell, Matrix
 from robustvox.benchmark.show.page.render import TEMPLATES
 from robustvox.benchmark.show.tables.results import COLUMNS
 from robustvox.models import CATALOG as MODELS
@@ -47,7 +48,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
-            self._kind = dict(attrs).get("class") or ""
+            self._kind = (dict(attrs).get("class") or "").split(" ")[0]
             self.tables.setdefault(self._kind, []).append([])
         elif tag == "tr":
             self.tables[self._kind][-1].append([])
@@ -159,6 +160,26 @@ def test_transfer_and_class_tables(page: Page, text: str) -> None:
     assert by_model[HOSTILE][1].endswith("clean 0.88")
 
 
+def test_colors_of_a_matrix_span_what_transfers_and_white_box_lies_below() -> None:
+    name = attack_names({"pgd:eps=8/255": 1}, {})["pgd:eps=8/255"]
+
+    def matrix(*rows: tuple[Cell | None, ...]) -> Matrix:
+        return Matrix("robustvox-1", name, ("a", "b"), tuple(("m", row) for row in rows))
+
+    white, low, high = Cell(0.02, own=True), Cell(0.71), Cell(0.88)
+    found = matrix((white, low), (None, high))
+    assert found.scale == (0.7, 0.9)
+    assert [found.shade(cell) for cell in (white, low, high)] == [0, 1, 18]
+    assert matrix((Cell(1.0), None)).scale == (0.9, 1.0)  # equal cells are not told apart by rounding
+    assert matrix((white, None)).scale == (0.0, 0.1)  # nothing transfers: the white-box cells themselves
+    assert (low.digits, Cell(1.0).digits, Cell(0.999).digits) == (("0.", "71"), ("", "1.00"), ("", "1.00"))
+
+
+def test_robust_dice_is_the_first_number_and_the_search_box_has_a_name(page: Page, text: str) -> None:
+    assert page.tables["board"][0][0][:4] == ["Model", "Attack", "Robust Dice", "Clean Dice"]
+    assert re.search(r"Search models and attacks <input type=\"search\" data-key=\"search\"", text)
+
+
 def test_empty_states(text: str) -> None:
     alone = text[text.index('id="d-zero"') :]
     for words in ("No ranking yet", "No curve yet", "No transfer results yet", "No row is flagged"):
@@ -235,7 +256,7 @@ def test_check_names_page_and_row(toy_results: Path, toy_page: Path, tmp_path: P
     removed = [line for line in problem.splitlines() if line.startswith("-") and "0.999" in line]
     assert "index.html (committed)" in problem
     assert len(removed) == 1
-    assert removed[0].startswith(f"-{HOSTILE} | {FORMULA} 8/255 | L∞ 8/255 | 4 |")
+    assert removed[0].startswith(f"-{HOSTILE} | {FORMULA} 8/255 | 0.999 |")
     assert "<td" not in problem
     copy.write_text(toy_page.read_text().replace('lang="en"', 'lang="de"'))
     assert 'lang="de"' in check(root)[0]
@@ -253,9 +274,10 @@ def test_one_new_record_changes_the_rows_concerned(
         lines = [
             line[1:] for line in problem.splitlines() if line[0] == sign and not line.startswith(sign * 3)
         ]
-        # The row of the table, and the row of the classes.
+        # The row of the table, the row of the classes, and the ends of their color scale.
         assert lines[0].split(" | ")[:2] == ["unet", "gn std 8/255"]
-        assert [line.split(" | ")[0] for line in lines] == ["unet", "unet"]
+        assert [line.split(" | ")[0] for line in lines] == ["unet", "unet", lines[-1]]
+        assert re.fullmatch(r"Dice \d\.\d\d \d\.\d\d", lines[-1])
 
 
 def test_a_page_without_records_is_stale(tmp_path: Path) -> None:
