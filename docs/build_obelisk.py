@@ -208,8 +208,8 @@ def write_page() -> None:
     page.write_text(f"{before}{start}\n{table()}\n{end}{after}")
 
 
-def draw(scan: Scan, cache: Path, name: str = "obelisk_hybrid") -> None:
-    """One slice with what the hybrid sees in it, clean, under noise and under every budget of PGD that is kept."""
+def draw(scan: Scan, cache: Path, name: str = "obelisk_unet") -> None:
+    """One slice with what the U-Net sees in it, clean, under noise and under every budget of PGD that is kept."""
     plane = planes(np.diag([3.0, 3.0, 3.0, 1.0]))[0]
     width, height = plane.size_mm(scan.label.shape, (3.0, 3.0, 3.0))
     extent = (0, width, height, 0)
