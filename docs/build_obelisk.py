@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,12 +38,15 @@ TOTALSEGMENTATOR = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
 """TotalSegmentator's class ids of the organs of CLASS_NAMES."""
 
 BUDGETS_HU = (13.3, 8.0, 4.0, 2.0, 1.0)
-STEPS = 5
+STEPS = 20
+OTHER_STEPS = (40, 10, 5)
+"""At the largest budget, to show that STEPS are enough."""
+
 START, END = "<!-- obelisk:start -->", "<!-- obelisk:end -->"
 SLICE = 15
 NOISE_SEEDS = (0, 1, 2, 3, 4)
-COLUMNS = ("network", "change", "budget_hu", "seed", *(f"dice {n}" for n in CLASS_NAMES[1:]),
-           "agreement_liver", "agreement_organs", "linf_hu")  # fmt: skip
+KEYS = ("network", "change", "budget_hu", "steps", "seed")
+COLUMNS = (*KEYS, *(f"dice {n}" for n in CLASS_NAMES[1:]), "agreement_liver", "agreement_organs", "linf_hu")
 
 
 @dataclass(frozen=True)
@@ -80,27 +84,41 @@ def epsilon(budget_hu: float) -> float:
     return 8 / 255 if budget_hu == 13.3 else budget_hu / (CT_WINDOW.high - CT_WINDOW.low)
 
 
-def changes() -> Iterator[tuple[str, float, int]]:
-    """Every row that is wanted: clean, noise of the full budget, PGD, and more seeds of the noise."""
-    yield "clean", 0.0, 0
-    yield "sign noise", 13.3, NOISE_SEEDS[0]
+class Change(NamedTuple):
+    """What is done to the scan; every row that is wanted has one."""
+
+    kind: str
+    budget_hu: float = 0.0
+    steps: int = 0
+    seed: int = 0
+
+    @property
+    def file(self) -> str:
+        return f"{self.kind.replace(' ', '_')}-{self.budget_hu}-{self.steps}-{self.seed}.npz"
+
+
+def changes() -> Iterator[Change]:
+    """Clean, noise of the full budget, PGD, PGD of fewer and more steps, and more seeds of the noise."""
+    yield Change("clean")
+    yield Change("sign noise", BUDGETS_HU[0])
     for budget in BUDGETS_HU:
-        yield "pgd", budget, 0
+        yield Change("pgd", budget, STEPS)
+    for steps in OTHER_STEPS:
+        yield Change("pgd", BUDGETS_HU[0], steps)
     for seed in NOISE_SEEDS[1:]:
-        yield "sign noise", 13.3, seed
+        yield Change("sign noise", BUDGETS_HU[0], seed=seed)
 
 
-def change(target: PromptedTarget, scan: Scan, kind: str, budget: float, seed: int) -> Tensor:
-    eps = epsilon(budget)
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "clean":
+def changed(target: PromptedTarget, scan: Scan, change: Change) -> Tensor:
+    eps = epsilon(change.budget_hu)
+    generator = torch.Generator().manual_seed(change.seed)
+    if change.kind == "clean":
         return scan.image
-    if kind == "sign noise":
+    if change.kind == "sign noise":
         signs = torch.randint(0, 2, scan.image.shape, generator=generator) * 2.0 - 1
         return (scan.image + eps * signs.to(scan.image)).clamp(0, 1)
     labels = torch.from_numpy(scan.label.astype(np.int64))[None, None].to(scan.image.device)
-    attack = PGD(eps=eps, alpha=eps / 2, steps=STEPS)
-    return attack(target, scan.image, labels, generator=generator)
+    return PGD(eps=eps, steps=change.steps)(target, scan.image, labels, generator=generator)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -123,11 +141,11 @@ def row(scan: Scan, image: Tensor, prediction: np.ndarray, clean: np.ndarray) ->
     }
 
 
-def done() -> set[tuple[str, str, str, str]]:
+def done() -> set[tuple[str, ...]]:
     if not TABLE.is_file():
         return set()
     with TABLE.open(newline="") as file:
-        return {(r["network"], r["change"], r["budget_hu"], r["seed"]) for r in csv.DictReader(file)}
+        return {tuple(r[key] for key in KEYS) for r in csv.DictReader(file)}
 
 
 def write(cells: dict[str, object]) -> None:
@@ -145,19 +163,19 @@ def measure(name: str, scan: Scan, data: Path, cache: Path) -> None:
     opened = open_target(name, data / "obelisk" / FILES[name], CLASS_NAMES)
     target = opened.model.for_case(scan.case).to(scan.image.device)
     clean = np.zeros(0)
-    for kind, budget, seed in changes():
-        key, started = (name, kind, str(budget), str(seed)), time.perf_counter()
-        kept = cache / f"{name}-{kind.replace(' ', '_')}-{budget}-{seed}.npz"
+    for change in changes():
+        key, started = (name, *map(str, change)), time.perf_counter()
+        kept = cache / f"{name}-{change.file}"
         if key in done() and kept.is_file():
-            clean = np.load(kept)["prediction"] if kind == "clean" else clean
+            clean = np.load(kept)["prediction"] if change.kind == "clean" else clean
             continue
-        image = change(target, scan, kind, budget, seed)
+        image = changed(target, scan, change)
         with torch.no_grad():
             prediction = target(image).argmax(1)[0].cpu().numpy().astype(np.int8)
-        clean = prediction if kind == "clean" else clean
+        clean = prediction if change.kind == "clean" else clean
         np.savez_compressed(kept, image=image[0, 0].cpu().numpy(), prediction=prediction)
         if key not in done():
-            write(dict(zip(COLUMNS, key, strict=False)) | row(scan, image, prediction, clean))
+            write(dict(zip(KEYS, key, strict=True)) | row(scan, image, prediction, clean))
         print(*key, f"{time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
 
 
@@ -166,13 +184,18 @@ def table() -> str:
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     organs = [n for n in CLASS_NAMES[1:] if n != "esophagus"]  # the scan holds none
-    heads = ["network", "change", "HU", *organs, "agreement: liver", "all organs"]
+    heads = ["network", "change", "HU", "steps", *organs, "agreement: liver", "all organs"]
     lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
     order = {"clean": 0, "sign noise": 1, "pgd": 2}
-    for r in sorted(rows, key=lambda r: (r["network"], order[r["change"]], float(r["budget_hu"]), r["seed"])):
+
+    def place(r: dict[str, str]) -> tuple[str, int, float, int, int]:
+        return r["network"], order[r["change"]], float(r["budget_hu"]), int(r["steps"]), int(r["seed"])
+
+    for r in sorted(rows, key=place):
         named = r["change"] + (f", seed {r['seed']}" if r["change"] == "sign noise" else "")
         scores = [r[f"dice {n}"] for n in organs] + [r["agreement_liver"], r["agreement_organs"]]
-        cells = [r["network"], named, f"{float(r['budget_hu']):g}", *(f"{float(x):.2f}" for x in scores)]
+        budget, steps = f"{float(r['budget_hu']):g}", r["steps"] if r["change"] == "pgd" else ""
+        cells = [r["network"], named, budget, steps, *(f"{float(x):.2f}" for x in scores)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -185,15 +208,18 @@ def write_page() -> None:
     page.write_text(f"{before}{start}\n{table()}\n{end}{after}")
 
 
-def draw(scan: Scan, cache: Path, name: str = "obelisk_hybrid") -> None:
-    """One slice with what the hybrid sees in it, clean, under noise and under every budget of PGD that is kept."""
+def draw(scan: Scan, cache: Path, name: str = "obelisk_unet") -> None:
+    """One slice with what the U-Net sees in it, clean, under noise and under every budget of PGD that is kept."""
     plane = planes(np.diag([3.0, 3.0, 3.0, 1.0]))[0]
     width, height = plane.size_mm(scan.label.shape, (3.0, 3.0, 3.0))
     extent = (0, width, height, 0)
-    shown = [("clean", 0.0), ("sign noise", 13.3), *(("pgd", b) for b in sorted(BUDGETS_HU))]
-    files = [(kind, b, cache / f"{name}-{kind.replace(' ', '_')}-{b}-0.npz") for kind, b in shown]
-    kept = [(kind, budget, np.load(file)) for kind, budget, file in files if file.is_file()]
-    columns = [(f"{k} {b:g} HU" if b else k, f["image"], f["prediction"]) for k, b, f in kept]
+    pgd = [Change("pgd", budget, STEPS) for budget in sorted(BUDGETS_HU)]
+    shown = [Change("clean"), Change("sign noise", BUDGETS_HU[0]), *pgd]
+    kept = [(c, np.load(file)) for c in shown if (file := cache / f"{name}-{c.file}").is_file()]
+    columns = [
+        (f"{c.kind} {c.budget_hu:g} HU" if c.budget_hu else c.kind, file["image"], file["prediction"])
+        for c, file in kept
+    ]
     columns.append(("labels", scan.image[0, 0].numpy(), scan.label))
     with settings():
         figure = new_figure(2.1 * len(columns), 4.6)

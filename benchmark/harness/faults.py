@@ -148,15 +148,14 @@ def require_folder(out: Path, *, option: str = "--out") -> None:
     """Refuse a folder of results that cannot be made or written, before anything is loaded or computed.
 
     Raises:
-        UsageError: a file stands at it or above it, or the file system grants no writing there.
+        UnfinishedError: a file stands at it or above it, or the file system grants no writing there; as :func:`storing`
+            says it later.
     """
     there = next((place for place in (out, *out.absolute().parents) if place.exists()), Path("/"))
-    if not there.is_dir():
-        raise UsageError(f"expected {option} as a folder, found a file at {there}; give another {option}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"expected {option} in a folder that can be written, found {there} without permission; give another {option}"
-        )
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    found = f"{there} without permission" if there.is_dir() else f"a file at {there}"
+    raise UnfinishedError(f"expected to write results to {out}, found {found}; give another {option}")
 
 
 @contextlib.contextmanager

@@ -43,8 +43,8 @@ def test_usage_names_the_program_as_it_was_called(called, shown, capsys, monkeyp
     assert f"Usage: {shown} run" in capsys.readouterr().out
 
 
-def _refused(capsys, arguments: list[str]) -> str:
-    assert main(arguments) == 2
+def _refused(capsys, arguments: list[str], code: int = 2) -> str:
+    assert main(arguments) == code
     error = capsys.readouterr().err
     assert error.startswith("error: expected ")
     assert error.count("\n") == 1
@@ -59,7 +59,7 @@ ASKED = ["--model", "unet", "--attack", "fgsm", "--no-report"]
 def test_a_file_is_no_folder_of_results(command, below, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     asked = {"suite": ["--model", "unet"], "run": ASKED}.get(command, ASKED[:4])
-    error = _refused(capsys, [command, *asked, "--out", str(tmp_path / "file" / below)])
+    error = _refused(capsys, [command, *asked, "--out", str(tmp_path / "file" / below)], 3)
     assert f"found a file at {tmp_path / 'file'}; give another --out" in error
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
 ):
     # An administrator may write anywhere, so the answer of the file system is made up.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    error = _refused(capsys, ["run", *ASKED, "--out", str(tmp_path / "new")])
+    error = _refused(capsys, ["run", *ASKED, "--out", str(tmp_path / "new")], 3)
     assert f"found {tmp_path} without permission; give another --out" in error
     assert not (tmp_path / "new").exists()
 
