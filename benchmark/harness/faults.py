@@ -151,10 +151,13 @@ def require_folder(out: Path, *, option: str = "--out") -> None:
         UnfinishedError: a file stands at it or above it, or the file system grants no writing there; as :func:`storing`
             says it later.
     """
-    there = next((place for place in (out, *out.absolute().parents) if place.exists()), Path("/"))
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return
-    found = f"{there} without permission" if there.is_dir() else f"a file at {there}"
+    try:
+        there = next((place for place in (out, *out.absolute().parents) if place.exists()), Path("/"))
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return
+        found = f"{there} without permission" if there.is_dir() else f"a file at {there}"
+    except OSError as error:  # a name that the file system does not take
+        found = error.strerror or str(error)
     raise UnfinishedError(f"expected to write results to {out}, found {found}; give another {option}")
 
 

@@ -145,6 +145,7 @@ class Crossed(BaseModel):
     white_box: bool = True
     cases: list[Text] | None = None
     seed: int = 0
+    compute: dict[Text, Any] | None = None
 
 
 class ProvenanceLine(Line):

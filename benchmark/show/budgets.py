@@ -23,7 +23,7 @@ def overruns(folder: Path, records: Records) -> Iterator[str]:
         records: what was read there.
     """
     costs: Any = records.costs
-    bounds = {spec: _bound(spec) for spec in set(costs["attack"])}
+    bounds = {spec: linf_bound(spec) for spec in set(costs["attack"])}
     bound = costs["attack"].map(bounds).astype(float)
     for keys, rows in costs[costs["linf"] > bound * 1.001 + 1e-6].groupby(
         ["protocol", "surrogate", "attack"]
@@ -35,8 +35,13 @@ def overruns(folder: Path, records: Records) -> Iterator[str]:
         )
 
 
-def _bound(spec: str) -> float:
-    """The L-inf ball of an attack of the registry; infinite where it has none."""
+def linf_bound(spec: str) -> float:
+    """The L-inf ball of an attack of the registry; infinite where it has none.
+
+    Example:
+        >>> linf_bound("pgd:eps=0.5"), linf_bound("vafa:eps=none,q_max=20"), linf_bound("vafa(q_max=20)@l2~0.02=pgd:eps=0.5")
+        (0.5, inf, inf)
+    """
     name, parameters, matched = parse_spec(spec)
     eps = parameters.get("eps")
     if name not in ATTACKS or matched is not None or not is_number(eps):

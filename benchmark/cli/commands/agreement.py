@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...show.budgets import linf_bound
 from ...specs.tolerances import tolerance_of
 
 SURELY = 0.01
@@ -85,16 +86,11 @@ def _allowed(name: str, value: Any, attack: str) -> float | None:
     """How far apart a column may be; None for one that is not compared."""
     if name in _EXACT:
         return 0.5
-    if name == "linf" and not _bounded(attack):
+    if name == "linf" and math.isinf(linf_bound(attack)):
         return _UNBOUNDED_LINF * _number(value)
     if name in _RELATIVE:
         return _RELATIVE[name] * abs(_number(value)) + 1e-6
     return _ABSOLUTE.get(name)
-
-
-def _bounded(attack: str) -> bool:
-    """Whether a budget says what L-inf comes to."""
-    return "eps=" in attack and "eps=none" not in attack
 
 
 def one_sided(attack: str, above: Sequence[float]) -> str:

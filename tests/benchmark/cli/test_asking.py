@@ -64,6 +64,11 @@ def test_a_file_is_no_folder_of_results(command, below, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_name_that_no_file_system_takes_is_one_line(tmp_path, capsys):
+    error = _refused(capsys, ["run", *ASKED, "--out", str(tmp_path / ("a" * 300) / "below")], 3)
+    assert "give another --out" in error
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     tmp_path, capsys, monkeypatch
 ):

@@ -13,6 +13,7 @@ from robustvox.benchmark.cli import main
 from robustvox.benchmark.cli.commands.agreement import Recorded, columns_apart
 from robustvox.benchmark.cli.commands.recompute import distance
 from robustvox.benchmark.records.provenance import devices_of
+from robustvox.benchmark.records.unit import digest
 from robustvox.benchmark.specs.tolerances import tolerance_of
 from robustvox.models import load_checkpoint, save_checkpoint
 
@@ -131,6 +132,13 @@ def test_distance_of_values_that_are_not_there():
         ("pgd:eps=8/255", "linf", 8 / 255, 7 / 255, True),
         ("vafa:eps=none,q_max=20", "linf", 0.117, 0.096, False),  # one voxel decides it
         ("vafa:eps=none,q_max=20", "linf", 0.5, 0.096, True),
+        (
+            "vafa(q_max=20)@l2~0.02=pgd:eps=8/255",
+            "linf",
+            0.117,
+            0.096,
+            False,
+        ),  # the budget is the reference's
         ("pgd:eps=8/255", "asr_voxel", float("nan"), 0.2, False),  # the first records do not have it
         ("pgd:eps=8/255", "asr_voxel", 0.1, 0.2, True),
         ("pgd:eps=8/255", "ssim", float("nan"), 0.9, True),
@@ -144,9 +152,12 @@ def test_columns_that_are_told_apart(attack, column, then, now, told):
 def test_rows_of_another_kind_of_device_may_differ_more(tmp_path):
     assert tolerance_of("pgd", elsewhere=True) > tolerance_of("pgd")
     assert tolerance_of("none", elsewhere=True) == tolerance_of("none")
-    entries = [{"compute": {"device": "cuda:1"}}, {"compute": {"device": "cpu"}}, {}]
+    computes = [{"device": "cuda:1"}, {"device": "cpu"}, None, "cuda"]
+    entries = [{"protocol": "robustvox-1", "compute": compute} for compute in computes]
+    ids = [digest(entry) for entry in entries]
     folder = tmp_path / "robustvox-1"
     folder.mkdir()
-    lines = [json.dumps({"id": str(number), "entry": entry}) for number, entry in enumerate(entries)]
+    lines = [json.dumps({"id": id, "entry": entry}) for id, entry in zip(ids, entries, strict=True)]
     (folder / "provenance.jsonl").write_text("\n".join(lines) + "\n")
-    assert devices_of(tmp_path) == {"0": "cuda", "1": "cpu", "2": "cpu"}
+    # The last line is none: somebody wrote it by hand.
+    assert devices_of(tmp_path) == dict(zip(ids, ("cuda", "cpu", "cpu"), strict=False))
