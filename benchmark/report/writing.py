@@ -80,7 +80,7 @@ def _figures(run: Run, frames: list[Any]) -> tuple[list[dict[str, str]], str]:
         chart = drop_chart(frame)
         if chart is not None:
             shown = f"the first {MOST} of {len(frame)} rows" if len(frame) > MOST else "every row"
-            caption = f"Clean and attacked mean Dice of {shown} above, 95% bootstrap interval over cases."
+            caption = f"Clean and attacked mean Dice of {shown} above, 95% bootstrap interval over patients."
             made.append(_figure(encode(chart, "svg"), "svg+xml", caption, "Dot chart. " + caption, "chart"))
     example, missing = _example(run)
     return [*made, *example], missing

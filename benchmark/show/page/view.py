@@ -23,7 +23,7 @@ from .scatter import scatter
 COLUMNS = (
     ("model", "Model", False, "Attacked and scored network, as in the records."),
     ("attack", "Attack", False, "Short name; the whole specification is in the list of attacks below."),
-    ("robust", "Robust Dice", True, "Mean foreground Dice under the attack, with 95% bootstrap interval over cases."),
+    ("robust", "Robust Dice", True, "Mean foreground Dice under the attack, with 95% bootstrap interval over patients."),
     ("clean", "Clean Dice", True, "Mean foreground Dice without an attack."),
     ("drop", "Drop", True, "Clean Dice minus robust Dice."),
     ("worst", "Worst case", True, "Per case the lowest Dice of all attacks on this model at this budget, then the mean."),
