@@ -20,7 +20,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from .surfaces import LabelSurfaces, length_mm
+from .surfaces import LabelSurfaces, length_mm, unravel
 
 Asking = Generator[np.ndarray, np.ndarray, None]
 """Yields positions ``(rank, n)`` in voxels and is sent the target's nearest surface voxels ``(rank, n)``."""
@@ -32,7 +32,7 @@ _PERCENTILE = 95.0
 _SAMPLE = 8  # points per class that are measured for a first idea of the distance
 
 
-_CELL = 0.7  # side of a cell over the distance, and in mean voxel sizes at least:
+_CELL = 0.7
 _FINEST = 2.5
 
 
@@ -46,6 +46,19 @@ _SHARED = 0.6  # share of the points up to which centers are worth their queries
 
 
 _SLACK = 1e-9  # share by which a bound is widened, so that rounding cannot make it wrong
+
+
+def ranks(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two ranks that the percentile of so many values lies between, and how far it is on its way, as in NumPy."""
+    position = _PERCENTILE / 100.0 * (counts - 1)
+    rank = position.astype(int)
+    return rank, np.minimum(rank + 1, counts - 1), position - rank
+
+
+def between(low: float, high: float, share: float) -> float:
+    """So far on the way from ``low`` to ``high``, to the bit as ``np.percentile`` has it."""
+    # The nearer end is the start.
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
 class Directed:
@@ -75,10 +88,8 @@ class Directed:
     ) -> None:
         self.target, self.class_id, self.distance, self.limit = target, class_id, distance, limit
         self.spacing = target.spacing_mm[:, None]
-        position = _PERCENTILE / 100.0 * (len(distance) - 1)
-        rank = int(position)
-        following = min(rank + 1, len(distance) - 1)
-        self.share = position - rank
+        rank, following, share = (of.item() for of in ranks(np.asarray(len(distance))))
+        self.share = share
         # Counted from the top, where the unknown distances are.
         self.from_top, self.above = len(distance) - rank, len(distance) - following
         self.pending = np.flatnonzero(np.isinf(distance))
@@ -94,96 +105,123 @@ class Directed:
             self.pending = self.pending[:0]
         self.voxels = voxels.take(self.pending, axis=1)
         self.lower, self.upper = np.full(len(self.pending), beyond), np.full(len(self.pending), np.inf)
+        self.member: np.ndarray | None = None
 
-    def percentile(self) -> float:
-        """The percentile, once its two order statistics are known; as ``np.percentile`` has it, to the bit."""
-        low, high, share = self.cut, self.high, self.share
-        # The nearer end is the start, as numpy has it.
-        return float(low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share))
+    def percentile(self, known: float) -> float:
+        """The percentile, once it is settled, to the bit as ``np.percentile``; a number up to ``known`` if not above."""
+        if self.high <= known:
+            return min(self.high, known)
+        return between(self.cut, self.high, self.share)
 
     def approach(self) -> Asking:
-        """First bounds on everything."""
+        """First bounds, on every point. Only those that may still matter stay."""
         left = len(self.pending)
         if not left:
             return
-        yield from self._measure(np.arange(0, left, 1 if left <= _FEW else left // _SAMPLE))
-        if left > _FEW:
-            sample = np.sort(self.upper[:: left // _SAMPLE])
-            typical = float(sample[int(len(sample) * (1 - self.from_top / max(left, self.from_top)))])
-            size = float(np.exp(np.mean(np.log(self.spacing))))
-            yield from self._share(max(_FINEST * size, _CELL * typical))
+        step = 1 if left <= _FEW else left // _SAMPLE
+        yield from self._measure(np.arange(0, left, step))
+        if step > 1:
+            sample = np.sort(self.upper[::step])
+            typical = sample[int(len(sample) * max(0.0, 1 - self.from_top / left))]
+            yield from self._share_centers(max(_FINEST * self.target.voxel_mm, _CELL * float(typical)))
         self._order()
+        if self.open and not self.near:
+            self._keep(np.flatnonzero(self.upper >= self.low))
 
     def settle(self, known: float) -> Asking:
         """Measure until a percentile above ``known`` is exact, and every distance on its side of the limit."""
         straddling = self._straddling(known)
-        if self.centers is not None and len(straddling):
-            yield from self._look_from_outside(straddling)
-            straddling = self._straddling(known)
+        if self.member is not None and len(straddling):
+            straddling = yield from self._look_from_outside(straddling, known)
         if self.open and len(straddling) > _FEW:
-            yield from self._measure(straddling[self.upper[straddling] >= max(self.cut, known)])
-            self._order()
-            straddling = self._straddling(known)
+            highest = straddling[self.upper[straddling] >= self.cut]
+            if len(highest):
+                straddling = yield from self._measure_and_order(highest, known)
         while len(straddling):
-            yield from self._measure(straddling)
-            self._order()
-            straddling = self._straddling(known)
+            straddling = yield from self._measure_and_order(straddling, known)
         if self.near:
             self.distance[self.pending] = self.upper
-
-    centers = None
 
     def _measure(self, chosen: np.ndarray) -> Asking:
         voxels = self.voxels.take(chosen, axis=1)
         nearest = yield voxels
         self.lower[chosen] = self.upper[chosen] = length_mm(voxels - nearest, self.spacing)
 
-    def _share(self, side: float) -> Asking:
-        self.mm = self.voxels * self.spacing
-        cells = (self.mm * (1.0 / side)).astype(np.int64)
-        key = _key(cells)
-        everyone = np.arange(len(key))
-        # Of several that write one entry the last remains; only entries just written are read.
-        last = np.empty(int(key.max()) + 1, np.int64)
-        last[key] = everyone
-        mine = last.take(key)
-        is_one = mine == everyone
-        chosen = np.flatnonzero(is_one)
-        if len(chosen) > _SHARED * len(key):
-            return
-        self.member = (np.cumsum(is_one) - 1).take(mine)
-        self.centers = (cells.take(chosen, axis=1) + 0.5) * side
-        STAT['cells']+=len(chosen)
-        self.nearest, self.reach, lower, upper = yield from self._bounds(self.centers, self.member, self.mm)
-        np.maximum(self.lower, lower, out=self.lower)
-        np.minimum(self.upper, upper, out=self.upper)
-
-    def _look_from_outside(self, chosen: np.ndarray) -> Asking:
-        member = self.member.take(chosen)
-        used = np.zeros(self.centers.shape[1], bool)
-        used[member] = True
-        member = (np.cumsum(used) - 1).take(member)
-        centers, nearest, reach = self.centers[:, used], self.nearest[:, used], self.reach[used]
-        # never so far that another class, set apart in the tree, is nearer
-        share = np.minimum(_OUTWARD, np.maximum(0.0, 0.45 * (self.target.diagonal_mm - reach)) / (reach + 1e-9))
-        *_, lower, upper = yield from self._bounds(
-            centers + share * (centers - nearest), member, self.mm.take(chosen, axis=1)
-        )
-        STAT['pushed']+=len(reach)
-        self.lower[chosen] = np.maximum(self.lower[chosen], lower)
-        self.upper[chosen] = np.minimum(self.upper[chosen], upper)
+    def _measure_and_order(
+        self, chosen: np.ndarray, known: float
+    ) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
+        yield from self._measure(chosen)
         self._order()
+        return self._straddling(known)
 
-    def _bounds(self, centers, member, mm):
+    def _keep(self, kept: np.ndarray) -> None:
+        """Forget the points that cannot be above the percentile."""
+        self.voxels, self.lower, self.upper = (
+            self.voxels.take(kept, axis=1),
+            self.lower[kept],
+            self.upper[kept],
+        )
+        if self.member is not None:
+            self.member = self.member[kept]
+
+    def _share_centers(self, side: float) -> Asking:
+        """Bound all points by the centers of cells of ``side`` mm, unless there are too many cells."""
+        positions = self.voxels * self.spacing
+        cells = (positions * (1.0 / side)).astype(np.int64)
+        member, occupied = _occupied(cells)
+        if occupied.shape[1] > _SHARED * len(member):
+            return
+        # Inside the volume, where the tree finds no other class.
+        self.centers = np.minimum(
+            (occupied + 0.5) * side, self.spacing * np.array(self.target.labels.shape)[:, None] - self.spacing
+        )
+        self.member = member
+        self.nearest, self.lower, self.upper = yield from self._bound(
+            self.centers, member, positions, self.lower, self.upper
+        )
+
+    def _look_from_outside(
+        self, chosen: np.ndarray, known: float
+    ) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
+        """Bound the chosen points by the centers of their cells, moved away from the surface."""
+        used = np.zeros(self.centers.shape[1], bool)
+        used[self.member[chosen]] = True
+        member = (np.cumsum(used) - 1).take(self.member[chosen])
+        centers, away = self.centers[:, used], (self.centers - self.nearest)[:, used]
+        distance = _norm(away.copy())
+        # Never so far that another class, which the tree has two diagonals away, is nearer.
+        room = np.maximum(0.45 * (self.target.diagonal_mm - distance), 0.0)
+        away *= np.minimum(_OUTWARD, room / np.maximum(distance, 1e-9 * self.target.diagonal_mm))
+        _, self.lower[chosen], self.upper[chosen] = yield from self._bound(
+            centers + away,
+            member,
+            self.voxels.take(chosen, axis=1) * self.spacing,
+            self.lower[chosen],
+            self.upper[chosen],
+        )
+        self._order()
+        return self._straddling(known)
+
+    def _bound(
+        self,
+        centers: np.ndarray,
+        member: np.ndarray,
+        positions: np.ndarray,
+        lower: np.ndarray,
+        upper: np.ndarray,
+    ) -> Generator[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What the target nearest to ``centers (rank, cells)``, in mm, says of points in these cells.
+
+        Returns:
+            The targets, and ``lower`` and ``upper`` where they are no better.
+        """
         nearest = (yield centers / self.spacing) * self.spacing
-        distance = _norm(centers - nearest)
-        moved = _norm(mm - centers.take(member, axis=1))
-        upper = _norm(mm - nearest.take(member, axis=1))
-        lower = distance.take(member)
-        lower -= moved
-        lower -= _SLACK * self.target.diagonal_mm
-        upper *= 1 + _SLACK
-        return nearest, distance, lower, upper
+        least = _norm(centers - nearest).take(member)
+        least -= _norm(positions - centers.take(member, axis=1))
+        least -= _SLACK * self.target.diagonal_mm
+        most = _norm(positions - nearest.take(member, axis=1))
+        most += _SLACK * self.target.diagonal_mm
+        return nearest, np.maximum(lower, least), np.minimum(upper, most)
 
     def _order(self) -> None:
         if not self.open:
@@ -201,27 +239,37 @@ class Directed:
 
         A percentile that is not above ``known``, a bound on HD95, does not matter.
         """
-        matters = np.zeros(len(self.upper), bool)
+        inexact = self.lower < self.upper
+        matters = np.zeros(len(inexact), bool)
         if self.open and self.high > known:
-            matters |= (self.upper > max(self.low, known)) & (self.lower < self.high)
+            around = inexact & (self.upper > self.low) & (self.lower < self.high)
+            above = around & (self.upper > known)
+            # What lies below ``known`` only matters if the percentile is above.
+            matters = above if above.any() else around
         if self.near:
-            matters |= (self.lower <= self.limit * (1 + 1e-6)) & (self.upper > self.limit * (1 - 1e-6))
-        return np.flatnonzero(matters & (self.lower < self.upper))
+            at_limit = (self.lower <= self.limit * (1 + 1e-6)) & (self.upper > self.limit * (1 - 1e-6))
+            matters = matters | (inexact & at_limit)
+        return np.flatnonzero(matters)
 
 
-def _key(cells: np.ndarray) -> np.ndarray:
-    """One number per column of ``cells``, the same where the columns are."""
-    key = cells[0] - cells[0].min()
-    for row in cells[1:]:
-        key *= int(row.max()) - int(row.min()) + 1
-        key += row - row.min()
-    return key
+def _occupied(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of ``cells (rank, n)``, which of the distinct ones each is, and those ``(rank, distinct)``."""
+    lowest = cells.min(axis=1)
+    extent = cells.max(axis=1) - lowest + 1
+    key = cells[0] - lowest[0]
+    for row, least, size in zip(cells[1:], lowest[1:], extent[1:], strict=True):
+        key *= size
+        key += row
+        key -= least
+    taken = np.zeros(int(np.prod(extent)), bool)
+    taken[key] = True
+    distinct = np.flatnonzero(taken)
+    index = np.empty(len(taken), np.int64)
+    index[distinct] = np.arange(len(distinct))
+    return index.take(key), unravel(distinct, tuple(extent)) + lowest[:, None]
 
 
 def _norm(offsets: np.ndarray) -> np.ndarray:
     """Lengths of ``offsets (rank, n)``, which are lost."""
     offsets *= offsets
     return np.sqrt(offsets.sum(axis=0))
-
-from collections import defaultdict
-STAT=defaultdict(int)
