@@ -32,14 +32,17 @@ _PERCENTILE = 95.0
 _SAMPLE = 8  # points per class that are measured for a first idea of the distance
 
 
-_CELL = 0.7
-_FINEST = 2.5
+_CELL = 0.7  # side of a cell over a typical distance, and at least:
+_FINEST = 2.5  # mean voxel sizes
 
 
 _OUTWARD = 2.0  # how far a center is moved away from the surface, over its distance
 
 
-_FEW = 64  # points that are measured without bounds
+_FEW = 256  # points that are measured without bounds
+
+
+_MANY = 500  # points around the limit that are worth narrower cells
 
 
 _SHARED = 0.6  # share of the points up to which centers are worth their queries
@@ -48,11 +51,9 @@ _SHARED = 0.6  # share of the points up to which centers are worth their queries
 _SLACK = 1e-9  # share by which a bound is widened, so that rounding cannot make it wrong
 
 
-def ranks(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two ranks that the percentile of so many values lies between, and how far it is on its way, as in NumPy."""
-    position = _PERCENTILE / 100.0 * (counts - 1)
-    rank = position.astype(int)
-    return rank, np.minimum(rank + 1, counts - 1), position - rank
+def ranks(counts: np.ndarray) -> np.ndarray:
+    """The rank that the percentile of so many values lies at or just after, counted from 0."""
+    return (_PERCENTILE / 100.0 * (counts - 1)).astype(int)
 
 
 def between(low: float, high: float, share: float) -> float:
@@ -88,10 +89,12 @@ class Directed:
     ) -> None:
         self.target, self.class_id, self.distance, self.limit = target, class_id, distance, limit
         self.spacing = target.spacing_mm[:, None]
-        rank, following, share = (of.item() for of in ranks(np.asarray(len(distance))))
-        self.share = share
+        count = len(distance)
+        position = _PERCENTILE / 100.0 * (count - 1)
+        rank, following = int(position), min(int(position) + 1, count - 1)
+        self.share = position - rank
         # Counted from the top, where the unknown distances are.
-        self.from_top, self.above = len(distance) - rank, len(distance) - following
+        self.from_top, self.above = count - rank, count - following
         self.pending = np.flatnonzero(np.isinf(distance))
         left = len(self.pending)
         self.open = left >= self.above
@@ -101,11 +104,12 @@ class Directed:
             ordered = np.partition(distance, (rank, following))
             self.low = self.cut = float(ordered[rank])
             self.high = float(ordered[following])
-        if not (self.open or self.near):
-            self.pending = self.pending[:0]
-        self.voxels = voxels.take(self.pending, axis=1)
-        self.lower, self.upper = np.full(len(self.pending), beyond), np.full(len(self.pending), np.inf)
+        self.asks = self.open or self.near
+        if self.asks:
+            self.voxels = voxels.take(self.pending, axis=1)
+            self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
         self.member: np.ndarray | None = None
+        self.side = self.finest = _FINEST * target.voxel_mm
 
     def percentile(self, known: float) -> float:
         """The percentile, once it is settled, to the bit as ``np.percentile``; a number up to ``known`` if not above."""
@@ -115,25 +119,34 @@ class Directed:
 
     def approach(self) -> Asking:
         """First bounds, on every point. Only those that may still matter stay."""
-        left = len(self.pending)
-        if not left:
+        if not self.asks:
             return
+        left = len(self.pending)
         step = 1 if left <= _FEW else left // _SAMPLE
         yield from self._measure(np.arange(0, left, step))
         if step > 1:
             sample = np.sort(self.upper[::step])
             typical = sample[int(len(sample) * max(0.0, 1 - self.from_top / left))]
-            yield from self._share_centers(max(_FINEST * self.target.voxel_mm, _CELL * float(typical)))
+            self.side = max(self.finest, _CELL * float(typical))
+            yield from self._share_centers(self.side, slice(None))
         self._order()
         if self.open and not self.near:
             self._keep(np.flatnonzero(self.upper >= self.low))
 
     def settle(self, known: float) -> Asking:
         """Measure until a percentile above ``known`` is exact, and every distance on its side of the limit."""
+        if not self.asks:
+            return
         straddling = self._straddling(known)
+        # The percentile says how wide the first cells are. A limit may lie anywhere.
+        while self.near and len(straddling) > _MANY and self.side > 1.5 * self.finest:
+            self.side = max(self.finest, self.side / 3)
+            yield from self._share_centers(self.side, straddling)
+            self._order()
+            straddling = self._straddling(known)
         if self.member is not None and len(straddling):
             straddling = yield from self._look_from_outside(straddling, known)
-        if self.open and len(straddling) > _FEW:
+        if self.open and len(straddling) > _FEW // 4:
             highest = straddling[self.upper[straddling] >= self.cut]
             if len(highest):
                 straddling = yield from self._measure_and_order(highest, known)
@@ -164,20 +177,20 @@ class Directed:
         if self.member is not None:
             self.member = self.member[kept]
 
-    def _share_centers(self, side: float) -> Asking:
-        """Bound all points by the centers of cells of ``side`` mm, unless there are too many cells."""
-        positions = self.voxels * self.spacing
+    def _share_centers(self, side: float, chosen: np.ndarray | slice) -> Asking:
+        """Bound the chosen points by the centers of cells of ``side`` mm, unless there are too many cells."""
+        positions = self.voxels[:, chosen] * self.spacing
         cells = (positions * (1.0 / side)).astype(np.int64)
-        member, occupied = _occupied(cells)
-        if occupied.shape[1] > _SHARED * len(member):
+        mine, occupied = _occupied(cells)
+        if occupied.shape[1] > _SHARED * len(mine):
             return
         # Inside the volume, where the tree finds no other class.
-        self.centers = np.minimum(
-            (occupied + 0.5) * side, self.spacing * np.array(self.target.labels.shape)[:, None] - self.spacing
-        )
-        self.member = member
-        self.nearest, self.lower, self.upper = yield from self._bound(
-            self.centers, member, positions, self.lower, self.upper
+        last = self.spacing * (np.array(self.target.labels.shape)[:, None] - 1)
+        self.centers = np.minimum((occupied + 0.5) * side, last)
+        self.member = np.zeros(len(self.upper), np.int64)
+        self.member[chosen] = mine
+        self.nearest, self.lower[chosen], self.upper[chosen] = yield from self._bound(
+            self.centers, mine, positions, self.lower[chosen], self.upper[chosen]
         )
 
     def _look_from_outside(

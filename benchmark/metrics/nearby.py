@@ -107,7 +107,7 @@ class Nearby:
     def _leaving(self, left: np.ndarray, ring: _Ring, radius: float) -> np.ndarray:
         """Which classes leave after ``ring``, with ``left`` voxels of each unknown."""
         past_limit = ring.beyond > self.limit * (1 + 1e-6)
-        few = left < self.counts - ranks(self.counts)[1]
+        few = left < self.counts - np.minimum(ranks(self.counts) + 1, self.counts - 1)
         # Shares left shrink about exponentially with the distance; this much, and the radius will not settle it.
         many = left > self.counts * 0.9 * 0.05 ** (ring.length / (1.5 * radius))
         cheap = ring.beyond <= _CHEAP * self.target.voxel_mm
