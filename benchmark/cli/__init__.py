@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from robustvox.models import CheckpointError
 
 from ..records.unit import RecordsError
 from ..specs.names import printable
+from ..specs.program import SCRIPT, program
 from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
@@ -50,7 +51,7 @@ REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
 
 app = typer.Typer(
     name="robustvox",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
 )
@@ -64,6 +65,27 @@ for command in (
 app.command("list")(list_registries)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from ..records.provenance import version
+
+        typer.echo(f"robustvox {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What is said before a command."""
+
+
+OF_NO_COMMAND = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+"""What is asked of the program itself; any other option means `run`."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code and never shows a traceback for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -72,14 +94,18 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if not arguments:
         arguments = ["--help"]
-    elif arguments[0].startswith("-") and arguments[0] != "--help":
+    elif arguments[0] in OF_NO_COMMAND:
+        pass
+    elif arguments[0].startswith("-"):
         arguments.insert(0, "run")
-    elif arguments[0] not in commands and arguments[0] != "--help":
+    elif arguments[0] not in commands:
         near = difflib.get_close_matches(arguments[0], commands, n=1)
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
-    return reported(lambda: app(args=arguments, prog_name="python -m benchmark", standalone_mode=False))
+    # Shells complete the installed script, not a module.
+    name = SCRIPT if arguments[0].endswith("-completion") else program()
+    return reported(lambda: app(args=arguments, prog_name=name, standalone_mode=False))
 
 
 def reported(call: Callable[[], Any]) -> int:

@@ -72,8 +72,11 @@ def import_name(path: str, what: str) -> Any:
         from .bring import blame
 
         found = error if isinstance(error, ImportError | AttributeError | ValueError) else blame(error)
+        absent = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
+        remedy = f"; put the folder that holds {error.name} on PYTHONPATH" if absent else ""
         raise UsageError(
             f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {found}"
+            + remedy
         ) from error
 
 

@@ -6,15 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape as _escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
@@ -65,15 +66,45 @@ def make_console(*, stderr: bool = False) -> Console:
     return SafeConsole(stderr=stderr, highlight=False, emoji=False, width=PIPE_WIDTH)
 
 
-class _State(ProgressColumn):
-    """What is going on, asked at every drawing."""
+class _Bar(Progress):
+    """Two lines: the bar, and below it what is in work, asked at every drawing. Neither is wider than the terminal."""
 
-    def __init__(self, state: Callable[[], str]) -> None:
-        super().__init__()
-        self._state = state
+    def __init__(self, state: Callable[[], str], doing: Callable[[], str], **settings: Any) -> None:
+        self._state, self._doing = state, doing
+        super().__init__(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            **settings,
+        )
 
-    def render(self, task: Task) -> Text:  # noqa: ARG002
-        return Text(self._state())
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """As rich asks for them whenever it draws."""
+        yield from super().get_renderables()
+        for task in self.tasks:
+            now = printable(self._doing()) or Text.from_markup(task.description).plain
+            said = f"  ({printable(self._state())})"
+            width = self.console.width
+            line = Text(fitted(now, width))
+            if said != "  ()" and cell_len(now + said) <= width:
+                line.append(said, "dim")
+            line.truncate(width, overflow="crop")
+            yield line
+
+
+def fitted(text: str, width: int) -> str:
+    """A text of at most so many letters, cut in its middle: the end of what is in work tells the step.
+
+    Example:
+        >>> fitted("val_000: cospgd:eps=8/255 on unet, step 3 of 20", 40)
+        'val_000: cospgd:eps=8/..t, step 3 of 20'
+    """
+    if len(text) <= width:
+        return text
+    tail = min(16, width // 2)
+    return f"{text[: max(width - tail - 2, 0)]}..{text[len(text) - tail :]}"[:width]
 
 
 @contextmanager
@@ -86,20 +117,10 @@ def progress(
         title: what goes on.
         total: steps of it.
         state: tells where it stands at any moment.
-        doing: tells what is in work at any moment, for the log.
+        doing: tells what is in work at any moment, such as the step of an attack.
     """
     console = make_console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _State(state),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    bar = _Bar(state, doing, console=console, disable=not console.is_terminal)
     done = threading.Event()
     with bar:
         bar.add_task(escape(title), total=total)
