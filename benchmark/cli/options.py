@@ -80,7 +80,8 @@ def _parameter(field: Field, hint: Any, flag: str | None, default: Any) -> inspe
     settings = {"metavar": option.metavar, "envvar": option.env, "min": option.least, "show_default": shown}
     settings = {"help": option.help, **{key: value for key, value in settings.items() if value is not None}}
     name = flag or option.flag or f"--{field.name.replace('_', '-')}"
-    declared = typer.Argument(**settings) if option.argument else typer.Option(name, **settings)
+    names = (name, option.short) if option.short else (name,)
+    declared = typer.Argument(**settings) if option.argument else typer.Option(*names, **settings)
     default = None if default == () else default
     annotation = Annotated[_typed(plain, default), declared]
     return inspect.Parameter(
