@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ..craft.named import NamedAttack
 from ..craft.passes import most_passes
 from ..plan.plan import Job, Plan
 from ..specs.durations import duration
@@ -14,6 +15,11 @@ LONG_SECONDS = 600.0
 """A run that takes longer says so as soon as it is known."""
 
 _SETTLED_SECONDS = 2.0  # of an attack, before its steps tell the pace
+
+
+def passes_of(attack: NamedAttack) -> int:
+    """The most passes of an attack on one volume, see :func:`~robustvox.benchmark.craft.passes.most_passes`."""
+    return most_passes(attack.attack)
 
 
 class Outlook:
@@ -26,7 +32,7 @@ class Outlook:
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._start = clock, clock()
-        self._weights = {attack.spec: float(most_passes(attack.attack)) for attack in plan.attacks}
+        self._weights = {attack.spec: float(passes_of(attack)) for attack in plan.attacks}
         jobs = list(plan.jobs())
         self.tally = Tally(len(jobs))
         self._total = sum(map(self._weight, jobs))
