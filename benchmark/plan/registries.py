@@ -72,12 +72,18 @@ def import_name(path: str, what: str) -> Any:
         from .bring import blame
 
         found = error if isinstance(error, ImportError | AttributeError | ValueError) else blame(error)
-        absent = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
-        remedy = f"; put the folder that holds {error.name} on PYTHONPATH" if absent else ""
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        remedy = f"; put the folder that holds {absent} on PYTHONPATH" if absent in _within(module) else ""
         raise UsageError(
             f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {found}"
             + remedy
         ) from error
+
+
+def _within(module: str) -> set[str]:
+    """A module and the packages it is in; one that is missing is not on the path, any other is somebody's import."""
+    parts = module.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
 
 
 def find_imported(path: str, what: str) -> Any:
