@@ -9,8 +9,8 @@ Example:
     >>> from robustvox.models import build_model
     >>> phantom = open_dataset("phantom")
     >>> network = build_model("unet", in_channels=1, num_classes=8, roi_size=(48, 32, 32), size="small")
-    >>> table = evaluate({"mine": network}, {"pgd": PGD(steps=1, alpha=8 / 255)}, phantom, cases=["val_000"])
-    >>> int(table.loc[0, "n_cases"])
+    >>> found = evaluate({"mine": network}, {"pgd": PGD(steps=1, alpha=8 / 255)}, phantom, cases=["val_000"])
+    >>> int(found.table.loc[0, "n_cases"])
     1
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .metrics.scores import score
     from .records.reading import load_records
     from .records.seal import seal_array, unlock_array
+    from .show.evaluation import Evaluation
     from .specs.crossing import Computing, Crossing, Writing
     from .specs.requests import RunRequest
     from .studies.comparison import compare_models
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Computing",
     "Crossing",
+    "Evaluation",
     "RunRequest",
     "Writing",
     "compare_models",
@@ -47,6 +49,7 @@ __all__ = [
 
 _HOME = {
     "evaluate": "evaluation",
+    "Evaluation": "show.evaluation",
     "score": "metrics.scores",
     "load_records": "records.reading",
     "compare_models": "studies.comparison",

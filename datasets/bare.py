@@ -127,7 +127,7 @@ def _intensities(image: np.ndarray, case: str) -> np.ndarray:
             case,
             "intensities in [0, 1]",
             f"{low:g}..{high:g}",
-            "map them with IntensityWindow(low, high).apply(image) and give that window",
+            "map them with IntensityWindow(low, high).apply(image) and give that window, or say bounds=(low, high)",
         )
     return np.ascontiguousarray(np.clip(image, 0, 1), dtype=np.float32)
 

@@ -19,6 +19,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from formulas import display
+
 from robustvox.attacks import ATTACKS, CATALOG, Attack
 from robustvox.attacks.losses import LOSSES, MIN_CLASSES
 from robustvox.benchmark.plan.attacks import attack_spec
@@ -252,7 +254,7 @@ def attack_page(key: str, cls: type[Attack], summary: str) -> str:
         "On the command line, with every default written out:",
         f"```bash\npython -m benchmark --model unet --attack {spec}\n```",
         "## What it does",
-        *(_paragraph(p) for p in told.text),
+        *_told(key, told.text),
         "## Hyper-parameters",
         _parameter_table(cls, attack, told.args),
         "## Source",
@@ -278,8 +280,11 @@ def _sentences(paragraph: str) -> list[str]:
     return re.split(r"(?<=[.])\s+", paragraph)
 
 
-def _paragraph(text: str) -> str:
-    return f"```text\n{inspect.cleandoc(text)}\n```" if text[0] == " " else markup(text)
+def _told(key: str, text: list[str]) -> list[str]:
+    """The paragraphs, with the formulas where the docstring displays them, or before all."""
+    shown = [markup(paragraph) if paragraph[0] != " " else "" for paragraph in text]
+    place = shown.index("") if "" in shown else 0
+    return [part for part in (*shown[:place], display(key), *shown[place:]) if part]
 
 
 def _bullets(points: list[str]) -> str:
@@ -356,6 +361,9 @@ def index_page() -> str:
         "labels. Images lie in [0, 1]; every sample of a batch is attacked on its own; the volume returned is the "
         "best one visited. Each page gives the formula, the source, and what differs from the published code.",
         "\n".join(rows),
+        r"In formulas $\varepsilon$ is `eps`, $\alpha$ the step `alpha`, $\mu$ the `momentum`, $\sigma$ the `std`, $\rho$ `rho` and "
+        r"$\beta$ `beta`, $\lambda$ (of SA2 $\lambda_S$) the `ssim_weight`, $\Pi$ the projection on the ball around $x$ and on "
+        r"[0, 1], $W$ and $B$ Gaussian blurs, $f$ the model, $L$ the loss that is climbed, $T$ the `steps`, $N$ the voxels.",
         "The L-inf budget is what an attack guarantees for every voxel, whatever the model does. Attacks without "
         "one are compared by the distance measured on the result, which stands in every row of the tables.",
         "*Together* says which volumes may share a batch on a GPU so that each gets what it gets alone: see "

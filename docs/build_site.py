@@ -8,6 +8,7 @@ The code is read, never imported, so neither torch nor robustvox need to be inst
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,40 @@ def main(arguments: list[str]) -> int:
         (package / "__init__.py").touch()
         for folder in FOLDERS:
             (package / folder).symlink_to(ROOT / folder, target_is_directory=True)
-        return subprocess.call(
+        code = subprocess.call(
             [sys.executable, "-m", "mkdocs", *action],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"},
         )
+    problems = [] if code or "--serve" in arguments else mistakes(ROOT / "site")
+    sys.stderr.writelines(f"{problem}\n" for problem in problems)
+    return code or int(bool(problems))
+
+
+RAW = (
+    (re.compile(r":(?:class|func|data|meth|attr|mod|exc|obj|ref|doc):\s*(?:<code>|`)"), "a raw role"),
+    (re.compile(r"</code>\]\[robustvox"), "a link to what the API does not document"),
+    (re.compile(r'class="arithmatex"|<m[ior]>\\'), "a formula that was not converted"),
+    (
+        re.compile(r"""<(?:script|link|img|source|iframe)\b[^>]*?\b(?:src|href)=["']?(?:https?:)?//"""),
+        "a request",
+    ),
+)
+
+
+def mistakes(site: Path) -> list[str]:
+    """Pages that show a raw Sphinx role or LaTeX, or would ask the network for something, a line each.
+
+    Links of the head that name the page itself and nothing to load (canonical, next, previous) are none.
+    """
+    found = []
+    for page in sorted(site.rglob("*.html")):
+        text = re.sub(r'<link rel="(?:canonical|next|prev)"[^>]*>', "", page.read_text("utf-8"))
+        for pattern, what in RAW:
+            if match := pattern.search(text):
+                around = text[max(match.start() - 40, 0) : match.end() + 60].replace("\n", " ")
+                found.append(f"{page.relative_to(site)}: {what}: ...{around}...")
+    return found
 
 
 if __name__ == "__main__":

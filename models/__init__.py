@@ -22,6 +22,7 @@ from .registry import CATALOG, MODELS, ZOO, ModelEntry, build_model
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from .filtered import Filtered
+    from .normalized import MultiLabel, Normalized
     from .prompted.ssl_encoder import load_ssl_encoder
     from .sliding_window import SlidingWindow
 
@@ -34,6 +35,8 @@ __all__ = [
     "Filtered",
     "ModelCard",
     "ModelEntry",
+    "MultiLabel",
+    "Normalized",
     "SlidingWindow",
     "build_model",
     "load_checkpoint",
@@ -50,6 +53,8 @@ __getattr__ = lazy_names(
         "load_checkpoint": ".checkpoint",
         "save_checkpoint": ".checkpoint",
         "Filtered": ".filtered",
+        "MultiLabel": ".normalized",
+        "Normalized": ".normalized",
         "load_ssl_encoder": ".prompted.ssl_encoder",
     },
 )

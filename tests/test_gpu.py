@@ -198,9 +198,11 @@ def test_a_run_goes_on_on_the_other_device(tmp_path: Path) -> None:
     dataset, every = open_dataset("phantom"), {"pgd": PGD(steps=2, alpha=8 / 255)}
     network = load_checkpoint(ZOO / "phantom" / "unet.safetensors").network
     ids = list(dataset.splits["validation"][:2])
-    first = evaluate({"unet": network}, every, dataset, cases=ids[:1], store=tmp_path / "a", device=DEVICE)
-    mixed = evaluate({"unet": network}, every, dataset, cases=ids, store=tmp_path / "a", device="cpu")
-    alone = evaluate({"unet": network}, every, dataset, cases=ids, store=tmp_path / "b", device="cpu")
+    first = evaluate(
+        {"unet": network}, every, dataset, cases=ids[:1], store=tmp_path / "a", device=DEVICE
+    ).table
+    mixed = evaluate({"unet": network}, every, dataset, cases=ids, store=tmp_path / "a", device="cpu").table
+    alone = evaluate({"unet": network}, every, dataset, cases=ids, store=tmp_path / "b", device="cpu").table
     assert len(first) == len(mixed) == 1
     for column, bound in (("dice_clean", 1e-4), ("dice_adv", 0.01)):
         np.testing.assert_allclose(mixed[column], alone[column], atol=bound)

@@ -14,10 +14,12 @@ import torch
 from robustvox.attacks import ATTACKS
 from robustvox.benchmark.cli import app
 from robustvox.benchmark.plan.attacks import load_attack
-from robustvox.benchmark.show.excerpt import END, START
+from robustvox.benchmark.show.excerpt import BRIEF_END, BRIEF_START, END, START
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
+RESULTS = (REPOSITORY / "docs" / "results.md").read_text()
+OWN_ATTACK = (REPOSITORY / "docs" / "own_attack.md").read_text()
 
 
 def test_the_quick_start_has_two_lines():
@@ -40,7 +42,9 @@ def test_every_option_in_the_readme_exists():
 
 
 def test_the_example_attack_runs():
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Darken" in block)
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", OWN_ATTACK, re.S) if "class Darken" in block
+    )
     module = types.ModuleType("readme")
     sys.modules["readme"] = module
     exec(code, module.__dict__)
@@ -53,7 +57,7 @@ def test_the_excerpt_follows_from_the_results():
     """Numbers by pandas from the CSV; `leaderboard --check` compares the text byte by byte."""
     table = pd.read_csv(REPOSITORY / "results" / "hippocampus" / "white_box.csv", keep_default_na=False)
     table = table[table["protocol"] == "robustvox-1"]
-    text = README.partition(START)[2].partition(END)[0]
+    text = RESULTS.partition(START)[2].partition(END)[0]
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     header = next(line for line in lines if "PGD 8/255" in line)
     rows = [line for line in lines if line[0] in set(table["surrogate"])]
@@ -78,3 +82,29 @@ def test_the_excerpt_follows_from_the_results():
             f"{row['l2']:.1f}",
             f"{255 * row['linf']:.0f}/255",
         ], name
+
+
+def test_the_table_of_the_readme_is_that_of_the_results_with_fewer_columns():
+    def table(text):
+        lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+        return {
+            line[0]: dict(zip(lines[0], line, strict=True))
+            for line in lines[2:]
+            if len(line) == len(lines[0])
+        }
+
+    brief = table(README.partition(BRIEF_START)[2].partition(BRIEF_END)[0])
+    whole = table(RESULTS.partition(START)[2].partition(END)[0].partition("The attacks side by side")[0])
+    assert brief.keys() == whole.keys()
+    for name, row in brief.items():
+        assert list(row) == ["model", "clean", "noise 8/255", "PGD 8/255", "worst case", "checks"]
+        assert row == {column: whole[name][column] for column in row}
+
+
+def test_the_readme_is_one_screen_of_prose_a_picture_two_commands_and_links():
+    text = re.sub(r"```.*?```|<!-- .*? -->", "", README, flags=re.S)
+    prose = [line for line in text.splitlines() if line and line[0] not in "|#!"]
+    assert sum(map(len, prose)) < 2500
+    assert len(re.findall(r"^!\[", README, re.M)) == 1
+    for target in re.findall(r"\]\(([^)#]+?)\)", README):
+        assert target.startswith("https://") or (REPOSITORY / target).is_file(), target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,13 +104,53 @@ class Scorer:
         )
 
 
-def prepare_scorer(dataset: Dataset, volume: Volume, protocol: Protocol = PROTOCOLS["robustvox-1"]) -> Scorer:
+class LabelSetScorer:
+    """Scores labels that may overlap one by one, where class ``s`` is the set of labels whose bits ``s`` has.
+
+    Args:
+        protocol: as in :class:`Scorer`; there is no background among overlapping labels, so it gets no row.
+        volume: the case, its label volume of sets.
+        labels: how many there are; label ``k`` is class ``k + 1`` of the rows.
+        nsd_tolerance_mm: as in :class:`Scorer`.
+    """
+
+    def __init__(self, protocol: Protocol, volume: Volume, *, labels: int, nsd_tolerance_mm: float) -> None:
+        self._each = [
+            Scorer(
+                protocol,
+                replace(volume, label=_bit(volume.label, k)),
+                num_classes=2,
+                nsd_tolerance_mm=nsd_tolerance_mm,
+            )
+            for k in range(labels)
+        ]
+
+    def __call__(self, prediction: np.ndarray) -> DataFrame:
+        """One row per label, columns as :class:`Scorer` gives them."""
+        from pandas import concat
+
+        tables = [scorer(_bit(prediction, k)) for k, scorer in enumerate(self._each)]
+        rows = [table[table["class_id"] == 1].assign(class_id=k) for k, table in enumerate(tables, start=1)]
+        return concat(rows, ignore_index=True)
+
+
+def _bit(sets: np.ndarray, k: int) -> np.ndarray:
+    return (sets.astype(np.int64) >> k) & 1
+
+
+def prepare_scorer(
+    dataset: Dataset, volume: Volume, protocol: Protocol = PROTOCOLS["robustvox-1"]
+) -> Scorer | LabelSetScorer:
     """What scores the predictions of a case of a dataset: with reading it, all that a run asks of a case.
+
+    A dataset with an attribute ``overlapping``, names of labels that may share voxels, is scored label by label.
 
     Raises:
         ValueError: a case nobody can be scored on.
     """
     classes, tolerance = len(dataset.class_names), dataset.nsd_tolerance_mm
+    if overlapping := len(getattr(dataset, "overlapping", ())):
+        return LabelSetScorer(protocol, volume, labels=overlapping, nsd_tolerance_mm=tolerance)
     return Scorer(protocol, volume, num_classes=classes, nsd_tolerance_mm=tolerance)
 
 
@@ -120,7 +160,7 @@ class PreparedCase:
 
     volume: Volume
     data_sha256: str
-    scorer: Scorer
+    scorer: Scorer | LabelSetScorer
 
     @property
     def key(self) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,10 @@ class CheckOutcome:
     robustvox: str
     commit: str
     torch: str
+
+
+_COLUMNS = tuple(field.name for field in fields(CheckOutcome))
+"""What is read of a line; a line with more is no wider table."""
 
 
 def save(folder: Path, outcomes: Iterable[CheckOutcome]) -> None:
@@ -152,7 +156,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise RecordsError(
                 f"{path}, line {number}: expected the outcome of a check, got {problem}; {restoring(path)} or remove the line"
             )
-        entries.append(entry)
+        entries.append({name: entry[name] for name in _COLUMNS if name in entry})
     return entries
 
 

@@ -47,6 +47,20 @@ def describe(command: Sequence[str] | None = None) -> dict[str, Any]:
     }
 
 
+def devices_of(folder: Path) -> dict[str, str]:
+    """Kind of device, ``cpu`` or ``cuda``, that every run of a records folder computed on, by its id.
+
+    Runs of before devices were written down were on a CPU.
+    """
+    lines = [
+        parse_line(text)
+        for path in folder.glob("*/provenance.jsonl")
+        for text in read_bytes(path).splitlines()
+    ]
+    asked = {line["id"]: line["entry"].get("compute") or {} for line in lines if line.get("id")}
+    return {identity: str(found.get("device", "cpu")).partition(":")[0] for identity, found in asked.items()}
+
+
 def read_entries(path: Path) -> Iterator[tuple[str, Crossed] | str]:
     """Entries of a ``provenance.jsonl`` with their ids, and a text for every line that is none.
 

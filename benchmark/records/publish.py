@@ -16,6 +16,7 @@ import numpy as np
 
 from ..specs.tolerances import tolerance_of
 from .outcomes import CheckOutcome, load_outcomes, save
+from .provenance import devices_of
 from .reading import Records, load_records, read_blocks, read_bytes
 from .rows import parse_line
 from .sources import PUBLISHED, SOURCE
@@ -67,20 +68,35 @@ def conflicts(run: Path, published: Path) -> Iterator[str]:
                 f"{run}: expected {case} with data {known[case][:16]} as published, got {sha256[:16]}; this copy of "
                 "the case is another one, see `python -m benchmark data`"
             )
-    yield from _apart(run, mine, theirs)
+    yield from _apart(run, published, mine, theirs)
 
 
-def _apart(run: Path, mine: Records, theirs: Records) -> Iterator[str]:
+def _apart(run: Path, published: Path, mine: Records, theirs: Records) -> Iterator[str]:
     keys = ["unit", "class_id"]
+    mine_on, theirs_on = _devices(run, mine), _devices(published, theirs)
+    elsewhere = {unit for unit, device in mine_on.items() if theirs_on.get(unit, device) != device}
     both: Any = mine.scores.merge(theirs.scores[[*keys, "dice"]], on=keys, suffixes=("", "_there"))
     here, there = both["dice"].to_numpy(), both["dice_there"].to_numpy()
     gap = np.where(np.isnan(here) & np.isnan(there), 0.0, np.abs(here - there))
-    far = ~(gap <= [tolerance_of(attack) for attack in both["attack"]])
+    far = ~(
+        gap
+        <= [
+            tolerance_of(attack, elsewhere=unit in elsewhere)
+            for attack, unit in zip(both["attack"], both["unit"], strict=True)
+        ]
+    )
     for row in both[far].to_dict("records"):
         yield (
             f"{run}, unit {row['unit']}: expected Dice {row['dice_there']} of {row['class_name']} as published, got "
             f"{row['dice']} ({row['case']}, {row['attack']}, {row['surrogate']} on {row['target']}); one of them is wrong"
         )
+
+
+def _devices(folder: Path, records: Records) -> dict[str, str]:
+    """Kind of device of every unit."""
+    known = devices_of(folder / "records")
+    pairs = zip(records.costs["unit"], records.costs["provenance"], strict=True)
+    return {unit: known.get(identity, "cpu") for unit, identity in pairs}
 
 
 def add(run: Path, published: Path) -> Addition:

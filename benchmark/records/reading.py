@@ -31,9 +31,11 @@ class Records:
 
 
 def load_records(root: Path) -> Records:
-    """Read every complete block and failure under ``results/<dataset>/records``.
+    """Read every complete block and failure.
 
-    A folder that does not exist has no records.
+    Args:
+        root: ``runs/<dataset>/records``, or ``runs/<dataset>`` or ``runs`` above it for all that is there. A folder that does
+            not exist has no records.
 
     Raises:
         RecordsError: if a line before a file's last one is not a record, naming file and line.
@@ -41,7 +43,7 @@ def load_records(root: Path) -> Records:
     from pandas import DataFrame
 
     outcomes: dict[tuple, list[dict[str, Any]]] = {}
-    for path in sorted(Path(root).glob("*/*/*.jsonl")):
+    for path in (path for folder in _folders(Path(root)) for path in sorted(folder.glob("*/*/*.jsonl"))):
         for block, _ in read_blocks(path):
             slot = slot_of(block[-1])
             outcomes.pop(slot, None)
@@ -56,6 +58,15 @@ def load_records(root: Path) -> Records:
     for kind, frame in frames.items():
         frames[kind] = frame.astype({name: types[name] for name in frame if name in types})
     return Records(frames["score"], frames["cost"], frames["failure"])
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders of records that are meant: ``root`` itself, or those below it.
+
+    A model may be called ``records``; its folder holds files, and that of a dataset only folders.
+    """
+    below = [root / "records", *sorted(root.glob("*/records"))]
+    return [folder for folder in below if folder.is_dir() and not any(folder.glob("*.jsonl"))] or [root]
 
 
 def read_blocks(path: Path) -> Iterator[tuple[list[dict[str, Any]], int]]:

@@ -1,7 +1,8 @@
-"""The leaderboard excerpt of a README: two tables between markers, made from the white-box table of one dataset.
+"""Excerpts of the leaderboard: tables between markers in the README and on a page of the documentation.
 
-Only the README beside the results folder is looked at, and only one with both markers: no folder given with
-``--out`` gets a README, and none without markers is touched.
+Between one pair of markers stand two whole tables, between another the few columns of a first look. Both are made from the
+white-box table of one dataset. Only the README beside the results folder and ``docs/results.md`` beside it are looked at, and
+only where they have markers: no folder given with ``--out`` gets a README, and none without markers is touched.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .page.ranking import Place
 from .tables.markup import markdown_table, markdown_text
 
 START, END = "<!-- leaderboard:start -->", "<!-- leaderboard:end -->"
+BRIEF_START, BRIEF_END = "<!-- ranking:start -->", "<!-- ranking:end -->"
+PAGES = ("README.md", "docs/results.md")
 
 
 DATASET, PROTOCOL, MODEL = "hippocampus", DEFAULT_PROTOCOL, "unet"
@@ -53,6 +56,10 @@ COLUMNS = {
 """Heading of the first table to the whole canonical spec of its attack: a variant beside it is another attack."""
 
 
+FIRST_LOOK = ("noise 8/255", "PGD 8/255")
+"""Columns of the first look, beside the clean Dice and the worst case."""
+
+
 ATTACKS = {
     "uniform": "uniform:corners=false,eps=8/255",
     "fgsm": "fgsm:eps=8/255,loss=dice",
@@ -78,38 +85,61 @@ ATTACKS = {
 """What the second table calls an attack, as on the command line, to its whole canonical spec."""
 
 
-def readme_with_excerpt(
-    readme: Path, tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]
+def with_excerpts(
+    folder: Path, tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]
 ) -> dict[Path, str]:
-    """The README with a fresh excerpt, by its path; nothing if it has no markers.
+    """Pages with fresh excerpts, by their path; those without markers are not among them.
 
     Args:
-        readme: the file beside the results folder.
+        folder: the one beside the results, with the README.
         tables: white-box table per dataset folder.
         places: the ranking under :data:`PROTOCOL` per dataset folder.
 
     Raises:
         RecordsError: if a marker is missing, repeated, or out of order.
     """
-    text = readme.read_bytes().decode("utf-8", "replace")
-    if START not in text and END not in text:
-        return {}
-    head, _, rest = text.partition(START)
-    _, _, tail = rest.partition(END)
-    if text.count(START) != 1 or text.count(END) != 1 or END not in rest:
+    found = {}
+    for page in (folder / name for name in PAGES):
+        text = fresh = page.read_bytes().decode("utf-8", "replace") if page.is_file() else ""
+        if START in text or END in text:
+            fresh = _between(page, fresh, START, END, excerpt(tables, places))
+        if BRIEF_START in text or BRIEF_END in text:
+            fresh = _between(page, fresh, BRIEF_START, BRIEF_END, first_look(tables, places))
+        if START in text or END in text or BRIEF_START in text or BRIEF_END in text:
+            found[page] = fresh
+    return found
+
+
+def _between(page: Path, text: str, start: str, end: str, inner: str) -> str:
+    """The text with ``inner`` between its markers.
+
+    Raises:
+        RecordsError: not one of each, in this order.
+    """
+    head, _, rest = text.partition(start)
+    _, _, tail = rest.partition(end)
+    if text.count(start) != 1 or text.count(end) != 1 or end not in rest:
         raise RecordsError(
-            f"{readme}: expected one {START} and then one {END}, found {text.count(START)} and {text.count(END)} or "
+            f"{page}: expected one {start} and then one {end}, found {text.count(start)} and {text.count(end)} or "
             "another order; put them around the excerpt"
         )
-    return {readme: f"{head}{START}\n{excerpt(tables, places)}{END}{tail}"}
+    return f"{head}{start}\n{inner}{end}{tail}"
+
+
+def first_look(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]) -> str:
+    """One table: clean, under noise, under PGD, worst case."""
+    rows = _rows(tables)
+    if not rows:
+        return _none()
+    columns = {name: COLUMNS[name] for name in FIRST_LOOK}
+    return f"{_models(rows, places.get(DATASET, ()), columns)}"
 
 
 def excerpt(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]) -> str:
     """Both tables with their captions, from the rows of :data:`DATASET` under :data:`PROTOCOL`."""
-    table = tables.get(DATASET)
-    rows = [] if table is None else [r for r in table.to_dict("records") if r["protocol"] == PROTOCOL]
+    rows = _rows(tables)
     if not rows:
-        return f"No records of {DATASET} under {PROTOCOL} yet.\n"
+        return _none()
     counts = sorted({row["n_cases"] for row in rows if row["n_cases"]})
     patients = " to ".join(str(n) for n in sorted({counts[0], counts[-1]})) if counts else "no"
     return (
@@ -121,7 +151,16 @@ def excerpt(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]) 
     )
 
 
-def _models(rows: list[dict[str, Any]], places: Sequence[Place]) -> str:
+def _rows(tables: Mapping[str, Frame]) -> list[dict[str, Any]]:
+    table = tables.get(DATASET)
+    return [] if table is None else [r for r in table.to_dict("records") if r["protocol"] == PROTOCOL]
+
+
+def _none() -> str:
+    return f"No records of {DATASET} under {PROTOCOL} yet.\n"
+
+
+def _models(rows: list[dict[str, Any]], places: Sequence[Place], columns: Mapping[str, str] = COLUMNS) -> str:
     ranked = {place.model: place for place in places}
     known = list(MODELS)
     names = {row["surrogate"] for row in rows}
@@ -133,7 +172,7 @@ def _models(rows: list[dict[str, Any]], places: Sequence[Place]) -> str:
     for name in order:
         mine = [row for row in rows if row["surrogate"] == name]
         clean = next((f"{r['dice_clean']:.2f}" for r in mine if r["dice_clean"] == r["dice_clean"]), "n/a")
-        cells = [_dice(find(mine, spec)) for spec in COLUMNS.values()]
+        cells = [_dice(find(mine, spec)) for spec in columns.values()]
         place = ranked.get(name)
         worst = (
             "n/a"
@@ -142,7 +181,7 @@ def _models(rows: list[dict[str, Any]], places: Sequence[Place]) -> str:
         )
         state = _state(mine) if place is None else place.checks
         lines.append([markdown_text(name), clean, *cells, worst, state])
-    return markdown_table(["model", "clean", *COLUMNS, "worst case", "checks"], lines)
+    return markdown_table(["model", "clean", *columns, "worst case", "checks"], lines)
 
 
 def _state(rows: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from ..records.suite import admitted, impostors
 from ..records.writing import replace_file
 from ..specs.suites import SUITES
 from .budgets import overruns
-from .excerpt import PROTOCOL, readme_with_excerpt
+from .excerpt import PROTOCOL, with_excerpts
 from .page.ranking import rank
 from .tables import views
 from .tables.best import best_models
@@ -84,10 +84,10 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
         tables[folder.name] = table[same]
     if boards:
         files[Path(results) / PAGE] = render_page(boards)
-    readme = Path(results).resolve().parent / "README.md"
-    if readme.is_file():
+    beside = Path(results).resolve().parent
+    if (beside / "README.md").is_file():
         places = {board.folder: rank(board, PROTOCOL).places for board in boards}
-        files |= readme_with_excerpt(readme, tables, places)
+        files |= with_excerpts(beside, tables, places)
     return files
 
 
@@ -96,7 +96,7 @@ def write(results: Path, *, readme: bool = False) -> dict[Path, Records]:
 
     Args:
         results: folder with one ``<dataset>/records`` folder per dataset.
-        readme: also write the README beside it; a run does not touch that file.
+        readme: also write the README and the page of results beside it; a run does not touch these.
 
     Returns:
         What they follow from, as :func:`load_all` read it.

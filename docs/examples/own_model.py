@@ -1,16 +1,7 @@
 import torch
 from monai.networks.nets.basic_unet import BasicUNet
 
-
-class Normalized(torch.nn.Module):
-    """A network that was trained on (image - mean) / std, for images in [0, 1]."""
-
-    def __init__(self, network, mean, std):
-        super().__init__()
-        self.network, self.mean, self.std = network, mean, std
-
-    def forward(self, images):
-        return self.network((images - self.mean) / self.std)
+from robustvox.models import Normalized
 
 
 def basic_unet(in_channels, num_classes, checkpoint=None, width=8, mean=0.3, std=0.25):

@@ -39,7 +39,7 @@ def test_closed_form_of_a_threshold_network():
         [bright_cube()],
         num_classes=2,
         roi_size=(8, 8, 8),
-    ).set_index("attack")
+    ).table.set_index("attack")
     weak, strong = (next(i for i in table.index if i.startswith(n)) for n in ("weak", "strong"))
     assert tuple(["attack", *table.columns]) == ("attack", *(c for c in COLUMNS if c != "attack"))
     # Inside the margin nothing flips; beyond it every voxel does: the organ is lost, the background is organ.
@@ -54,7 +54,9 @@ def test_a_lost_organ_costs_the_diagonal():
         def forward(self, images):
             return torch.cat([images * 0 + 1, images * 0], 1)
 
-    table = evaluate({"blind": Nothing()}, {"gn": GN()}, [bright_cube()], num_classes=2, roi_size=(8, 8, 8))
+    table = evaluate(
+        {"blind": Nothing()}, {"gn": GN()}, [bright_cube()], num_classes=2, roi_size=(8, 8, 8)
+    ).table
     assert table.loc[0, "hd95_adv_mm"] == pytest.approx(np.linalg.norm([12, 11, 18]))
     assert table.loc[0, "missing"] == 1
     assert table.loc[0, "dice_adv"] == 0.0
@@ -79,7 +81,7 @@ def test_budget_in_the_table_is_that_of_the_scored_volume(name):
     )
     table = evaluate(
         {"n": Spy(network, (8, 8, 8))}, {name: attack}, [volume], num_classes=2, roi_size=(8, 8, 8)
-    )
+    ).table
     scored, clean = kept[-1].double(), torch.from_numpy(volume.image)[None].double()
     assert table.loc[0, "failed"] == 0
     assert torch.isfinite(scored).all()
@@ -97,7 +99,7 @@ def test_vafa_on_constant_slabs_stays_finite(renorm):
         nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1)
     )
     attack = VAFA(steps=4, block_size=8, renorm=renorm)
-    table = evaluate({"n": network}, {"vafa": attack}, [volume], num_classes=2, roi_size=(8, 8, 8))
+    table = evaluate({"n": network}, {"vafa": attack}, [volume], num_classes=2, roi_size=(8, 8, 8)).table
     assert table.loc[0, "failed"] == 0
     assert table[["dice_adv", "l2", "psnr", "ssim"]].notna().all(axis=None)
 
@@ -113,7 +115,7 @@ def test_a_network_that_breaks_becomes_a_failed_row():
         [bright_cube()],
         num_classes=2,
         roi_size=(8, 8, 8),
-    ).set_index("surrogate")
+    ).table.set_index("surrogate")
     assert table.loc["broken", "failed"] == 1
     assert table.loc["fine", "failed"] == 0
     assert table.loc["fine", "n_cases"] == 1
@@ -121,8 +123,8 @@ def test_a_network_that_breaks_becomes_a_failed_row():
 
 def test_interrupted_evaluations_continue(tmp_path):
     arguments = ({"t": Threshold()}, {"fgsm": FGSM(loss="ce")}, [bright_cube("a"), bright_cube("b")])
-    first = evaluate(*arguments, num_classes=2, roi_size=(8, 8, 8), cases=["a"], store=tmp_path)
-    both = evaluate(*arguments, num_classes=2, roi_size=(8, 8, 8), store=tmp_path)
+    first = evaluate(*arguments, num_classes=2, roi_size=(8, 8, 8), cases=["a"], store=tmp_path).table
+    both = evaluate(*arguments, num_classes=2, roi_size=(8, 8, 8), store=tmp_path).table
     assert (first.loc[0, "n_cases"], both.loc[0, "n_cases"]) == (1, 2)
 
 
@@ -135,7 +137,7 @@ def test_without_a_window_the_volumes_decide():
             shapes.append(tuple(images.shape[2:]))
             return super().forward(images)
 
-    table = evaluate({"t": Watching()}, {"gn": GN(std=0.0)}, volumes, num_classes=2)
+    table = evaluate({"t": Watching()}, {"gn": GN(std=0.0)}, volumes, num_classes=2).table
     assert table.loc[0, "dice_clean"] == 1.0
     assert (12, 11, 9) in shapes
     assert max(shapes) <= (12, 12, 12)
@@ -174,7 +176,7 @@ def test_python_gets_the_reason(changes, message):
     with pytest.raises(ValueError, match=message):
         evaluate(**{**given, **changes})
     # One number is a cube.
-    assert evaluate(**given).loc[0, "n_cases"] == 1
+    assert evaluate(**given).table.loc[0, "n_cases"] == 1
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ZOO / "phantom").glob("*.safetensors")))
@@ -206,7 +208,7 @@ def test_pgd_on_real_mri_hurts_and_noise_does_not(data_root):
         {"gn": GN(std=8 / 255), "pgd": PGD(steps=8)},
         data,
         cases=data.splits["validation"][:2],
-    )
+    ).table
     gn, pgd = (table[table["attack"].str.startswith(n)].iloc[0] for n in ("gn", "pgd"))
     assert gn["dice_clean"] - gn["dice_adv"] < 0.03
     assert pgd["dice_clean"] - pgd["dice_adv"] > 0.15
@@ -250,7 +252,9 @@ class Numb(nn.Module):
 def test_python_gets_the_reason_of_every_failed_case():
     volumes = [bright_cube("bright"), bright_cube("dark", slab=True)]
     with pytest.warns(UserWarning, match="dark, .*expected no dark voxel"):
-        table = evaluate({"numb": Numb()}, {"gn": GN(std=0.0)}, volumes, num_classes=2, roi_size=(12, 11, 9))
+        table = evaluate(
+            {"numb": Numb()}, {"gn": GN(std=0.0)}, volumes, num_classes=2, roi_size=(12, 11, 9)
+        ).table
     assert table.loc[0, ["n_cases", "failed"]].tolist() == [1, 1]
     assert all("expected no dark voxel" in reason for reason in table.attrs["failures"])
     assert {reason.split(",")[0] for reason in table.attrs["failures"]} == {"dark"}
@@ -275,4 +279,4 @@ def test_equal_ids_and_volumes_of_another_range_are_refused():
     wide = Volume("a", bright.image * 255, bright.label, bright.spacing_mm, bright.affine, bright.window)
     with pytest.raises(ValueError, match=r"volume a: expected intensities in \[0, 1\], found 76.5..178.5"):
         evaluate({"m": Threshold()}, {"gn": GN()}, [wide], **options)
-    assert evaluate({"m": Threshold()}, {"gn": GN()}, bright, **options).loc[0, "n_cases"] == 1
+    assert evaluate({"m": Threshold()}, {"gn": GN()}, bright, **options).table.loc[0, "n_cases"] == 1

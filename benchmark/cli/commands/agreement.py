@@ -15,6 +15,12 @@ SURELY = 0.01
 _ABSOLUTE = {"nsd": 0.05, "linf": 1e-4, "ssim": 0.01, "asr_voxel": 0.05, "asr_foreground": 0.05}
 _RELATIVE = {"l2": 0.05, "psnr": 0.05}
 _HD95_MM, _HD95_SHARE = 3.0, 0.5  # one border voxel can move it far, an invented column moves further
+_UNBOUNDED_LINF = 0.3
+"""Share by which L-inf of an attack without such a budget may be off: one voxel decides it."""
+
+_LATER = ("asr_voxel", "asr_foreground")
+"""Columns that the first records do not have."""
+
 _EXACT = ("forwards", "backwards")
 _OF_MACHINE = ("tf32", "bf16")
 
@@ -26,10 +32,12 @@ class Recorded:
     Attributes:
         classes: class name to ``dice``, ``hd95_mm``, ``nsd`` and ``status``.
         cost: the closing row.
+        device: kind of device that it was computed on, ``cpu``.
     """
 
     classes: Mapping[str, Mapping[str, Any]]
     cost: Mapping[str, Any]
+    device: str = "cpu"
 
     @property
     def dice(self) -> dict[str, float]:
@@ -59,11 +67,13 @@ def columns_apart(
         if not _near(then["nsd"], now["nsd"], _ABSOLUTE["nsd"]):
             yield f"nsd {now['nsd']:.4g}{where}, recorded {then['nsd']:.4g}"
     for name, value in cost.items():
-        allowed = _allowed(name, value)
+        allowed = _allowed(name, value, str(recorded.cost.get("attack", "")))
         searched = name in _EXACT and "@" in str(recorded.cost.get("attack", ""))
         if allowed is None or name not in recorded.cost or searched:
             continue  # how often a search for a distortion tries depends on the last bits
         then = recorded.cost[name]
+        if name in _LATER and not _known(then):
+            continue
         if not _near(then, value, allowed):
             yield f"{name} {_shown(value)}, recorded {_shown(then)}"
     hidden = {*cost["flags"]} - {*recorded.cost["flags"], *_OF_MACHINE}
@@ -71,13 +81,20 @@ def columns_apart(
         yield f"the flags {', '.join(sorted(hidden))}, not recorded"
 
 
-def _allowed(name: str, value: Any) -> float | None:
+def _allowed(name: str, value: Any, attack: str) -> float | None:
     """How far apart a column may be; None for one that is not compared."""
     if name in _EXACT:
         return 0.5
+    if name == "linf" and not _bounded(attack):
+        return _UNBOUNDED_LINF * _number(value)
     if name in _RELATIVE:
         return _RELATIVE[name] * abs(_number(value)) + 1e-6
     return _ABSOLUTE.get(name)
+
+
+def _bounded(attack: str) -> bool:
+    """Whether a budget says what L-inf comes to."""
+    return "eps=" in attack and "eps=none" not in attack
 
 
 def one_sided(attack: str, above: Sequence[float]) -> str:
@@ -109,8 +126,12 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
+def _known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def _near(then: Any, now: Any, allowed: float) -> bool:
-    unknown = [value is None or not math.isfinite(value) for value in (then, now)]
+    unknown = [not _known(value) for value in (then, now)]
     return all(unknown) if any(unknown) else abs(then - now) <= allowed
 
 

@@ -168,7 +168,7 @@ class Recomputation:
                 ),
             )
         job = Job(unit.case, surrogate if attack else None, attack, (target,))
-        return _beside(unit, recorded, bench.scored(job, target).outcome)
+        return _beside(unit, recorded, bench.scored(job, target).outcome, device)
 
     def _attack(self, spec: str) -> NamedAttack | None:
         return None if spec == CLEAN else recorded_attack(spec)
@@ -236,10 +236,10 @@ class Recomputation:
         return found
 
 
-def _beside(unit: Unit, recorded: Recorded, outcome: Outcome) -> Comparison:
-    """The Dice of every class and all other columns, recorded and computed."""
+def _beside(unit: Unit, recorded: Recorded, outcome: Outcome, device: str) -> Comparison:
+    """The Dice of every class and all other columns, recorded and computed on a device."""
     then, now = recorded.dice, {score.class_name: score.dice for score in outcome.scores}
-    tolerance = tolerance_of(unit.attack)
+    tolerance = tolerance_of(unit.attack, elsewhere=recorded.device != device.partition(":")[0])
     apart = {name: distance(then.get(name), now.get(name)) for name in sorted({*then, *now})}
     problems = [
         f"{describe(unit)}: expected Dice {then.get(name)} of {name} as recorded, got {now.get(name)}, more "

@@ -22,6 +22,7 @@ from robustvox.models import CheckpointError, read_card
 from ...plan.model_text import is_architecture
 from ...plan.zoo import zoo_files
 from ...records.coverage import content_hash, locate, orphans, record_folders, row_problems
+from ...records.provenance import devices_of
 from ...records.reading import Records, load_records
 from ...records.submission import CARD, card_problems
 from ...records.suite import impostors
@@ -66,9 +67,10 @@ def verify_records(request: VerifyRequest, echo: Callable[[str], None] = say) ->
             echo(text)
             problems += 1
         chosen = drawn(records, [unit for unit in units if not refused[unit]], request.sample, request.seed)
+        devices = devices_of(folder)
         above: dict[str, list[float]] = {}
         for unit in chosen:
-            compared = recomputation.compare(unit, _recorded(records, unit))
+            compared = recomputation.compare(unit, _recorded(records, unit, devices))
             echo(f"{compared.verdict}: {describe(unit)}")
             for text in compared.problems:
                 echo(f"{locate(folder, unit)}: {text}")
@@ -129,11 +131,15 @@ def _order(unit: Unit) -> tuple[Any, ...]:
     return (unit.surrogate, unit.attack, unit.target, unit.case, unit.seed, unit.key)
 
 
-def _recorded(records: Records, unit: Unit) -> Recorded:
+def _recorded(records: Records, unit: Unit, devices: Mapping[str, str]) -> Recorded:
     scores: Any = records.scores[records.scores["unit"] == unit.key]
     costs: Any = records.costs
     (cost,) = costs[costs["unit"] == unit.key].to_dict("records")
-    return Recorded({row["class_name"]: row for row in scores.to_dict("records")}, cost)
+    return Recorded(
+        {row["class_name"]: row for row in scores.to_dict("records")},
+        cost,
+        devices.get(cost["provenance"], "cpu"),
+    )
 
 
 def drawn(records: Records, units: list[Unit], number: int, seed: int) -> list[Unit]:

@@ -93,6 +93,8 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> Figu
 
     figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
     FigureCanvasAgg(figure)
+    # Without pyplot nobody has told a notebook how to show it.
+    figure._repr_png_ = lambda: encode(figure, "png", dpi=110)  # type: ignore[attr-defined]
     return figure
 
 

@@ -134,9 +134,9 @@ def _chart(
         )
         for model, rows in sorted(by_model.items())
     }
-    label_y = _spread({model: found[-1].y for model, found in drawn.items()})
+    label_y = spread({model: found[-1].y for model, found in drawn.items()})
     curves = tuple(
-        Curve(model, _short(model), model_family(model), marker[model], found, label_y[model])
+        Curve(model, short(model), model_family(model), marker[model], found, label_y[model])
         for model, found in drawn.items()
     )
     title = f"{attacks[0].name}: " + ", ".join(a.label.removeprefix(f"{a.name} ") for a in attacks)
@@ -199,7 +199,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [low + step * i for i in range(math.ceil(span / step - 1e-9) + 1)]
 
 
-def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
+def spread(wanted: Mapping[str, float]) -> dict[str, float]:
     """Heights of names beside the ends of their curves, at least a line apart and inside the chart."""
     placed: dict[str, float] = {}
     lowest = float(TOP)
@@ -214,5 +214,5 @@ def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
     return placed
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "\u2026"

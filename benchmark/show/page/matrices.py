@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..labels import NOISE, AttackName
 from .board import CLEAN, Board, Frame, own
@@ -27,9 +28,10 @@ class Cell:
     own: bool = False
 
     @property
-    def shade(self) -> int:
-        """Step of the color scale, 0 (Dice 0) to :data:`SHADES` - 1."""
-        return min(SHADES - 1, max(0, int(self.value * SHADES)))
+    def digits(self) -> tuple[str, str]:
+        """The number with two decimals, in two parts: a narrow screen leaves the first one, ``0.``, away."""
+        text = f"{self.value:.2f}"
+        return ("0.", text[2:]) if text.startswith("0.") else ("", text)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,23 @@ class Matrix:
     attack: AttackName
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        """Dice at both ends of the color scale, multiples of 0.05 around the cells and at least 0.1 apart.
+
+        White-box cells of a transfer table do not count: beside them all that transfers would look alike.
+        """
+        cells = [cell for _, row in self.rows for cell in row if cell is not None]
+        values = [cell.value for cell in cells if not cell.own] or [cell.value for cell in cells]
+        low, high = math.floor(min(values) * 20 + 1e-9), math.ceil(max(values) * 20 - 1e-9)
+        low = min(low, 18)
+        return low / 20, max(high, low + 2) / 20
+
+    def shade(self, cell: Cell) -> int:
+        """Step of the color scale, 0 (its low end and all below) to :data:`SHADES` - 1."""
+        low, high = self.scale
+        return min(SHADES - 1, max(0, int((cell.value - low) / (high - low) * SHADES)))
 
 
 def transfer_matrices(board: Board, names: Mapping[str, AttackName]) -> list[Matrix]:

@@ -19,10 +19,11 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def render_page(boards: Iterable[Board]) -> str:
-    """The page of all datasets, in the order given; the same bytes for the same boards."""
+    """The page of all datasets, the one with the most ranked models first; the same bytes for the same boards."""
     style, early, script = (_asset(name) for name in ("style.css", "early.js", "page.js"))
+    sections = sorted(map(section, boards), key=lambda found: -found["ranked"])  # stable: else as given
     return environment(TEMPLATES).get_template("page.html.j2").render(
-        sections=[section(board) for board in boards],
+        sections=sections,
         columns=COLUMNS,
         filters=FILTERS,
         style=Markup(style),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...metrics.statistics import with_interval
-from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point
+from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, short, spread
 from .ranking import Place
 
 DASH = "\u2013"
@@ -15,12 +15,15 @@ DASH = "\u2013"
 
 @dataclass(frozen=True)
 class Dot(Point):
-    """A model in pixels of the chart; ``low`` and ``high`` bound the interval of its worst case."""
+    """A model in pixels of the chart; ``low`` and ``high`` bound the interval of its worst case, its name stands in the
+    right margin at ``label_y``."""
 
     model: str
     defence: str
     family: str
     marker: int
+    short: str
+    label_y: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
         name: number
         for number, name in enumerate(dict.fromkeys(sorted({p.defence for p in places}, key=_first)))
     }
+    label_y = spread({place.model: y(place.worst) for place in places})
     dots = tuple(
         Dot(
             x=x(place.clean),
@@ -62,6 +66,8 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
             defence=place.defence,
             family=place.family,
             marker=markers[place.defence],
+            short=short(place.model),
+            label_y=label_y[place.model],
         )
         for place in places
     )
@@ -85,5 +91,5 @@ def _bounds(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    step = 0.05 if high - low <= 0.3 else 0.1
+    step = 0.01 if high - low <= 0.06 else 0.05 if high - low <= 0.3 else 0.1
     return [round(low + step * i, 2) for i in range(int((high - low) / step + 1e-6) + 1)]

@@ -23,10 +23,8 @@ from .scatter import scatter
 COLUMNS = (
     ("model", "Model", False, "Attacked and scored network, as in the records."),
     ("attack", "Attack", False, "Short name; the whole specification is in the list of attacks below."),
-    ("budget", "Budget", False, "What bounds the attack. Compare only rows of the same budget."),
-    ("cases", "Cases", True, "Scored cases; failed ones are counted and listed in the records."),
-    ("clean", "Clean Dice", True, "Mean foreground Dice without an attack."),
     ("robust", "Robust Dice", True, "Mean foreground Dice under the attack, with 95% bootstrap interval over cases."),
+    ("clean", "Clean Dice", True, "Mean foreground Dice without an attack."),
     ("drop", "Drop", True, "Clean Dice minus robust Dice."),
     ("worst", "Worst case", True, "Per case the lowest Dice of all attacks on this model at this budget, then the mean."),
     ("smallest", "Smallest organ", True, "Mean Dice of the smallest organ under the attack; which it is stands above the table."),
@@ -37,6 +35,8 @@ COLUMNS = (
     ("linf", "L∞", True, "Largest measured change of a voxel, in 1/255 of the intensity range."),
     ("l2", "L2", True, "Measured Euclidean norm of the change, mean over cases."),
     ("ssim", "SSIM", True, "Structural similarity to the clean volume, mean over cases; 1 is identical."),
+    ("cases", "Cases", True, "Scored cases; failed ones are counted and listed in the records."),
+    ("budget", "Budget", False, "What bounds the attack. Compare only rows of the same budget."),
     ("checks", "Checks", False, "Whether the sanity checks ran on this row, and the worst of what they found; a control needs none."),
     ("flags", "Flags", False, "Reasons to doubt a row, from the run itself and from the sanity checks."),
     ("model_family", "Family", False, "Convolutional, transformer or Mamba."),
@@ -70,16 +70,23 @@ def section(board: Board) -> dict[str, Any]:
     sizes = extremes(board)
     rows = _rows(board, names, sizes)
     flags = sorted({flag for row in rows for flag, _, _ in row["flags"]})
+    rankings = [_ranking(board, protocol) for protocol in board.protocols]
     return {
         "id": f"d-{component(board.folder)}",
         "name": board.name,
         "folder": _link(board.folder),
         "sources": board.sources,
         "notes": board.notes,
-        "models": len({row["model"] for row in rows}),
-        "cases": int(max(board.white_box["n_cases"], default=0)),
+        "facts": ", ".join(
+            [
+                _counted(len({row["model"] for row in rows}), "model"),
+                _counted(len(names), "attack"),
+                "up to " + _counted(int(max(board.white_box["n_cases"], default=0)), "case"),
+            ]
+        ),
         "protocols": board.protocols,
-        "rankings": [_ranking(board, protocol) for protocol in board.protocols],
+        "rankings": rankings,
+        "ranked": max((r["ranked"] for r in rankings), default=0),
         "rows": rows,
         "organs": [] if sizes is None else [sizes.about("smallest"), sizes.about("largest")],
         "choices": {key: sorted({row[key] for row in rows}) for key in FILTERS},
@@ -89,6 +96,10 @@ def section(board: Board) -> dict[str, Any]:
         "attacks": sorted(names.values(), key=lambda a: (a.name, a.budget, a.label)),
         "flags": [(flag, explain(flag)) for flag in flags],
     }
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def fixed(value: float, digits: int) -> str:
@@ -180,6 +191,7 @@ def _ranking(board: Board, protocol: str) -> dict[str, Any]:
         "attacks": ", ".join(row.label for row in ranking.suite.attacked) if ranking.suite else "",
         "n_cases": ranking.n_cases,
         "unranked": ranking.unranked,
+        "ranked": len(ranking.places),
         "scatter": scatter(ranking.places),
         "groups": _groups(ranking.places),
     }
@@ -221,8 +233,14 @@ def _matrix(board: Board, matrix: Matrix) -> dict[str, Any]:
         "label": matrix.attack.label,
         "protocol": matrix.protocol,
         "columns": matrix.columns,
+        "scale": [f"{end:.2f}" for end in matrix.scale],
+        "below": any(c is not None and c.value < matrix.scale[0] for _, cells in matrix.rows for c in cells),
         "rows": [
-            (name, _records(board, matrix.protocol, name, matrix.attack.spec)["href"], cells)
+            (
+                name,
+                _records(board, matrix.protocol, name, matrix.attack.spec)["href"],
+                [cell and (cell, matrix.shade(cell)) for cell in cells],
+            )
             for name, cells in matrix.rows
         ],
     }

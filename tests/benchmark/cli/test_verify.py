@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.cli.commands.agreement import Recorded, columns_apart
 from robustvox.benchmark.cli.commands.recompute import distance
+from robustvox.benchmark.records.provenance import devices_of
+from robustvox.benchmark.specs.tolerances import tolerance_of
 from robustvox.models import load_checkpoint, save_checkpoint
 
 from ..first_form import rows_in
@@ -120,3 +123,30 @@ def test_distance_of_values_that_are_not_there():
     nan = float("nan")
     assert distance(nan, 0.0) == distance(None, 0.5) == float("inf")
     assert distance(0.5, 0.5) == distance(nan, nan) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("attack", "column", "then", "now", "told"),
+    [
+        ("pgd:eps=8/255", "linf", 8 / 255, 7 / 255, True),
+        ("vafa:eps=none,q_max=20", "linf", 0.117, 0.096, False),  # one voxel decides it
+        ("vafa:eps=none,q_max=20", "linf", 0.5, 0.096, True),
+        ("pgd:eps=8/255", "asr_voxel", float("nan"), 0.2, False),  # the first records do not have it
+        ("pgd:eps=8/255", "asr_voxel", 0.1, 0.2, True),
+        ("pgd:eps=8/255", "ssim", float("nan"), 0.9, True),
+    ],
+)
+def test_columns_that_are_told_apart(attack, column, then, now, told):
+    recorded = Recorded({}, {"attack": attack, column: then, "flags": ()})
+    assert bool([*columns_apart(recorded, (), {column: now, "flags": ()})]) == told
+
+
+def test_rows_of_another_kind_of_device_may_differ_more(tmp_path):
+    assert tolerance_of("pgd", elsewhere=True) > tolerance_of("pgd")
+    assert tolerance_of("none", elsewhere=True) == tolerance_of("none")
+    entries = [{"compute": {"device": "cuda:1"}}, {"compute": {"device": "cpu"}}, {}]
+    folder = tmp_path / "robustvox-1"
+    folder.mkdir()
+    lines = [json.dumps({"id": str(number), "entry": entry}) for number, entry in enumerate(entries)]
+    (folder / "provenance.jsonl").write_text("\n".join(lines) + "\n")
+    assert devices_of(tmp_path) == {"0": "cuda", "1": "cpu", "2": "cpu"}

@@ -303,7 +303,7 @@ def test_every_case_is_matched_to_the_row_of_the_reference(tmp_path):
         {"net": nn.Conv3d(1, 2, 3, padding=1)},
         {"mine": REFERENCE, "twin": REFERENCE, "vafa": VAFA(steps=1, block_size=4), "bound": VAFA(steps=1, eps=1 / 255)},
         volumes(), num_classes=2, roi_size=(8, 8, 8), store=tmp_path, match=REFERENCE,
-    )  # fmt: skip
+    ).table  # fmt: skip
     costs = load_records(tmp_path).costs
     costs = costs.assign(name=costs["attack"].str.partition(":")[0]).pivot(
         index="case", columns="name", values="l2"
@@ -324,7 +324,7 @@ def test_an_unregistered_reference_is_named_by_where_it_comes_from():
     table = evaluate(
         {"net": nn.Conv3d(1, 2, 1)}, {"gn": GN()}, volumes()[:1], num_classes=2, roi_size=(8, 8, 8),
         match=Uniform(eps=2 / 255), match_on="ssim",
-    )  # fmt: skip
+    ).table  # fmt: skip
     assert "@ssim~0.02=uniform:" in table.loc[0, "attack"]
     with pytest.raises(UsageError, match="cannot match own"):
         evaluate(

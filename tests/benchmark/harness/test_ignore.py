@@ -58,7 +58,9 @@ def test_an_attack_and_its_success_rate_leave_them_out(volume):
     moved = craft(attack, model, volume, **how).images[0].numpy() != volume.image
     assert moved[0][~volume.ignore].all()
     assert not moved[0][volume.ignore].any()
-    table = evaluate({"m": Pointwise()}, {"fgsm": attack.attack}, [volume], num_classes=2, roi_size=(8, 8, 8))
+    table = evaluate(
+        {"m": Pointwise()}, {"fgsm": attack.attack}, [volume], num_classes=2, roi_size=(8, 8, 8)
+    ).table
     assert table.loc[0, "dice_clean"] == 1.0
     assert table.loc[0, "dice_adv"] == 0.0
 

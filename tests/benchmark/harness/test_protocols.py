@@ -322,7 +322,7 @@ def test_only_the_transfer_target_sees_eight_bits(protocol, quantized):
     table = evaluate(
         models, {"pgd": PGD(steps=1)}, [volume(organs())], num_classes=3, transfer=True, protocol=protocol,
         roi_size=(16, 16, 16),
-    ).set_index(["surrogate", "target"])  # fmt: skip
+    ).table.set_index(["surrogate", "target"])  # fmt: skip
 
     def eight_bit(images):
         return torch.equal((images * 255).round() / 255, images)
@@ -462,7 +462,7 @@ def test_python_way_with_background_rows(tmp_path):
     case = volume(organs(), (1.5, 1.5, 2.0))
     arguments = ({"n": network()}, {"pgd": PGD(steps=1)}, [case])
     tables = {
-        name: evaluate(*arguments, num_classes=3, roi_size=(8, 8, 8), protocol=name, store=tmp_path)
+        name: evaluate(*arguments, num_classes=3, roi_size=(8, 8, 8), protocol=name, store=tmp_path).table
         for name in ("robustvox-1", "bmvc2024")
     }
     records = load_records(tmp_path)

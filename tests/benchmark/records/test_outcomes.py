@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from robustvox.benchmark.records.outcomes import CheckOutcome, load_flags, save
+from robustvox.benchmark.records.outcomes import CheckOutcome, load_flags, load_outcomes, save
 from robustvox.benchmark.records.reading import load_records
 from robustvox.benchmark.records.store import RecordStore
 from robustvox.benchmark.records.unit import RecordsError, Unit
@@ -140,3 +140,11 @@ def test_damage_is_named_by_file_and_line(tmp_path, damage):
     path.write_text("{")
     with pytest.raises(RecordsError, match="line 1"):
         load_flags(tmp_path)
+
+
+def test_a_line_with_more_than_an_outcome_makes_no_wider_table(tmp_path: Path) -> None:
+    save(tmp_path, [outcome("C1", "pass")])
+    (path,) = tmp_path.glob("*.jsonl")
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps({**line, **{f"k{number}": 0 for number in range(1000)}}) + "\n")
+    assert load_outcomes(tmp_path).columns.tolist() == list(line)

@@ -71,6 +71,9 @@ def test_a_run_ends_with_its_report(toy, capsys):
     for said in ("3 cases", "9 computed", "0 failed", f"torch {version('torch')}", "commit", "not checked yet",
                  "python -m benchmark check --model unet", "case_000, case_001, case_002"):  # fmt: skip
         assert said in page.text, said
+    heads = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)</th>", path.read_text(encoding="utf-8"))
+    start = heads.index("Dice attacked")  # flags are in sight, however wide the table is
+    assert heads[start : start + 4] == ["Dice attacked", "95% interval", "checks", "flags"]
     kinds = [source.partition(";")[0] for source in page.sources]
     assert kinds == ["data:image/svg+xml", "data:image/png"]
     assert base64.b64decode(page.sources[1].partition(",")[2]).startswith(b"\x89PNG")

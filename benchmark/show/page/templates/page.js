@@ -6,9 +6,11 @@
 
   // --- one dataset at a time; the address names it, so that links and "back" work
   const sections = all(".dataset");
+  const named = () => location.hash.slice(1).split("?")[0];
+  const query = () => location.hash.split("?")[1] || "";
   function showDataset(focus) {
-    const anchor = document.getElementById(location.hash.slice(1));
-    const chosen = (anchor && anchor.closest(".dataset")) || sections[0];
+    const anchor = document.getElementById(named());
+    const chosen = (anchor && anchor.closest(".dataset")) || document.querySelector(".dataset.on") || sections[0];
     for (const section of sections) section.classList.toggle("on", section === chosen);
     for (const link of all("nav a")) {
       if (chosen && link.hash === "#" + chosen.id) link.setAttribute("aria-current", "true");
@@ -17,7 +19,10 @@
     if (focus && anchor === chosen && chosen) chosen.querySelector("h2").focus();
     if (anchor && anchor !== chosen) anchor.scrollIntoView();
   }
-  addEventListener("hashchange", () => showDataset(true));
+  addEventListener("hashchange", () => {
+    showDataset(true);
+    recall();
+  });
   showDataset(false);
 
   // --- sorting: numbers by their first number, missing ones last in both directions
@@ -46,30 +51,63 @@
     header.querySelector("button").addEventListener("click", () => sort(header));
   }
 
-  // --- filters: a row stays when every chosen value is its own
+  // --- filters: a row stays when every chosen value is its own and its model and attack hold every word of the search;
+  // the address keeps them behind a question mark, so that a view can be linked: #d-hippocampus?search=mamba&budget=...
+  const views = new Map();
+  function recall() {
+    const [shown, wanted] = [document.getElementById(named()), new URLSearchParams(query())];
+    const view = shown && views.get(shown.closest(".dataset"));
+    if (!view || !query()) return;
+    for (const control of view.controls) control.value = wanted.get(control.dataset.key) || "";
+    for (const select of view.controls) if (select.selectedIndex < 0) select.value = ""; // no such choice
+    view.apply();
+    view.bar.scrollIntoView();
+  }
   for (const section of sections) {
     const controls = section.querySelector(".filters");
     const table = section.querySelector(".board");
-    const selects = all("select", controls);
+    const selects = all("select, input", controls);
     const column = {};
     for (const header of table.tHead.rows[0].cells) column[header.dataset.key] = header.cellIndex;
     const valueOf = (row, key) => (key in column ? row.cells[column[key]].textContent : row.dataset[key]);
+    const words = [...table.tBodies[0].rows].map((row) => {
+      const [model, attack] = [row.cells[column.model], row.cells[column.attack]];
+      return [row, `${model.textContent} ${attack.textContent} ${attack.title}`.toLowerCase()];
+    });
+    function remember() {
+      if (!section.classList.contains("on")) return; // another dataset was chosen meanwhile
+      const state = new URLSearchParams();
+      for (const select of selects) if (select.value) state.set(select.dataset.key, select.value);
+      const text = state.toString();
+      history.replaceState(null, "", `#${section.id}${text && "?" + text}`);
+    }
     function apply() {
-      const chosen = selects.filter((select) => select.value);
+      const search = controls.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
+      const chosen = selects.filter((select) => select.value && select.type !== "search");
       let shown = 0;
-      for (const row of table.tBodies[0].rows) {
-        row.hidden = chosen.some((select) => valueOf(row, select.dataset.key) !== select.value);
+      for (const [row, text] of words) {
+        row.hidden =
+          search.some((word) => !text.includes(word)) ||
+          chosen.some((select) => valueOf(row, select.dataset.key) !== select.value);
         shown += !row.hidden;
       }
       controls.querySelector(".count").textContent = `${shown} of ${table.tBodies[0].rows.length} rows`;
     }
-    controls.addEventListener("change", apply);
+    let typed = 0;
+    controls.addEventListener("input", () => {
+      apply();
+      clearTimeout(typed);
+      typed = setTimeout(remember, 250); // browsers refuse an address that changes with every letter
+    });
     controls.querySelector("[data-reset]").addEventListener("click", () => {
       for (const select of selects) select.value = "";
       apply();
+      remember();
     });
+    views.set(section, { controls: selects, bar: controls, apply });
     if (selects.some((select) => select.value)) apply(); // a reloaded page keeps what was chosen
   }
+  recall();
 
   // --- one attack at a time in heat maps and class tables
   for (const picker of all(".picker")) {

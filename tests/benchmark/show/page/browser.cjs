@@ -16,13 +16,13 @@ const VIEWS = {
   "phone dark": { viewport: { width: 390, height: 844 }, colorScheme: "dark", isMobile: true, hasTouch: true },
 };
 
-async function open(browser, options, facts) {
+async function open(browser, options, facts, hash = "") {
   const tab = await browser.newPage(options);
   tab.on("console", (message) => facts.console.push(`${message.type()}: ${message.text()}`));
   tab.on("pageerror", (error) => facts.console.push(`uncaught: ${error.message}`));
   tab.on("dialog", (dialog) => facts.dialogs.push(dialog.message()) && dialog.dismiss());
   tab.on("request", (request) => facts.requests.push(request.url()));
-  await tab.goto(address);
+  await tab.goto(address + hash);
   return tab;
 }
 
@@ -66,6 +66,27 @@ async function filtering(tab) {
   }
   return found;
 }
+
+// A search and a filter, the address they leave, and what a page opened at that address shows.
+async function linking(browser, tab, facts) {
+  const rows = (of) => of.$$eval(".dataset.on .board tbody tr", (all) => all.filter((row) => row.getClientRects().length).map((row) => [...row.cells].slice(0, 2).map((cell) => cell.textContent)));
+  await tab.fill(".dataset.on .search input", "UNETR 4/255");
+  await tab.waitForTimeout(400);
+  const found = { searched: await rows(tab), hash: new URL(tab.url()).hash };
+  await tab.fill(".dataset.on .search input", "pgd");
+  await tab.selectOption(".dataset.on select[data-key=model]", "unet");
+  await tab.waitForTimeout(400);
+  found.both = { rows: await rows(tab), hash: new URL(tab.url()).hash };
+  const other = await open(browser, VIEWS.desktop, facts, new URL(tab.url()).hash);
+  found.opened = await rows(other);
+  await tab.click(".dataset.on [data-reset]");
+  found.reset = new URL(tab.url()).hash;
+  return found;
+}
+
+// Which columns of a table lie within the screen, without scrolling it.
+const seenColumns = (tab, table) =>
+  tab.$eval(`.dataset.on ${table}`, (found) => [...found.tHead.rows[0].cells].filter((cell) => cell.getBoundingClientRect().right <= innerWidth).map((cell) => cell.textContent.replace(/[↕↑↓]/g, "").trim()));
 
 async function explaining(tab) {
   const state = () => tab.$eval("#tip", (tip) => ({ shown: tip.getClientRects().length > 0, text: tip.textContent }));
@@ -135,16 +156,18 @@ async function timing(browser) {
 }
 
 async function everything(browser) {
-  const facts = { console: [], dialogs: [], requests: [], axe: {}, overflow: {} };
+  const facts = { console: [], dialogs: [], requests: [], axe: {}, overflow: {}, columns: {} };
   const tab = await open(browser, VIEWS.desktop, facts);
   facts.explaining = await explaining(tab);
   facts.filtering = await filtering(tab);
+  facts.linking = await linking(browser, tab, facts);
   facts.sorting = await sorting(tab);
   facts.choosing = await choosing(tab);
   for (const [name, view] of Object.entries(VIEWS)) {
     const seen = await open(browser, view, facts);
     if (screenshots) await seen.screenshot({ path: path.join(screenshots, `${name.replace(" ", "_")}.png`), fullPage: true });
     facts.overflow[name] = await seen.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    facts.columns[name] = { board: await seenColumns(seen, ".board"), transfer: await seenColumns(seen, ".transfer") };
     facts.axe[name] = await accessibility(seen);
   }
   const plain = await open(browser, { ...VIEWS.desktop, javaScriptEnabled: false }, facts);

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from robustvox.benchmark.show.page.view import COLUMNS, FILTERS
+
 SCRIPT = Path(__file__).with_name("browser.cjs")
 MODULES = os.environ.get("ROBUSTVOX_NODE_MODULES", "")
 CHROMIUM = os.environ.get("ROBUSTVOX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -56,7 +58,7 @@ def number(text: str) -> float:
 
 
 def test_every_column_sorts_in_both_directions(facts: dict[str, Any]) -> None:
-    assert len(facts["sorting"]) == 19
+    assert len(facts["sorting"]) == len(COLUMNS)
     for column in facts["sorting"]:
         up, down = column["ascending"], column["descending"]
         assert (up["marked"], down["marked"]) == (["ascending"], ["descending"])
@@ -73,15 +75,28 @@ def test_every_column_sorts_in_both_directions(facts: dict[str, Any]) -> None:
 
 
 def test_filters_show_exactly_the_rows_of_a_value(facts: dict[str, Any]) -> None:
-    assert {entry["key"] for entry in facts["filtering"]} == {
-        *("model", "model_family", "attack", "attack_family", "budget", "protocol", "flagged")
-    }
+    assert {entry["key"] for entry in facts["filtering"]} == {*FILTERS}
     everything = {e["key"]: e["rows"] for e in facts["filtering"] if not e["value"]}
     for entry in facts["filtering"]:
         wanted = [value for value in everything[entry["key"]] if entry["value"] in ("", value)]
         assert entry["rows"] == wanted
         assert wanted
         assert entry["status"] == f"{len(wanted)} of {len(everything['model'])} rows"
+
+
+def test_a_search_and_filters_are_kept_by_the_address(facts: dict[str, Any]) -> None:
+    found = facts["linking"]
+    assert found["searched"] == [["swin_unetr", "pgd 4/255"]]
+    assert found["hash"] == "#d-toy?search=UNETR+4%2F255"
+    assert found["both"]["hash"] == "#d-toy?search=pgd&model=unet"
+    assert found["both"]["rows"] == found["opened"] == [["unet", "pgd 4/255"], ["unet", "pgd 8/255"]]
+    assert found["reset"] == "#d-toy"
+
+
+def test_every_screen_shows_robust_dice_and_all_targets_of_a_transfer(facts: dict[str, Any]) -> None:
+    for columns in facts["columns"].values():
+        assert columns["board"][:3] == ["Model", "Attack", "Robust Dice"]
+        assert len(columns["transfer"]) == 4  # the surrogate and three targets
 
 
 def test_explanations_come_with_focus_and_pointer_and_go(facts: dict[str, Any]) -> None:

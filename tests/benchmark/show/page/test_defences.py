@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -101,4 +103,39 @@ def test_the_scatter_keeps_dots_inside_and_in_order(results):
     left, right = found.x_ticks[0][0], found.x_ticks[-1][0]
     assert all(left <= dot.x <= right and dot.high <= dot.y <= dot.low for dot in found.dots)
     assert scatter([place("unet", 0.9, 0.5)]) is None
-    assert page(results).count('class="scatter"') == 1
+    assert page(results).count('class="scatter charts"') == 1
+
+
+def test_every_dot_of_the_scatter_has_its_name_beside_it(results):
+    places = [
+        Place(1, False, name, "convolutional", "natural", 0.88, 0.7 - i / 1000, 0.6, 0.75, 0, "pgd", 9)
+        for i, name in enumerate(("unet", "unetr", "segresnet", "a name that is longer than the margin"))
+    ]
+    found = scatter(places)
+    assert found is not None
+    heights = [dot.label_y for dot in found.dots]
+    assert all(low + 11.9 <= high for low, high in itertools.pairwise(heights))
+    assert found.dots[-1].short.endswith("\u2026")
+    figure = page(results).split('class="scatter charts"')[1].split("</figure>")[0]
+    for model in SHAS:
+        assert re.search(rf"<text [^>]*><title>{model}: clean [^<]*</title>{model}</text>", figure)
+
+
+def test_the_page_opens_on_the_data_with_a_ranking_and_counts_one_model_as_one(results):
+    with RecordStore(results / "first" / "records") as store:  # before "toy" by name, and without a ranking
+        for attack in ("none", PGD):
+            score(store, unit("c0", attack, "unet", dataset="first"), [0.9, 0.8])
+    text = page(results)
+    assert re.findall(r'<section class="dataset" id="(\S+)"', text) == ["d-toy", "d-first"]
+    assert "1 model, 1 attack, up to 1 case." in text
+    assert "3 models, " in text
+    assert text.index("Ranking: worst case") < text.index("All white-box results")
+
+
+def test_how_to_read_is_five_sentences_and_how_to_enter_gives_the_commands(results):
+    text = page(results)
+    read = text.split("<summary>How to read this</summary>")[1].split("</p>")[0]
+    assert len(re.findall(r"\.(?=\s|$)", read)) == 5
+    enter = text.split("<summary>How to enter</summary>")[1].split("</details>")[0]
+    for command in ("suite", "submit", "verify"):
+        assert f"python -m benchmark {command} " in enter

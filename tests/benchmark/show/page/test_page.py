@@ -20,6 +20,7 @@ from robustvox.benchmark.show.files import check, render, write
 from robustvox.benchmark.show.labels import OTHER, attack_names, model_family
 from robustvox.benchmark.show.page import Board, render_page
 from robustvox.benchmark.show.page.flags import QUESTIONS, explain
+from robustvox.benchmark.show.page.matrices import Cell, Matrix
 from robustvox.benchmark.show.page.render import TEMPLATES
 from robustvox.benchmark.show.tables.results import COLUMNS
 from robustvox.models import CATALOG as MODELS
@@ -47,7 +48,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
-            self._kind = dict(attrs).get("class") or ""
+            self._kind = (dict(attrs).get("class") or "").split(" ")[0]
             self.tables.setdefault(self._kind, []).append([])
         elif tag == "tr":
             self.tables[self._kind][-1].append([])
@@ -157,6 +158,26 @@ def test_transfer_and_class_tables(page: Page, text: str) -> None:
     by_model = {row[0]: row[1:] for row in pgd[1:]}
     assert by_model[HOSTILE][0].endswith("clean 0.90, 1 lost")
     assert by_model[HOSTILE][1].endswith("clean 0.88")
+
+
+def test_colors_of_a_matrix_span_what_transfers_and_white_box_lies_below() -> None:
+    name = attack_names({"pgd:eps=8/255": 1}, {})["pgd:eps=8/255"]
+
+    def matrix(*rows: tuple[Cell | None, ...]) -> Matrix:
+        return Matrix("robustvox-1", name, ("a", "b"), tuple(("m", row) for row in rows))
+
+    white, low, high = Cell(0.02, own=True), Cell(0.71), Cell(0.88)
+    found = matrix((white, low), (None, high))
+    assert found.scale == (0.7, 0.9)
+    assert [found.shade(cell) for cell in (white, low, high)] == [0, 1, 18]
+    assert matrix((Cell(1.0), None)).scale == (0.9, 1.0)  # equal cells are not told apart by rounding
+    assert matrix((white, None)).scale == (0.0, 0.1)  # nothing transfers: the white-box cells themselves
+    assert (low.digits, Cell(1.0).digits, Cell(0.999).digits) == (("0.", "71"), ("", "1.00"), ("", "1.00"))
+
+
+def test_robust_dice_is_the_first_number_and_the_search_box_has_a_name(page: Page, text: str) -> None:
+    assert page.tables["board"][0][0][:4] == ["Model", "Attack", "Robust Dice", "Clean Dice"]
+    assert re.search(r"Search models and attacks <input type=\"search\" data-key=\"search\"", text)
 
 
 def test_empty_states(text: str) -> None:
