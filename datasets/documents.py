@@ -36,7 +36,8 @@ def _first_bytes(path: Path, many: int) -> bytes:
                 return file.read(many)
     except FileNotFoundError:
         raise DatasetError(
-            f"expected {path}, found nothing; give the folder that holds {path.name}"
+            f"expected {path}, found nothing; give the folder that holds {path.name}, or list images and "
+            "labels in a .csv"
         ) from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"expected a readable file at {path}, found {error}; correct the path") from error

@@ -64,13 +64,17 @@ def _tf32() -> Iterator[None]:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """:func:`settle` for this block; what was set before is set again after it."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    before = (
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.deterministic,
+    )
     settle()
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[:2]
+        torch.backends.cudnn.deterministic = before[2]
 
 
 def settle() -> None:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -48,12 +48,19 @@ LONGEST = 2000
 REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
 """What says by itself what was expected, found and to be done: one line, exit code 2."""
 
+HELP, VERSION = ("-h", "--help"), "--version"
+"""What the program and every command answer."""
+
+COMPLETION = ("--install-completion", "--show-completion")
+"""What the installed script answers, which shells complete."""
+
 
 app = typer.Typer(
     name="robustvox",
-    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant.",
+    context_settings={"help_option_names": list(HELP)},  # commands take theirs from here
+    help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant. "
+    "--version says which robustvox this is.",
 )
 
 
@@ -65,36 +72,20 @@ for command in (
 app.command("list")(list_registries)
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
-        from ..records.provenance import version
-
-        typer.echo(f"robustvox {version()}")
-        raise typer.Exit
-
-
-@app.callback()
-def _whole(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """What is said before a command."""
-
-
-OF_NO_COMMAND = ("--help", "-h", "--version", "--install-completion", "--show-completion")
-"""What is asked of the program itself; any other option means `run`."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code and never shows a traceback for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if VERSION in arguments[:2]:  # of the program, or after the name of a command
+        from ..records.provenance import version
+
+        typer.echo(f"robustvox {version()}")
+        return DONE
     commands = [
         command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands
     ]
     if not arguments:
         arguments = ["--help"]
-    elif arguments[0] in OF_NO_COMMAND:
+    elif arguments[0] in (*HELP, *COMPLETION):
         pass
     elif arguments[0].startswith("-"):
         arguments.insert(0, "run")
@@ -103,8 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
-    # Shells complete the installed script, not a module.
-    name = SCRIPT if arguments[0].endswith("-completion") else program()
+    name = SCRIPT if arguments[0] in COMPLETION else program()
     return reported(lambda: app(args=arguments, prog_name=name, standalone_mode=False))
 
 

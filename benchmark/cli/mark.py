@@ -29,7 +29,7 @@ def unlock(request: UnlockRequest) -> int:
     MarkingRequest,
     keep=(*(name for name in CROSSED if name not in ("attacks", "seed")), "targets"),
     split="validation",
-    cases="4",
+    cases="first:4",
 )
 def marking(request: MarkingRequest) -> int:
     """The study of marks: what they do to models, what takes them off without the key, what they cost."""

@@ -14,6 +14,7 @@ What nobody worded is probably a mistake in somebody's code, ours included: its 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import time
@@ -141,6 +142,21 @@ class Tracebacks:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{stamp}  {what}\n{trace}\n")
+
+
+def require_folder(out: Path, *, option: str = "--out") -> None:
+    """Refuse a folder of results that cannot be made or written, before anything is loaded or computed.
+
+    Raises:
+        UsageError: a file stands at it or above it, or the file system grants no writing there.
+    """
+    there = next((place for place in (out, *out.absolute().parents) if place.exists()), Path("/"))
+    if not there.is_dir():
+        raise UsageError(f"expected {option} as a folder, found a file at {there}; give another {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"expected {option} in a folder that can be written, found {there} without permission; give another {option}"
+        )
 
 
 @contextlib.contextmanager

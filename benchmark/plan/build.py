@@ -39,10 +39,10 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
         return _build_rescoring(crossing, computing, out, crossing.adversarial)
     if not crossing.models or not crossing.attacks:
         raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
-    if crossing.transfer and len((*crossing.models, *crossing.targets)) < 2:
+    if crossing.transfer and len(crossing.models) + len(crossing.targets) < 2:
         raise UsageError(
-            f"expected --transfer with at least two --model, got {crossing.models[0]} alone; add a --model, or name who "
-            "is scored with --target"
+            f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
+            "--transfer out"
         )
     protocol = find_protocol(crossing.protocol)
     attacks = load_attacks(crossing, protocol)
@@ -53,13 +53,7 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
     crafting = len(crossing.models)
     return Plan(
         dataset=dataset,
-        cases=select_cases(
-            dataset,
-            split,
-            crossing.cases or "first:4",
-            held_out(split, models),
-            at_most=bool(crossing.cases),
-        ),
+        cases=select_cases(dataset, split, crossing.cases or "first:4", held_out(split, models)),
         surrogates=models[:crafting],
         targets=models[crafting:] if crossing.targets and not crossing.transfer else models,
         attacks=attacks,

@@ -27,23 +27,17 @@ LISTS = (".csv", ".json")
 
 
 def select_cases(
-    dataset: Dataset,
-    split: str,
-    cases: str,
-    held_out: Sequence[str] | None = None,
-    *,
-    at_most: bool = False,
+    dataset: Dataset, split: str, cases: str, held_out: Sequence[str] | None = None
 ) -> tuple[str, ...]:
     """The first ``cases`` of a split (or of every split), all of it, or ids separated by commas.
 
     ``held_out``, what the models were validated on, stands in the place of the split where it is known.
 
-    A number that is the id of a case means that case, and a warning says so; ``first:3`` always is a number.
-
-    ``at_most`` refuses more cases than there are, where somebody typed the number.
+    A number that is the id of a case means that case, and a warning says so; ``first:3`` always is a number, and
+    takes what there is where the split has fewer.
 
     Raises:
-        UsageError: an empty split, an unknown split or id, a number below 1, or more cases than there are.
+        UsageError: an empty split, an unknown split or id, or a number below 1 or above what there is.
     """
     everything = tuple(dict.fromkeys(c for ids in dataset.splits.values() for c in ids))
     known = tuple(held_out) if held_out else everything if split == EVERY_SPLIT else _split(dataset, split)
@@ -61,10 +55,10 @@ def select_cases(
     if number:
         if int(number[1]) < 1:
             raise UsageError("expected --cases of at least 1, got 0")
-        if at_most and int(number[1]) > len(known):
+        if cases.isdecimal() and int(cases) > len(known):
+            where = f"the split {split} of {dataset.name}" if split != EVERY_SPLIT else dataset.name
             raise UsageError(
-                f"expected --cases of at most {len(known)}, which is what {dataset.name} has in {_named(split)}, got "
-                f"{number[1]}; say --cases all, or another --split"
+                f"expected --cases of at most {len(known)}, which {where} has, got {cases}; for every case say --cases all"
             )
         return tuple(known[: int(number[1])])
     wanted = [c.strip() for c in cases.split(",") if c.strip()]
@@ -75,10 +69,6 @@ def select_cases(
             f"ids look like {known[0]}"
         )
     return tuple(dict.fromkeys(wanted))
-
-
-def _named(split: str) -> str:
-    return "all splits together" if split == EVERY_SPLIT else f"the split {split}"
 
 
 def _split(dataset: Dataset, split: str) -> tuple[str, ...]:

@@ -72,18 +72,15 @@ def import_name(path: str, what: str) -> Any:
         from .bring import blame
 
         found = error if isinstance(error, ImportError | AttributeError | ValueError) else blame(error)
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        remedy = f"; put the folder that holds {absent} on PYTHONPATH" if absent in _within(module) else ""
+        remedy = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            remedy = (
+                f"; put the folder that holds {error.name} on the path: PYTHONPATH=FOLDER before the command"
+            )
         raise UsageError(
-            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: {found}"
-            + remedy
+            f"expected {what} {path!r} as NAME:key=value,... or as an importable package.module:Name, found: "
+            f"{found}{remedy}"
         ) from error
-
-
-def _within(module: str) -> set[str]:
-    """A module and the packages it is in; one that is missing is not on the path, any other is somebody's import."""
-    parts = module.split(".")
-    return {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
 
 
 def find_imported(path: str, what: str) -> Any:

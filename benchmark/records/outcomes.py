@@ -147,6 +147,7 @@ def load_outcomes(folder: Path) -> DataFrame:
 def _read(path: Path) -> list[dict[str, Any]]:
     entries = []
     for number, text in enumerate(read_bytes(path).splitlines(), start=1):
+        entry: Any
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError):

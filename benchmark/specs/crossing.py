@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .compute import Compute, count_or_auto
-from .options import RUNS, SPEC, DataRoot, DatasetName, Device, Option, Out, ProtocolName, RoiSize, Seed
+from .options import RUNS, SPEC, DataRoot, DatasetName, Device, Json, Option, Out, ProtocolName, RoiSize, Seed
 from .protocols import DEFAULT_PROTOCOL
 from .spec import UsageError
 
@@ -120,6 +120,7 @@ class Writing:
     report: Annotated[bool, Option(flag="--report/--no-report", help="Write an HTML report of this run.")] = (
         True
     )
+    json: Json = False
 
     def __post_init__(self) -> None:
         if self.units not in UNITS:

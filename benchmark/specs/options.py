@@ -57,4 +57,8 @@ RoiSize = Annotated[
     str | None,
     Option(metavar="N|X,Y,Z", help="Window of a network that tells none.", shown="what the volumes need"),
 ]
+Json = Annotated[
+    bool,
+    Option(flag="--json", help="Rows alone on standard output, a JSON object a line; the rest on stderr."),
+]
 Out = Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")]

@@ -14,6 +14,7 @@ from .options import (
     DataRoot,
     DatasetName,
     Device,
+    Json,
     Option,
     Out,
     ProtocolName,
@@ -35,10 +36,6 @@ class RunRequest:
     crossing: Crossing
     computing: Computing
     writing: Writing
-    json: Annotated[
-        bool,
-        Option(help="Rows of the tables to standard output, an object a line; all else to standard error."),
-    ] = False
     quiet: Annotated[bool, Option(short="-q", help="Tables and failures only.")] = False
     verbose: Annotated[bool, Option(short="-v", help="A line for every finished attack.")] = False
     dry_run: Annotated[bool, Option(help="Show the plan and what it costs; compute nothing.")] = False
@@ -64,6 +61,7 @@ class CheckRequest:
     computing: Computing
     only: Annotated[str, Option(metavar="C2,...", help="Ids or names of checks.")] = ""
     queries: Annotated[int, Option(help="Forwards of the gradient-free probe C8.", least=1)] = 1000
+    json: Json = False
     out: Out = RUNS
 
 
@@ -179,6 +177,7 @@ class CompareRequest:
     protocol: ProtocolName = DEFAULT_PROTOCOL
     metric: Annotated[str, Option(help="dice, hd95_mm or nsd.")] = "dice"
     csv: Annotated[Path | None, Option(metavar="FILE", help="Write the unrounded table too.")] = None
+    json: Json = False
     out: Out = RESULTS
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.progress import Progress
@@ -11,7 +11,7 @@ from rich.table import Table
 from robustvox.datasets import Volume
 
 from ...craft.named import NamedAttack, NamedModel
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, require_folder
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.plan import Plan
@@ -28,6 +28,7 @@ from ...studies.sanity.registry import select
 from ...studies.sanity.runner import results
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .json_rows import Emit, json_rows
 
 _COLORS = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}
 
@@ -45,7 +46,13 @@ class _Pair:
 
 def check_benchmark(request: CheckRequest) -> int:
     """Check every model under every attack; 0 when nothing failed, 1 otherwise."""
+    with json_rows(request.json) as emit:
+        return _check_all(request, emit)
+
+
+def _check_all(request: CheckRequest, emit: Emit) -> int:
     checks = select(request.only)
+    require_folder(request.out)
     plan = build_plan(request.crossing, request.computing, request.out)
     if plan.protocol != PROTOCOLS[DEFAULT_PROTOCOL]:
         raise UsageError(
@@ -62,7 +69,7 @@ def check_benchmark(request: CheckRequest) -> int:
             found = _check_one(pair, checks)
             failed |= any(result.status == FAIL for result in found)
             console.print(_table(pair, found))
-            _save(pair, found)
+            _save(pair, found, emit)
     if volumes:
         write(request.out)
         console.print(f"outcomes in {escape(str(request.out / plan.dataset.name / 'checks'))}")
@@ -153,32 +160,32 @@ def _table(pair: _Pair, found: list[Result]) -> Table:
     return view
 
 
-def _save(pair: _Pair, found: list[Result]) -> None:
+def _save(pair: _Pair, found: list[Result], emit: Emit) -> None:
+    """Keep the outcomes beside the records, and give them as rows."""
     plan, model, attack = pair.plan, pair.model, pair.attack
     versions = describe()
-    save(
-        pair.request.out / plan.dataset.name / "checks",
-        [
-            CheckOutcome(
-                dataset=plan.dataset.name,
-                protocol=plan.protocol.name,
-                surrogate=model.name,
-                surrogate_sha256=model.sha256,
-                attack=attack.spec,
-                check=result.id,
-                slug=result.slug,
-                status=result.status,
-                flag=result.flag,
-                number=result.number,
-                rule=result.rule,
-                detail=result.detail,
-                cases=tuple(volume.id for volume in pair.volumes),
-                seed=plan.seed,
-                queries=pair.request.queries,
-                robustvox=versions["robustvox"],
-                commit=versions["commit"],
-                torch=versions["packages"]["torch"],
-            )
-            for result in found
-        ],
-    )
+    outcomes = [
+        CheckOutcome(
+            dataset=plan.dataset.name,
+            protocol=plan.protocol.name,
+            surrogate=model.name,
+            surrogate_sha256=model.sha256,
+            attack=attack.spec,
+            check=result.id,
+            slug=result.slug,
+            status=result.status,
+            flag=result.flag,
+            number=result.number,
+            rule=result.rule,
+            detail=result.detail,
+            cases=tuple(volume.id for volume in pair.volumes),
+            seed=plan.seed,
+            queries=pair.request.queries,
+            robustvox=versions["robustvox"],
+            commit=versions["commit"],
+            torch=versions["packages"]["torch"],
+        )
+        for result in found
+    ]
+    save(pair.request.out / plan.dataset.name / "checks", outcomes)
+    emit(asdict(outcome) for outcome in outcomes)

@@ -16,6 +16,7 @@ from ...studies.comparison import COLUMNS, TEXT, compare_models
 from ..codes import DONE
 from .console import make_console
 from .fitted_table import fitted_table
+from .json_rows import json_rows
 
 
 def compare_command(request: CompareRequest, console: Console | None = None) -> int:
@@ -32,8 +33,11 @@ def compare_command(request: CompareRequest, console: Console | None = None) -> 
     )
     table.insert(0, "dataset", dataset)
     table = table[list(COLUMNS)]
-    console = console or make_console()
-    console.print(_view(table, console))
+    with json_rows(request.json) as emit:
+        console = console or make_console()
+        console.print(_view(table, console))
+        rows: Any = table
+        emit(rows.to_dict("records"))
     if request.csv is not None:
         request.csv.parent.mkdir(parents=True, exist_ok=True)
         request.csv.write_text(csv_text(table, TEXT), encoding="utf-8", newline="\n")

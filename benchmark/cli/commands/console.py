@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,8 +30,6 @@ from ...specs.durations import duration
 from ...specs.names import printable
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ...harness.outlook import Outlook
 
 LOG_SECONDS = 60.0
@@ -67,17 +63,6 @@ def escape(text: object) -> str:
 def say(text: object, *, err: bool = False) -> None:
     """A line to the terminal; line breaks inside it are ours, codes are nobody's."""
     typer.echo(_drawn(str(text)), err=err)
-
-
-def print_rows(table: pd.DataFrame) -> None:
-    """The rows of a table on standard output, a JSON object a line, with every digit; null for what is not a number."""
-    for row in table.to_dict("records"):
-        plain = {str(name): value.item() if hasattr(value, "item") else value for name, value in row.items()}
-        kept = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in plain.items()
-        }
-        typer.echo(json.dumps(kept, allow_nan=False))
 
 
 def make_console(*, stderr: bool = False) -> Console:

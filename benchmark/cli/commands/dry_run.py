@@ -28,7 +28,7 @@ def show_plan(request: RunRequest) -> int:
         UsageError: for whatever a run would refuse.
     """
     plan = build_plan(request.crossing, request.computing, request.writing.out)
-    console = make_console(stderr=request.json)
+    console = make_console(stderr=request.writing.json)
     cases = ", ".join(plan.cases[:4]) + (", ..." if len(plan.cases) > 4 else "")
     lines = [
         f"dataset   {plan.dataset.name}, {len(plan.cases)} cases: {cases}",

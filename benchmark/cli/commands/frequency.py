@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...harness.bench import Bench
-from ...harness.faults import CASE_FAILURES, reason_of
+from ...harness.faults import CASE_FAILURES, reason_of, require_folder
 from ...plan.build import build_plan
 from ...records.patients import note_patients
 from ...records.sources import claim
@@ -32,6 +32,7 @@ def study_frequencies(request: FrequencyRequest) -> int:
     console = make_console()
     chosen = choose_bands(request.kinds, request.cuts)
     scalings = [match(r, RESCALE, "--rescale") for r in request.rescale] or ["none"]
+    require_folder(request.out)
     plan = build_plan(request.crossing, request.computing, request.out)
     claim(request.out, plan.dataset)
     folder = request.out / plan.dataset.name / "frequency"

@@ -16,7 +16,7 @@ from ...harness.bench import Bench
 from ...harness.cluster import Tally
 from ...harness.desk import OwnDesk, SideDesk
 from ...harness.execute import Elsewhere, Event, Status, execute
-from ...harness.faults import ERRORS, storing
+from ...harness.faults import ERRORS, require_folder, storing
 from ...harness.outlook import Outlook
 from ...harness.preflight import Place, place_of
 from ...harness.saving import requested_saver
@@ -43,7 +43,8 @@ from ...specs.program import pasted
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
-from .console import escape, make_console, print_rows, progress, say
+from .console import escape, make_console, progress, say
+from .json_rows import Emit, json_rows
 from .terminal_table import results_table
 
 
@@ -66,12 +67,13 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
     started, clock = time.time(), time.perf_counter()
     gallery = FirstCase()
     computing, writing = request.computing, request.writing
+    require_folder(writing.out)
     plan = build_plan(request.crossing, computing, writing.out)
     alone = executor is None and computing.scheduler is None and computing.workers == 0
     desk = SideDesk() if beside and alone and not plan.device.startswith("cpu") else OwnDesk()
     # Workers attack the cases they are given one by one.
     compute = computing.compute if alone else replace(computing.compute, case_batch=1)
-    with closing(desk):
+    with json_rows(writing.json) as emit, closing(desk):
         bench = Bench(
             plan,
             save=requested_saver(writing, plan),
@@ -79,7 +81,7 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
             case_batch=compute.case_batch,
             desk=desk,
         )
-        return _run(request, bench, compute, executor, gallery, (started, clock))
+        return _run(request, bench, compute, executor, gallery, (started, clock), emit)
 
 
 def _run(
@@ -89,10 +91,11 @@ def _run(
     executor: Executor | None,
     gallery: FirstCase,
     began: tuple[float, float],
+    emit: Emit,
 ) -> int:
     """Everything of a run once it is known what is crossed."""
-    console, plan = make_console(stderr=request.json), bench.plan
-    aside = make_console(stderr=request.json)
+    console, plan = make_console(), bench.plan
+    aside = make_console()
     aside.quiet = request.quiet
     out, computing = request.writing.out, request.computing
     started, clock = began
@@ -112,7 +115,7 @@ def _run(
             recorded = write(out)[store.root]
     for line in window_lines(bench):
         aside.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request, plan, events, recorded)
+    records = _print(console, request, plan, events, recorded, emit)
     if request.writing.report:
         announce(
             aside,
@@ -231,7 +234,12 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
 
 
 def _print(
-    console: Console, request: RunRequest, plan: Plan, events: Sequence[Event], everything: Records
+    console: Console,
+    request: RunRequest,
+    plan: Plan,
+    events: Sequence[Event],
+    everything: Records,
+    emit: Emit,
 ) -> Records:
     """Tables, failures and counts for the terminal; returns the records of this run."""
     writing = request.writing
@@ -242,11 +250,9 @@ def _print(
         ("white-box", "transfer"), both(records, load_flags(folder / "checks")), strict=True
     ):
         if len(table):
-            if request.json:
-                print_rows(table)
-                continue
             title = f"{plan.dataset.name}, {plan.protocol.name}, {kind}"
             console.print(results_table(table, title, console))
+            emit({"dataset": plan.dataset.name, "kind": kind, **row} for row in table.to_dict("records"))
             for line in uneven(table):
                 console.print(escape(line), style="yellow", soft_wrap=True)
     for line in _channel_changes(records):

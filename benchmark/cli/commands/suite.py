@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...harness.faults import require_folder
 from ...plan.build import build_plan
 from ...plan.plan import Plan
 from ...records.reading import load_records
@@ -37,6 +38,7 @@ def run_suite(request: SuiteRequest) -> int:
         raise UsageError(
             f"expected --protocol among {', '.join(SUITES)}, whose suites are fixed, got {request.crossing.protocol}"
         )
+    require_folder(request.out)
     code = DONE
     for crossing in _models(request.crossing):
         code = max(code, _measure(request, suite, crossing))

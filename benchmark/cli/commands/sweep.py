@@ -27,7 +27,7 @@ def run_sweep(request: RunRequest, path: Path) -> int:
     """
     sweep = read_sweep(path, request)
     _check(sweep)
-    console = make_console(stderr=request.json)
+    console = make_console(stderr=any(run.writing.json for run in sweep.runs))
     console.quiet = any(run.quiet for run in sweep.runs)
     if not request.dry_run:
         # Before the first of them computes: no hour is spent on what ends in a mistake that can be seen now.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustvox.datasets import Dataset
 from robustvox.models import CATALOG, build_model
 
+from ...harness.faults import require_folder
 from ...plan.attacks import load_attack
 from ...plan.bring import take_data_parameters
 from ...plan.cases import load_dataset, require_cases
@@ -43,6 +44,7 @@ def train_model(request: TrainRequest) -> int:
     start = request.start
     if start is not None and str(start) == "zoo":
         start = zoo_file(dataset, spec.name)
+    require_folder(path.parent, option="--checkpoint")
     path.parent.mkdir(parents=True, exist_ok=True)
     with progress(f"train {name} on {dataset.name}", request.steps) as bar:
 

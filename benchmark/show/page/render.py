@@ -46,6 +46,7 @@ def readable(page: str) -> str:
         'unet | 0.60\\na < b'
     """
     body = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.S)
+    body = re.sub(r"</?span>", "", body)  # parts of one number or name
     body = re.sub(r"</t[hd]>\s*<t[hd]", " | <td", body)
     lines = (html.unescape(re.sub(r"<[^>]*>", " ", line)) for line in body.split("\n"))
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))

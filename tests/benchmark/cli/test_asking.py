@@ -1,75 +1,157 @@
-"""What is asked of the program itself, and what it cannot do, in one line with what to do."""
+"""What the command line answers before it computes: who it is, how it is used, and what it refuses in one line."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import math
+import os
 import sys
 
 import pytest
 
-from robustvox.benchmark.cli import main
-from robustvox.benchmark.specs.program import pasted, program
+from robustvox.benchmark.cli import app, main
+
+COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("before", [[], ["run"], ["compare"]])
+def test_every_command_says_which_version_it_is(before, capsys):
+    assert main([*before, "--version"]) == 0
     assert capsys.readouterr().out == f"robustvox {importlib.metadata.version('robustvox')}\n"
-    assert main(["-h"]) == 0
-    short = capsys.readouterr().out
-    assert main(["--help"]) == 0
-    assert capsys.readouterr().out == short
-    assert "leaderboard" in short
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_h_is_help(command, capsys):
+    before = [] if command is None else [command]
+    shown = []
+    for flag in ("-h", "--help"):
+        assert main([*before, flag]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert "Usage:" in shown[0]
+    assert "-h" in shown[0]
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("/usr/bin/robustvox", "robustvox"), ("benchmark/__main__.py", "python -m benchmark")],
+)
+def test_usage_names_the_program_as_it_was_called(called, shown, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
     assert main(["run", "-h"]) == 0
-    assert "--attack" in capsys.readouterr().out
+    assert f"Usage: {shown} run" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "found"), [("robustvox lea", "leaderboard"), ("robustvox run --mod", "--model")]
-)
-def test_a_shell_completes(words, found, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/robustvox"])
-    monkeypatch.setenv("_ROBUSTVOX_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", words)
-    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
-    with pytest.raises(SystemExit):
-        main([])
-    assert found in capsys.readouterr().out.split()
+def _refused(capsys, arguments: list[str]) -> str:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: expected ")
+    assert error.count("\n") == 1
+    return error
 
 
-def test_the_name_is_the_one_that_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/robustvox", "run"])
-    assert program() == "robustvox"
-    assert pasted(["run", "--out", "my results"]) == "robustvox run --out 'my results'"
-    monkeypatch.setattr(sys, "argv", ["/somewhere/pytest"])
-    assert program() == "python -m benchmark"
+ASKED = ["--model", "unet", "--attack", "fgsm", "--no-report"]
 
 
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (["--cases", "100"], ("at most 3", "got 100", "--cases all")),
-        (["--transfer"], ("at least two --model", "--target")),
-        (["--model", "no_such_module:Net"], ("no_such_module", "PYTHONPATH")),
-    ],
-)
-def test_a_refusal_is_one_line_with_the_remedy(toy, capsys, typed, said) -> None:
-    options = toy.arguments("--attack", "fgsm")
-    if "--cases" in typed:
-        place = options.index("--cases")
-        del options[place : place + 2]
-    if "--model" in typed:
-        options = [*options[4:], "--untrained"]
-    assert main([*options, *typed]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert all(part in lines[0] for part in said)
+@pytest.mark.parametrize("command", ["run", "check", "frequency", "suite"])
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+def test_a_file_is_no_folder_of_results(command, below, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    asked = {"suite": ["--model", "unet"], "run": ASKED}.get(command, ASKED[:4])
+    error = _refused(capsys, [command, *asked, "--out", str(tmp_path / "file" / below)])
+    assert f"found a file at {tmp_path / 'file'}; give another --out" in error
+    assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_that_is_none_and_a_dataset_without_its_file(toy, capsys, tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    assert toy("--attack", "fgsm", out=tmp_path / "file") != 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--out" in line
-    assert main(["--model", "unet", "--attack", "fgsm", "--dataset", str(tmp_path)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "give the folder that holds dataset.json" in line
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path, capsys, monkeypatch
+):
+    # An administrator may write anywhere, so the answer of the file system is made up.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    error = _refused(capsys, ["run", *ASKED, "--out", str(tmp_path / "new")])
+    assert f"found {tmp_path} without permission; give another --out" in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_module_that_is_not_on_the_path(tmp_path, capsys):
+    arguments = ["--model", "my_module_nobody_has:factory", "--attack", "fgsm", "--out", str(tmp_path)]
+    error = _refused(capsys, arguments)
+    assert "PYTHONPATH=FOLDER" in error
+    assert "the folder that holds my_module_nobody_has" in error
+
+
+def test_a_folder_without_a_list_of_cases(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    error = _refused(capsys, [*ASKED, "--dataset", str(tmp_path / "scans"), "--out", str(tmp_path / "out")])
+    assert "dataset.json" in error
+    assert str(tmp_path / "scans") in error
+    assert ".csv" in error.lower()
+
+
+def test_transfer_needs_two_models(tmp_path, capsys):
+    error = _refused(capsys, [*ASKED, "--transfer", "--out", str(tmp_path)])
+    assert "at least two --model with --transfer, got unet alone" in error
+
+
+def test_more_cases_than_there_are(toy, capsys):
+    error = _refused(capsys, toy.arguments("--attack", "fgsm", "--cases", "100"))
+    assert "at most 3" in error
+    assert "got 100; for every case say --cases all" in error
+    assert toy("--attack", "fgsm", "--cases", "first:100") == 0
+    assert toy.table()["n_cases"].tolist() == [3]
+
+
+def _rows(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_json_of_a_run_is_its_table_and_nothing_else(toy, capsys):
+    asked = ("--attack", "fgsm", "--attack", "gn", "--transfer")
+    toy.recorded(*asked, models=("unet", "segresnet"))
+    capsys.readouterr()
+    assert toy(*asked, "--json", models=("unet", "segresnet")) == 0
+    rows = _rows(capsys)
+    for kind, file in (("white-box", "white_box"), ("transfer", "transfer")):
+        mine, table = [row for row in rows if row["kind"] == kind], toy.table(name=file)
+        assert [(r["dataset"], r["surrogate"], r["target"], r["attack"]) for r in mine] == [
+            ("toy", *names)
+            for names in zip(table["surrogate"], table["target"], table["attack"], strict=True)
+        ]
+        for column in ("n_cases", "dice_clean", "dice_adv", "linf"):
+            assert [row[column] for row in mine] == pytest.approx([float(x) for x in table[column]], rel=1e-6)
+        # Three cases have no interval: null, which is JSON, and not NaN, which is none.
+        assert {row["dice_adv_low"] for row in mine} == {None}
+
+
+def test_json_of_compare_and_check(toy, capsys):
+    toy.recorded("--attack", "fgsm", "--attack", "gn", "--transfer", models=("unet", "segresnet"))
+    out = ["--out", str(toy.root / "results")]
+    capsys.readouterr()
+    assert (
+        main(["compare", "--model", "unet", "--model", "segresnet", "--dataset", "toy", "--json", *out]) == 0
+    )
+    rows = _rows(capsys)
+    assert [row["attack"] for row in rows] == ["fgsm:eps=8/255,loss=dice", "gn:std=8/255"]
+    assert all(math.isclose(row["mean_a"] - row["mean_b"], row["difference"], abs_tol=1e-9) for row in rows)
+    assert main(["check", *toy.arguments("--attack", "fgsm", "--only", "C9,C10", "--json")]) in (0, 1)
+    found = _rows(capsys)
+    assert [row["check"] for row in found] == ["C9", "C10"]
+    assert found[0]["cases"] == ["case_000", "case_001", "case_002"]
+
+
+def test_what_others_print_is_no_row(toy, capsys, monkeypatch):
+    from robustvox.benchmark.cli.commands import run
+
+    table = run.results_table
+
+    def loud(*arguments):
+        sys.stdout.write("somebody's code prints\n")
+        return table(*arguments)
+
+    monkeypatch.setattr(run, "results_table", loud)
+    assert toy("--attack", "gn", "--json") == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["attack"] for line in printed.out.splitlines()] == ["gn:std=8/255"]
+    assert "somebody's code prints" in printed.err
+    assert "already recorded" in printed.err

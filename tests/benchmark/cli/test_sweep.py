@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 
-import pandas as pd
 import pytest
 
 from robustvox.benchmark.cli import main
@@ -99,15 +97,17 @@ def test_a_sweep_computes_what_its_runs_compute(toy, sweep, capsys) -> None:
     assert capsys.readouterr().out.count("4 computed, 0 already recorded") == 2
 
 
-def test_rows_as_json_are_the_table(toy, capsys) -> None:
-    assert toy("--attack", "gn", "--json") == 0
-    out, err = capsys.readouterr()
-    (row,) = [json.loads(line) for line in out.splitlines()]
-    assert "computed" in err
-    table = pd.read_csv(toy.root / "results" / "toy" / "white_box.csv")
-    assert row["n_cases"] == 3
-    assert row["attack"] == "gn:std=8/255"
-    assert row["dice_adv"] == pytest.approx(table["dice_adv"][0], abs=1e-4)
+@pytest.mark.parametrize(
+    ("words", "found"), [("robustvox lea", "leaderboard"), ("robustvox run --mod", "--model")]
+)
+def test_a_shell_completes(words, found, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/robustvox"])
+    monkeypatch.setenv("_ROBUSTVOX_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit):
+        main([])
+    assert found in capsys.readouterr().out.split()
 
 
 def test_quiet_and_verbose(toy, capsys) -> None:

@@ -256,7 +256,7 @@ def test_check_names_page_and_row(toy_results: Path, toy_page: Path, tmp_path: P
     removed = [line for line in problem.splitlines() if line.startswith("-") and "0.999" in line]
     assert "index.html (committed)" in problem
     assert len(removed) == 1
-    assert removed[0].startswith(f"-{HOSTILE} | {FORMULA} 8/255 | L∞ 8/255 | 4 |")
+    assert removed[0].startswith(f"-{HOSTILE} | {FORMULA} 8/255 | 0.999 |")
     assert "<td" not in problem
     copy.write_text(toy_page.read_text().replace('lang="en"', 'lang="de"'))
     assert 'lang="de"' in check(root)[0]
@@ -274,9 +274,10 @@ def test_one_new_record_changes_the_rows_concerned(
         lines = [
             line[1:] for line in problem.splitlines() if line[0] == sign and not line.startswith(sign * 3)
         ]
-        # The row of the table, and the row of the classes.
+        # The row of the table, the row of the classes, and the ends of their color scale.
         assert lines[0].split(" | ")[:2] == ["unet", "gn std 8/255"]
-        assert [line.split(" | ")[0] for line in lines] == ["unet", "unet"]
+        assert [line.split(" | ")[0] for line in lines] == ["unet", "unet", lines[-1]]
+        assert re.fullmatch(r"Dice \d\.\d\d \d\.\d\d", lines[-1])
 
 
 def test_a_page_without_records_is_stale(tmp_path: Path) -> None:
