@@ -307,7 +307,7 @@ class Bench:
         """Say what is in work; the watch of its steps."""
         steps = StepWatch()
         if job.attack is not None and job.surrogate is not None:
-            what = f"{job.attack.spec} on {job.surrogate.name}"
+            what = f"{job.attack.spec} on {job.surrogate.shown}"
         else:
             what = "scoring" if job.saved is not None else "clean"
         more = f" and {many - 1} more" if many > 1 else ""

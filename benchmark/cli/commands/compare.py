@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 
 from ...plan.attacks import brief
 from ...records.sources import recorded_name
+from ...show.model_labels import relabelled, shown_labels
 from ...show.tables.markup import csv_text
 from ...specs.names import printable
 from ...specs.requests import CompareRequest
@@ -24,8 +25,10 @@ def compare_command(request: CompareRequest, console: Console | None = None) -> 
     from ...records.reading import load_records
 
     dataset = recorded_name(request.out, request.dataset)
+    folder = request.out / dataset / "records"
+    records = load_records(folder)
     table = compare_models(
-        load_records(request.out / dataset / "records"),
+        relabelled(records, shown_labels(folder, records)),
         request.models,
         [_canonical(text) for text in request.attacks],
         protocol=request.protocol,

@@ -17,6 +17,7 @@ from ...specs.durations import duration
 from ...specs.requests import RunRequest
 from ..codes import DONE
 from .console import make_console
+from .labels import labels_of
 
 _BACKWARD = 2.0  # what a backward pass takes, in forwards
 
@@ -28,13 +29,14 @@ def show_plan(request: RunRequest) -> int:
         UsageError: for whatever a run would refuse.
     """
     plan = build_plan(request.crossing, request.computing, request.writing.out)
+    labels_of(plan, request.writing.out)
     console = make_console(stderr=request.writing.json)
     cases = ", ".join(plan.cases[:4]) + (", ..." if len(plan.cases) > 4 else "")
     lines = [
         f"dataset   {plan.dataset.name}, {len(plan.cases)} cases: {cases}",
         f"protocol  {plan.protocol.name}, seed {plan.seed}, on {plan.device}",
-        *(f"model     {model.name}" for model in plan.surrogates),
-        *(f"scored    {model.name}" for model in plan.targets if plan.surrogates != plan.targets),
+        *(f"model     {model.shown}" for model in plan.surrogates),
+        *(f"scored    {model.shown}" for model in plan.targets if plan.surrogates != plan.targets),
         *(f"attack    {brief(a.spec)}: at most {passes_of(a)} passes a case" for a in plan.attacks),
     ]
     for line in lines:

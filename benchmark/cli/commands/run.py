@@ -26,6 +26,7 @@ from ...plan.build import build_plan
 from ...plan.changed import changed_code
 from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
+from ...records.model_labels import keep_labels
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
 from ...records.reading import Records
@@ -36,6 +37,7 @@ from ...report.gallery import FirstCase
 from ...report.reading import window_lines
 from ...report.writing import announce
 from ...show.files import write
+from ...show.model_labels import relabelled, shown_labels
 from ...show.tables.results import both
 from ...show.tables.views import uneven
 from ...specs.compute import Compute
@@ -45,6 +47,7 @@ from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress, say
 from .json_rows import Emit, json_rows
+from .labels import labels_of
 from .terminal_table import results_table
 
 
@@ -99,14 +102,16 @@ def _run(
     aside.quiet = request.quiet
     out, computing = request.writing.out, request.computing
     started, clock = began
-    for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
+    for line in dict.fromkeys(f"{m.shown}: {note}" for m in plan.models for note in m.notes):
         aside.print(escape(line), style="dim", soft_wrap=True)
     folder = out / plan.dataset.name
+    labels = labels_of(plan, out)
     entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, compute))
     with RecordStore(folder / "records") as store:
         with storing(folder):
             store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
             claim(out, plan.dataset)
+            keep_labels(store.root, labels)
         for line in changed_code(plan, folder / "records"):
             console.print(escape(line), soft_wrap=True)
         provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
@@ -216,7 +221,7 @@ class _Provenances:
 
 
 def _describe(plan: Plan, job: Job) -> str:
-    what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
+    what = f"{brief(job.attack.spec)} on {job.surrogate.shown}" if job.attack and job.surrogate else "clean"
     if job.saved is not None:
         what = f"{brief(job.saved.note.attack)} on {job.saved.note.surrogate} ({job.saved.path.name})"
     return f"{plan.dataset.name} {job.case} {what}"
@@ -246,6 +251,7 @@ def _print(
     folder = writing.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
     records = _only(everything, keys)
+    records = relabelled(records, shown_labels(folder / "records", everything))
     for kind, table in zip(
         ("white-box", "transfer"), both(records, load_flags(folder / "checks")), strict=True
     ):
