@@ -58,8 +58,20 @@ def chart(found: Iterable[Evidence]) -> tuple[Line, ...]:
             if math.isnan(row.dice):
                 continue
             name = model.model if row.surrogate == model.model else f"{row.surrogate} → {model.model}"
-            spots = ("" if math.isnan(value) else place(value) for value in (row.clean, row.dice, row.low, row.high))
             lines.append(
-                Line(name, row.label, row.noise, *spots, f"{number(row.clean, 3)} → {number(row.dice, 3)}")
+                Line(
+                    model=name,
+                    attack=row.label,
+                    noise=row.noise,
+                    clean=_spot(row.clean),
+                    dice=place(row.dice),
+                    low=_spot(row.low),
+                    high=_spot(row.high),
+                    text=f"{number(row.clean, 3)} → {number(row.dice, 3)}",
+                )
             )
     return tuple(lines)
+
+
+def _spot(dice: float) -> str:
+    return "" if math.isnan(dice) else place(dice)

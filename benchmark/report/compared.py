@@ -27,12 +27,16 @@ def compared(found: Sequence[Evidence], marks: Marks) -> str:
     if not rows:
         return "The models share no attack on the same cases, so they cannot be compared."
     marked = {(surrogate, target, attack): mark for (_, _, surrogate, target, attack), mark in marks.items()}
-    named = [(model.model, row, marked.get((model.model, model.model, row.attack), "")) for model, row in rows]
+    named = [
+        (model.model, row, marked.get((model.model, model.model, row.attack), "")) for model, row in rows
+    ]
     named.sort(key=lambda entry: -entry[1].dice)
     best = [f"{name} keeps most ({row.dice:.3f})" for name, row, mark in named if mark == BEST]
     tied = [f"{name} ({row.dice:.3f})" for name, row, mark in named if mark == TIED]
     below = [f"{name} ({row.dice:.3f})" for name, row, mark in named if not mark]
-    said = [f"Under {rows[0][1].label}, of the attacks that all of them met the one that hurts most, {listed(best)}"]
+    said = [
+        f"Under {rows[0][1].label}, of the attacks that all of them met the one that hurts most, {listed(best)}"
+    ]
     if tied:
         said.append(f"{listed(tied)} cannot be told from it")
     if below:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..records.reading import Frame, Records
 from ..records.states import CONTROL, FAILED, Found, state_of
@@ -21,6 +23,9 @@ from ..show.tables.success import organ_outcomes
 from ..specs.spec import CLEAN
 
 _ROW = ("surrogate", "target", "attack")
+
+SEEN_DB = 20.0
+"""PSNR below which a change is a tenth of the whole range in the mean: anybody sees it, and any network breaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Row:
         clean, dice, low, high: mean Dice of the very cases of the row, and the interval of the attacked mean; NaN
             where there is none.
         hd95_clean, hd95: mean HD95 in mm.
-        l2: measured L2 of the change.
+        l2, psnr: measured L2 of the change, and its PSNR in dB.
         missing, invented: organs of a case that the prediction lacks, or has and the reference lacks.
         state: what checks say, a word of :mod:`robustvox.benchmark.records.states`.
         broken: ids of the checks that failed.
@@ -62,6 +67,7 @@ class Row:
     hd95_clean: float = math.nan
     hd95: float = math.nan
     l2: float = math.nan
+    psnr: float = math.nan
     missing: int = 0
     invented: int = 0
     state: str = CONTROL
@@ -77,6 +83,16 @@ class Row:
         return len(self.by_case)
 
     @property
+    def scored(self) -> bool:
+        """Whether it is an attack, which noise is not, and has a Dice."""
+        return not self.noise and not math.isnan(self.dice)
+
+    @property
+    def seen(self) -> bool:
+        """Whether the change is so large that it shows nothing of an attack; see :data:`SEEN_DB`."""
+        return self.psnr < SEEN_DB
+
+    @property
     def drop(self) -> float:
         """Dice that the attack took."""
         return self.clean - self.dice
@@ -84,7 +100,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Organ:
-    """The worst that the attacks of a run did to one organ of one model; noise does not count.
+    """The worst that the attacks of a run did to one organ of one model; noise and what anybody sees do not count.
 
     Attributes:
         class_id, name: of the organ.
@@ -135,8 +151,13 @@ class Evidence:
 
     @property
     def attacks(self) -> tuple[Row, ...]:
-        """Rows of attacks, which noise is not, that have a Dice."""
-        return tuple(row for row in self.rows if not row.noise and not math.isnan(row.dice))
+        """Rows that say something: of attacks that have a Dice, by changes that are not plain to see."""
+        return tuple(row for row in self.rows if row.scored and not row.seen)
+
+    @property
+    def seen(self) -> tuple[Row, ...]:
+        """Rows of attacks that anybody would see."""
+        return tuple(row for row in self.rows if row.scored and row.seen)
 
     @property
     def controls(self) -> tuple[Row, ...]:
@@ -167,7 +188,8 @@ def evidence(records: Records, flags: Frame = None, states: Found | None = None)
         (entry["target"], white, reader.row(entry))
         for entry, white in zip(table.to_dict("records"), same, strict=True)
     ]
-    organs = _organs(records, {spec: name.label for spec, name in labels.items()})
+    seen = {(row.surrogate, target, row.attack) for target, _, row in rows if row.seen}
+    organs = _organs(records, {spec: name.label for spec, name in labels.items()}, seen)
     found = []
     for model in dict.fromkeys(target for target, _, _ in rows):
         own = tuple(row for target, white, row in rows if target == model and white)
@@ -194,12 +216,15 @@ def comparison(records: Records) -> Marks:
 class _Reader:
     """Rows of the table as :class:`Row`, with what only the cases know."""
 
-    def __init__(self, cases: Frame, names: Mapping[str, Any], states: Found, hashes: Mapping[str, str]) -> None:
+    def __init__(
+        self, cases: Frame, names: Mapping[str, Any], states: Found, hashes: Mapping[str, str]
+    ) -> None:
         self._names, self._states, self._hashes = names, states, hashes
         self._cases: dict[tuple[str, ...], Frame] = dict(iter(cases.groupby(list(_ROW))))
         clean: Frame = cases[(cases["attack"] == CLEAN) & cases["dice"].notna()]
         self._clean = {
-            model: dict(zip(part["case"], part["dice"], strict=True)) for model, part in clean.groupby("target")
+            model: dict(zip(part["case"], part["dice"], strict=True))
+            for model, part in clean.groupby("target")
         }
 
     def row(self, entry: Mapping[str, Any]) -> Row:
@@ -227,6 +252,7 @@ class _Reader:
             hd95_clean=entry["hd95_clean_mm"],
             hd95=entry["hd95_adv_mm"],
             l2=entry["l2"],
+            psnr=entry["psnr"],
             missing=int(entry["missing"]),
             invented=int(entry["hallucinated"]),
             state=state.name,
@@ -248,11 +274,14 @@ def _hashes(named: Frame, records: Records) -> dict[str, str]:
     }
 
 
-def _organs(records: Records, labels: Mapping[str, str]) -> Any:
-    """A function that gives the organs of a model."""
+def _organs(records: Records, labels: Mapping[str, str], without: Collection[tuple[str, ...]]) -> Any:
+    """A function that gives the organs of a model, those of noise and of some rows left out."""
     outcomes = with_hashes(organ_outcomes(records), records)
-    attacked: Frame = outcomes[[not is_noise(attack) for attack in outcomes["attack"]]]
-    scores: Any = records.scores.merge(records.costs[["unit", "surrogate_sha256", "target_sha256"]], on="unit")
+    rows = zip(*(outcomes[name] for name in _ROW), strict=True)
+    attacked: Frame = outcomes[np.array([not is_noise(row[2]) and row not in without for row in rows], bool)]
+    scores: Any = records.scores.merge(
+        records.costs[["unit", "surrogate_sha256", "target_sha256"]], on="unit"
+    )
     scores = with_hashes(scores, records)
     clean = scores[(scores["attack"] == CLEAN) & (scores["class_id"] > 0)]
 

@@ -167,7 +167,11 @@ def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
             "id beside the records": run.provenance,
             "seed": f"{plan.seed}, mixed with dataset, case and attack",
             "device of the networks": plan.device,
-            **{name: value for name, value in known.items() if not isinstance(value, Mapping) and name != "seed"},
+            **{
+                name: value
+                for name, value in known.items()
+                if not isinstance(value, Mapping) and name != "seed"
+            },
         },
         **{str(name): value for name, value in known.items() if isinstance(value, Mapping)},
         "protocol": asdict(plan.protocol),
@@ -194,8 +198,7 @@ def failures(events: Sequence[Event]) -> tables.Table | None:
         (
             (
                 case,
-                "; ".join(jobs[:_LISTED])
-                + (f"; {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else ""),
+                "; ".join(jobs[:_LISTED]) + (f"; {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else ""),
                 reason,
             )
             for (case, reason), jobs in grouped.items()

@@ -28,7 +28,9 @@ def states_table(found: Iterable[Evidence]) -> Table:
             cells = (name, row.label, row.state, _found(row), _lacking(row))
             rows.append(tuple(Cell(text, kind) for text, kind in zip(cells, _KINDS, strict=True)))
             kinds.append("fail" if row.broken else "")
-    return Table("Checks", ("model", "attack", "checks", "what failed", "not computed"), tuple(rows), tuple(kinds))
+    return Table(
+        "Checks", ("model", "attack", "checks", "what failed", "not computed"), tuple(rows), tuple(kinds)
+    )
 
 
 _KINDS = ("word", "word", "", "text", "text")
@@ -61,17 +63,18 @@ def check_groups(known: Frame, plan: Plan) -> list[dict[str, Any]]:
                     "noise": is_noise(attack.spec),
                     "flags": [entry["flag"] for entry in found if entry["flag"]],
                     "found": len(found),
-                    "table": _outcomes(f"Checks of {model[0]}, {label}", found),
+                    "table": outcomes_table(f"Checks of {model[0]}, {label}", found),
                 }
             )
     return groups
 
 
-def _outcomes(name: str, found: Sequence[Mapping[str, Any]]) -> Table:
+def outcomes_table(name: str, found: Sequence[Mapping[str, Any]]) -> Table:
+    """What checks found, an outcome a row."""
     rows = tuple(
         (
             Cell(entry["check"], ""),
-            Cell(QUESTIONS.get(entry["check"], entry["slug"]), "text"),
+            Cell(str(QUESTIONS.get(entry["check"], entry["slug"])), "text"),
             Cell(entry["status"], ""),
             Cell(entry["detail"], "text"),
             Cell(entry["rule"], "text"),

@@ -1,4 +1,4 @@
-"""What a run says of a model in plain words, and how far that goes; ``docs/reports.md`` states the rules.
+"""What a run says of a model in plain words, and how far that goes; ``docs/figures_and_reports.md`` states the rules.
 
 Sentences follow from the rows alone. They never call a model robust: attacks can show that it breaks, and no number
 of them that it does not.
@@ -7,14 +7,14 @@ of them that it does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ..metrics.statistics import LEAST_UNITS
-from ..records.states import FAILED, PASSED, UNCHECKED, WARNED
+from ..records.states import PASSED, UNCHECKED, WARNED
 from ..show.page.flags import meaning
-from .evidence import Evidence, Organ, Row
+from .evidence import SEEN_DB, Evidence, Row
 
 NOTHING = 0.01
 """Of Dice: a smaller change is called none."""
@@ -42,7 +42,7 @@ class Tone(StrEnum):
     LITTLE = "little harm found"
 
 
-_SHARES = ((0.5, Tone.BREAKS, "breaks"), (0.2, Tone.MUCH, "is hurt badly"), (0.05, Tone.SOME, "is hurt"))
+SHARES = ((0.5, Tone.BREAKS, "breaks"), (0.2, Tone.MUCH, "is hurt badly"), (0.05, Tone.SOME, "is hurt"))
 """Share of its clean Dice that a model loses, and what that is called."""
 
 
@@ -86,6 +86,7 @@ def judge(found: Evidence) -> Verdict:
         *_noise(found, worst),
         *_organs(found),
         *_per_case(found, worst),
+        *_seen(found),
         *_transfer(found),
         *_missing(found),
         *_checks(found),
@@ -103,6 +104,11 @@ def _no_answer(found: Evidence) -> str:
     """Why nothing can be said, or nothing."""
     worst = _strongest(found)
     if worst is None:
+        if found.seen:
+            return (
+                "No answer: every attack tried changes the volume so much that anybody would see it "
+                f"(PSNR below {SEEN_DB:.0f} dB), and any network breaks under that."
+            )
         if found.controls:
             return "No answer yet: only random noise was tried, and noise is no attack."
         return "No answer: no attacked volume has a score."
@@ -114,9 +120,7 @@ def _no_answer(found: Evidence) -> str:
             "and what an attack takes from it says nothing."
         )
     if math.isnan(worst.clean):
-        return (
-            "No answer yet: the clean Dice of some attacked case is not known, so there is nothing to compare with."
-        )
+        return "No answer yet: the clean Dice of some attacked case is not known, so there is nothing to compare with."
     if worst.clean < PLAUSIBLE:
         return (
             f"No answer: the clean Dice of {found.model} is {worst.clean:.3f}, below {PLAUSIBLE}. A network that does not do "
@@ -132,8 +136,10 @@ def _headline(found: Evidence, worst: Row) -> tuple[Tone, str]:
     if not found.white_box:
         under += ", on volumes made against other networks"
     share = worst.drop / worst.clean
-    shaky = f" Its row failed {listed(worst.broken)}: read the checks before this number." if worst.broken else ""
-    for least, tone, word in _SHARES:
+    shaky = (
+        f" Its row failed {listed(worst.broken)}: read the checks before this number." if worst.broken else ""
+    )
+    for least, tone, word in SHARES:
         if share >= least:
             return tone, f"{model} {word}: {change} {under}.{shaky}"
     if worst.drop < NOTHING:
@@ -162,9 +168,7 @@ def _interval(row: Row) -> Iterator[tuple[str, str]]:
     cases = f"{row.cases} case{_s(row.cases)}"
     whom = cases if row.patients == row.cases else f"{cases} of {row.patients} patient{_s(row.patients)}"
     if math.isnan(row.low):
-        said = (
-            f"No interval: {whom}, and it takes {LEAST_UNITS} patients to give one. As many others may give another mean."
-        )
+        said = f"No interval: {whom}, and it takes {LEAST_UNITS} patients to give one. As many others may give another mean."
     else:
         said = f"95% interval of the attacked mean: {row.low:.3f} to {row.high:.3f} ({whom}, patients resampled)."
     low, high = min(row.by_case, key=_by(row)), max(row.by_case, key=_by(row))
@@ -176,7 +180,11 @@ def _interval(row: Row) -> Iterator[tuple[str, str]]:
 def _distance(row: Row) -> Iterator[tuple[str, str]]:
     if not math.isnan(row.hd95_clean) and not math.isnan(row.hd95):
         said = f"HD95 goes from {row.hd95_clean:.1f} to {row.hd95:.1f} mm"
-        lost = f"; {row.missing} time{_s(row.missing)} an organ is gone, which counts the volume's diagonal" if row.missing else ""
+        lost = (
+            f"; {row.missing} time{_s(row.missing)} an organ is gone, which counts the volume's diagonal"
+            if row.missing
+            else ""
+        )
         yield "Surfaces", f"{said}{lost}."
 
 
@@ -200,7 +208,10 @@ def _noise(found: Evidence, worst: Row) -> Iterator[tuple[str, str]]:
     size = f"{noise.label}, L2 {noise.l2:.3g} beside {worst.l2:.3g}"
     cost = f"costs {clean - noisy:.3f} of Dice" if clean - noisy >= 0.0005 else "costs nothing"
     if not large:
-        yield "Random noise", f"What was tried is smaller ({size}) and {cost}; it says less than noise of the same size."
+        yield (
+            "Random noise",
+            f"What was tried is smaller ({size}) and {cost}; it says less than noise of the same size.",
+        )
         return
     said = f"Of the same size ({size}) it {cost}"
     drop = clean - attacked
@@ -240,7 +251,10 @@ def _organs(found: Evidence) -> Iterator[tuple[str, str]]:
         yield "Organs", f"{kept} {_rule_of_three(found.patients)}"
     invented = max((row.invented for row in found.attacks), default=0)
     if invented:
-        yield "Invented organs", f"Up to {invented} under one attack that the reference does not have; each counts as Dice 0."
+        yield (
+            "Invented organs",
+            f"Up to {invented} under one attack that the reference does not have; each counts as Dice 0.",
+        )
     unfound = [f"{organ.name} in {_cases(organ.unfound)}" for organ in found.organs if organ.unfound]
     if unfound:
         yield "Before any attack", f"Not found on the clean volume: {listed(unfound, _NAMED)}."
@@ -262,8 +276,19 @@ def _per_case(found: Evidence, worst: Row) -> Iterator[tuple[str, str]]:
         yield "Worst of all", f"With the attack that hurts each case most, the mean is {mean:.3f}."
 
 
+def _seen(found: Evidence) -> Iterator[tuple[str, str]]:
+    if found.seen:
+        told = listed(
+            [f"{row.label} (PSNR {row.psnr:.1f} dB, Dice {row.dice:.3f})" for row in found.seen], _NAMED
+        )
+        yield (
+            "Left out",
+            f"{told}: below {SEEN_DB:.0f} dB anybody sees the change, which says nothing of an attack.",
+        )
+
+
 def _transfer(found: Evidence) -> Iterator[tuple[str, str]]:
-    rows = [row for row in found.others if not row.noise and not math.isnan(row.dice)]
+    rows = [row for row in found.others if row.scored and not row.seen]
     if rows:
         row = min(rows, key=lambda row: row.dice)
         yield (
@@ -274,7 +299,9 @@ def _transfer(found: Evidence) -> Iterator[tuple[str, str]]:
 
 def _missing(found: Evidence) -> Iterator[tuple[str, str]]:
     """Cases without a result, and rows that do not rest on the same cases."""
-    failed = [f"{row.label} on {row.failed} of {_cases(row.failed + row.cases)}" for row in found.rows if row.failed]
+    failed = [
+        f"{row.label} on {row.failed} of {_cases(row.failed + row.cases)}" for row in found.rows if row.failed
+    ]
     if failed:
         yield (
             "Failed",
@@ -290,10 +317,14 @@ def _missing(found: Evidence) -> Iterator[tuple[str, str]]:
 
 def _checks(found: Evidence) -> Iterator[tuple[str, str]]:
     """What is known of whether the numbers can be believed."""
-    said = []
+    failed: dict[str, list[str]] = {}
     for row in found.attacks:
         for check in row.broken:
-            said.append(f"{row.label} failed {check}: {meaning(check)}")
+            failed.setdefault(check, []).append(row.label)
+    said = [
+        f"{listed(labels, _NAMED)} failed {check}: {meaning(check)}."
+        for check, labels in sorted(failed.items(), key=lambda entry: int(entry[0][1:]))
+    ]
     words = {
         UNCHECKED: "Nobody has looked whether these can be believed: {}.",
         WARNED: "With a warning: {}.",
@@ -329,7 +360,8 @@ def listed(words: Sequence[str], most: int = 99) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
-def _by(row: Row):  # noqa: ANN202 - a key of its cases, the first name where two are equal
+def _by(row: Row) -> Callable[[str], tuple[float, str]]:
+    """Cases by their Dice, equal ones by name."""
     return lambda case: (row.by_case[case], case)
 
 

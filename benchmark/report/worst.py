@@ -71,7 +71,9 @@ def _row(organ: Organ, ml: float) -> tuple[Cell, ...]:
         told = f"not found on the clean volume in {organ.unfound}"
         return (Cell(organ.name, "word"), Cell(size, "number"), Cell("n/a", "number"), Cell("n/a", "number"),
                 Cell(told, "text"), Cell(""), Cell("n/a", "number"), Cell("n/a", "number"))  # fmt: skip
-    hd95 = f"{number(organ.hd95_clean, 1)} → none left" if organ.gone else pair(organ.hd95_clean, organ.hd95, 1)
+    hd95 = (
+        f"{number(organ.hd95_clean, 1)} → none left" if organ.gone else pair(organ.hd95_clean, organ.hd95, 1)
+    )
     return (
         Cell(organ.name, "word"),
         Cell(size, "number"),

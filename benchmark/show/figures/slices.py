@@ -77,9 +77,7 @@ class Example:
     notes: Sequence[str] = field(default=())
 
 
-def slice_figure(
-    example: Example, convention: str = "radiological", *, theme: Theme = LIGHT
-) -> Figure:
+def slice_figure(example: Example, convention: str = "radiological", *, theme: Theme = LIGHT) -> Figure:
     """Rows axial, coronal, sagittal; columns image, adversarial, perturbation, spectrum, reference, predictions.
 
     All slices go through one voxel, the one where the segmentation changes most; all have the same scale in mm,
@@ -155,7 +153,12 @@ class _Drawing:
         self._legend(top - _BARS)
         for line, note in enumerate(notes):
             self._text(
-                0.08, 0.08 + (len(notes) - 1 - line) * _LINE, note, fontsize=7.0, color=theme.soft, va="bottom"
+                0.08,
+                0.08 + (len(notes) - 1 - line) * _LINE,
+                note,
+                fontsize=7.0,
+                color=theme.soft,
+                va="bottom",
             )
         return self.figure
 
