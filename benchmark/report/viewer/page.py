@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ...harness.compute import ClassScore, mean_dice
 from ...plan.attacks import short_name
@@ -23,6 +23,9 @@ NIIVUE = "0.69.0"
 
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 """Of that file before compression."""
+
+WRONG = "#ff2828"
+"""Of voxels in which a prediction differs from the reference."""
 
 _HERE = Path(__file__).resolve().parent
 
@@ -59,6 +62,8 @@ def render_viewer(scene: Scene, convention: str = "radiological") -> str:
             dice=tuple(f"{mean_dice(tuple(scores)):.3f}" for scores in (scene.before, scene.after)),
             data=_data(scene, shown, convention),
             version=NIIVUE,
+            licences=escape((_HERE / "THIRD_PARTY.md").read_text(encoding="utf-8")),
+            wrong=WRONG,
             style=Markup(style),
             scripts=[Markup(text) for text in scripts],
             policy=policy([style], scripts),
@@ -101,6 +106,7 @@ def _data(scene: Scene, shown: list[Organ], convention: str) -> Markup:
             "window": scene.window,
             "reach": largest_change(scene),
             "classes": ["background", *(printable(organ.name) for organ in shown)],
+            "wrong": WRONG,
             "colors": ["#000000", *(organ.color for organ in shown)],
             "start": (scene.affine @ [*scene.start, 1.0])[:3].tolist(),
             "radiological": convention == "radiological",

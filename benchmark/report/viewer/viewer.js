@@ -54,7 +54,7 @@
     for (let at = 0; at < errors.img.length; at++) errors.img[at] = prediction.img[at] === reference.img[at] ? 0 : 1;
     prediction.setColormapLabel(palette(data.colors));
     reference.setColormapLabel(palette(data.colors));
-    errors.setColormapLabel({ R: [0, 255], G: [0, 40], B: [0, 40], A: [0, 255], I: [0, 1], labels: ["right", "wrong"] });
+    errors.setColormapLabel({ ...palette(["#000000", data.wrong]), labels: ["right", "wrong"] });
     for (const overlay of Object.values(overlays[panel])) panels[panel].addVolume(overlay);
   }
 
