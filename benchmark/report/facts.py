@@ -110,7 +110,7 @@ def _asked(run: Run) -> dict[str, Any]:
     return {
         "command": command,
         "has_folders": asked.has_folders(command),
-        "attacks": asked.attacks_table(plan, linf),
+        "attacks": asked.attacks_table(plan, linf, asked.common_window(run.bench.windows.values())),
         "data": provenance,
         "licences": [(m.name, m.licence) for m in plan.models if m.licence],
     }
