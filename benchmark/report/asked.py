@@ -25,7 +25,7 @@ _ONCE = ("--recompute", "--json")  # what a run that adds to this one must not r
 
 def title(plan: Plan) -> str:
     """What the report is about, in a line."""
-    names = list(dict.fromkeys(model.name for model in plan.targets))
+    names = list(dict.fromkeys(model.shown for model in plan.targets))
     whom = names[0] if len(names) == 1 else f"{len(names)} models"
     attacks = sum(not is_noise(attack.spec) for attack in plan.attacks) or len(plan.attacks)
     under = f"{attacks} attack{'' if attacks == 1 else 's'}" if attacks else "saved volumes"

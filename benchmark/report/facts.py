@@ -85,8 +85,10 @@ def facts(run: Run) -> dict[str, Any]:
         "counts": counts,
         "duration": duration(run.seconds),
         "controls": sum(is_noise(attack.spec) for attack in plan.attacks),
-        "models": [(m.name, m.sha256 or "unknown") for m in plan.models],
-        "readings": [(m.name, lines) for m in plan.models if (lines := reading_of(run.bench, m))],
+        "models": [
+            (f"{m.label} ({m.name})" if m.label else m.name, m.sha256 or "unknown") for m in plan.models
+        ],
+        "readings": [(m.shown, lines) for m in plan.models if (lines := reading_of(run.bench, m))],
         "cases": list(plan.cases),
         "seed": plan.seed,
         **_asked(run),
@@ -112,7 +114,7 @@ def _asked(run: Run) -> dict[str, Any]:
         "has_folders": asked.has_folders(command),
         "attacks": asked.attacks_table(plan, linf, asked.common_window(run.bench.windows.values())),
         "data": provenance,
-        "licences": [(m.name, m.licence) for m in plan.models if m.licence],
+        "licences": [(m.shown, m.licence) for m in plan.models if m.licence],
     }
 
 
@@ -188,7 +190,7 @@ def failures(events: Sequence[Event]) -> tables.Table | None:
             job = event.job
             saved = f"saved volume {job.saved.path.name}" if job.saved else "clean image"
             attack = short_name(job.attack.spec) if job.attack else saved
-            models = [job.surrogate.name] if job.surrogate else [target.name for target in job.targets]
+            models = [job.surrogate.shown] if job.surrogate else [target.shown for target in job.targets]
             grouped.setdefault((job.case, event.error), []).append(f"{attack} on {', '.join(models)}")
     if not grouped:
         return None

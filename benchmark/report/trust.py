@@ -54,16 +54,16 @@ def check_groups(known: Frame, plan: Plan) -> list[dict[str, Any]]:
     """Per attacked model and attack of the run, what ``check`` has found so far."""
     known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
     groups = []
-    for model in dict.fromkeys(m.key for m in plan.surrogates):
+    for model in {m.key: m for m in plan.surrogates}.values():
         for attack in plan.attacks:
-            mine = known[(known["surrogate_sha256"] == model[1]) & (known["attack"] == attack.spec)]
+            mine = known[(known["surrogate_sha256"] == model.sha256) & (known["attack"] == attack.spec)]
             found, label = mine.to_dict("records"), short_name(attack.spec)
             groups.append(
                 {
-                    "name": f"{model[0]}, {label}",
+                    "name": f"{model.shown}, {label}",
                     "flags": [entry["flag"] for entry in found if entry["flag"]],
                     "found": len(found),
-                    "table": outcomes_table(f"Checks of {model[0]}, {label}", found),
+                    "table": outcomes_table(f"Checks of {model.shown}, {label}", found),
                 }
             )
     return groups
