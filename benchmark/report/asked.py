@@ -14,12 +14,12 @@ from ..plan.attacks import brief
 from ..plan.plan import Plan
 from ..show.labels import AttackName, attack_names, is_noise
 from ..specs.matched import parse_spec
+from ..specs.program import MODULE, pasted, program
 from ..specs.spec import format_value
 from ..specs.suites import SuiteRow, find_suite
 from .tables import Cell, Table
 
 _FOLDERS = ("--data-root", "--checkpoint", "--out", "--adversarial", "--config")
-_RUN = ("python", "-m", "benchmark")
 _ONCE = ("--recompute", "--json")  # what a run that adds to this one must not repeat
 
 
@@ -97,6 +97,16 @@ def untried(protocol: str, specs: Collection[str]) -> tuple[str, tuple[SuiteRow,
     return suite.name, tuple(row for row in suite.run if row.spec not in specs)
 
 
+def as_called(command: str) -> str:
+    """A recorded command under the name that this program has here, so that it can be pasted.
+
+    Example:
+        >>> as_called("another --model unet")
+        'another --model unet'
+    """
+    return f"{program()}{command.removeprefix(MODULE)}" if command.startswith(f"{MODULE} ") else command
+
+
 def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
     """The command of a run with other attacks; written anew where it does not name them one by one.
 
@@ -119,7 +129,7 @@ def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
         elif word not in _ONCE:
             kept.append(word)
     if not any(word.partition("=")[0] == "--attack" for word in words):
-        kept = [*_RUN, "run", *_crossed(plan), "--cases", ",".join(plan.cases)]
+        kept = [*program().split(), "run", *_crossed(plan), "--cases", ",".join(plan.cases)]
     return shlex.join([*kept, *(part for attack in attacks for part in ("--attack", attack))])
 
 
@@ -128,8 +138,7 @@ def check_command(plan: Plan) -> str:
     attacks = [brief(attack.spec) for attack in plan.attacks if not is_noise(attack.spec)]
     if not attacks or not plan.surrogates:
         return ""
-    words = [*_RUN, "check", *_crossed(plan), *(part for attack in attacks for part in ("--attack", attack))]
-    return shlex.join(words)
+    return pasted(["check", *_crossed(plan), *(part for attack in attacks for part in ("--attack", attack))])
 
 
 def _crossed(plan: Plan) -> list[str]:
