@@ -88,8 +88,8 @@ def climb(
         left = hard_dice(logits, label)
         best = torch.where((left < lowest).view(-1, 1, 1, 1, 1), x.detach(), best)
         lowest = torch.minimum(left, lowest)
-        if last:
-            break
+        if last or not lowest.any():
+            break  # nothing is left, or no steps
         (g,) = torch.autograd.grad(attack.loss(logits, label).sum(), x)
         size = g.abs().sum((1, 2, 3, 4), keepdim=True).clamp_min(1e-30)
         v = 0.9 * v + g / size if attack.unit else 0.9 * v + 0.1 * g
