@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--render", type=Path, metavar="CSV", help="print the table of such rows")
     options = parser.parse_args()
     if options.render:
-        print(comparison(read(options.render)))
+        print(comparison(read(options.render)), end="")
         return
     if options.data_root is None:
         parser.error("--data-root is missing")
@@ -296,20 +296,22 @@ def append(path: Path, rows: list[Row]) -> None:
 
 
 def comparison(rows: list[Row]) -> str:
-    """Per network and patient what the ensemble leaves, every other attack, and the difference to the best of them."""
-    others = [name for name in dict.fromkeys(row.attack for row in rows) if name != "ensemble"]
+    """Per network and patient what the ensemble leaves, every other attack at its best seed, and how the best compares."""
     lowest: dict[tuple[str, str, str], float] = {}
     for row in rows:
         key = (row.model, row.case, row.attack)
         lowest[key] = min(row.dice, lowest.get(key, math.inf))
     lines = []
-    for model, case in dict.fromkeys((row.model, row.case) for row in rows):
-        here = {name: lowest[model, case, name] for name in others if (model, case, name) in lowest}
+    cases = sorted({row.case for row in rows})
+    for model, case in product(dict.fromkeys(row.model for row in rows), cases):
+        here = {name: lowest[model, case, name] for name in INDEPENDENT if (model, case, name) in lowest}
         ours = lowest.get((model, case, "ensemble"), math.nan)
-        cells = [f"{here[name]:.3f}" if name in here else "not run" for name in others]
+        cells = [f"{here[name]:.3f}" if name in here else "not run" for name in INDEPENDENT]
         gap = f"{ours - min(here.values()):+.3f}" if here else "not run"
         lines.append([model, case.split("_")[-1], f"{ours:.3f}", *cells, gap])
-    return markdown_table(["network", "patient", "ensemble", *others, "ensemble - best of the others"], lines)
+    return markdown_table(
+        ["network", "patient", "ensemble", *INDEPENDENT, "ensemble - best of the others"], lines
+    )
 
 
 if __name__ == "__main__":
