@@ -8,17 +8,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustvox.attacks import CATALOG
+from robustvox.datasets import IntensityWindow
 
 from ..plan.attacks import brief
 from ..plan.plan import Plan
 from ..show.labels import AttackName, attack_names, is_noise
 from ..specs.matched import parse_spec
+from ..specs.program import MODULE, pasted, program
 from ..specs.spec import format_value
 from ..specs.suites import SuiteRow, find_suite
 from .tables import Cell, Table
 
 _FOLDERS = ("--data-root", "--checkpoint", "--out", "--adversarial", "--config")
-_RUN = ("python", "-m", "benchmark")
+_ONCE = ("--recompute", "--json")  # what a run that adds to this one must not repeat
 
 
 def title(plan: Plan) -> str:
@@ -30,12 +32,13 @@ def title(plan: Plan) -> str:
     return f"{whom} on {plan.dataset.name} under {under}"
 
 
-def attacks_table(plan: Plan, linf: Mapping[str, float]) -> Table:
+def attacks_table(plan: Plan, linf: Mapping[str, float], window: IntensityWindow | None = None) -> Table:
     """Every attack that was asked for: what it is, its budget, how far it went, and all its parameters.
 
     Args:
         plan: what was crossed.
         linf: largest measured L-inf by spec, of what was scored.
+        window: that of all cases, where they have one in common; changes are then given in its unit too.
     """
     specs = Counter(attack.spec for attack in plan.attacks)
     specs.update(saved.note.attack for saved in plan.saved)
@@ -43,13 +46,15 @@ def attacks_table(plan: Plan, linf: Mapping[str, float]) -> Table:
     for spec, name in attack_names(specs, linf).items():
         entry = CATALOG.get(name.name)
         moved = f"{255 * linf[spec]:.3g}/255" if spec in linf else "n/a"
+        if window is not None and spec in linf:
+            moved += f" = {window.physical(linf[spec]):.3g} {window.unit}"
         rows.append(
             (
                 Cell(name.label, "word"),
                 Cell(entry.summary if entry else "an attack of somebody's own", "text"),
                 Cell(_budget(name), "word"),
                 Cell(moved, "number"),
-                Cell(spec, "text"),
+                Cell(spec, "spec"),
             )
         )
     headings = ("attack", "what it is", "budget", "largest change", "whole specification")
@@ -61,6 +66,19 @@ def _budget(name: AttackName) -> str:
     if name.knob in ("", "eps"):
         return name.budget
     return f"{name.knob} {format_value(name.parameters[name.knob])}, {name.budget}"
+
+
+def common_window(windows: Collection[Any]) -> IntensityWindow | None:
+    """The window that all cases have, where it has a unit; None where they differ or nobody knows.
+
+    Example:
+        >>> ct = IntensityWindow(-175.0, 250.0, "HU")
+        >>> common_window([ct, ct]) == ct, common_window([ct, IntensityWindow(0.0, 9.0, "HU")]), common_window([])
+        (True, None, None)
+    """
+    first = next(iter(windows), None)
+    known = isinstance(first, IntensityWindow) and first.unit not in ("", "a.u.")
+    return first if known and all(window == first for window in windows) else None
 
 
 def untried(protocol: str, specs: Collection[str]) -> tuple[str, tuple[SuiteRow, ...]]:
@@ -77,6 +95,16 @@ def untried(protocol: str, specs: Collection[str]) -> tuple[str, tuple[SuiteRow,
     if suite is None:
         return "", ()
     return suite.name, tuple(row for row in suite.run if row.spec not in specs)
+
+
+def as_called(command: str) -> str:
+    """A recorded command under the name that this program has here, so that it can be pasted.
+
+    Example:
+        >>> as_called("another --model unet")
+        'another --model unet'
+    """
+    return f"{program()}{command.removeprefix(MODULE)}" if command.startswith(f"{MODULE} ") else command
 
 
 def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
@@ -98,10 +126,10 @@ def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
             skip = False
         elif word == "--attack":
             skip = True
-        else:
+        elif word not in _ONCE:
             kept.append(word)
-    if len(kept) == len(words):
-        kept = [*_RUN, "run", *_crossed(plan), "--cases", ",".join(plan.cases)]
+    if not any(word.partition("=")[0] == "--attack" for word in words):
+        kept = [*program().split(), "run", *_crossed(plan), "--cases", ",".join(plan.cases)]
     return shlex.join([*kept, *(part for attack in attacks for part in ("--attack", attack))])
 
 
@@ -110,8 +138,7 @@ def check_command(plan: Plan) -> str:
     attacks = [brief(attack.spec) for attack in plan.attacks if not is_noise(attack.spec)]
     if not attacks or not plan.surrogates:
         return ""
-    words = [*_RUN, "check", *_crossed(plan), *(part for attack in attacks for part in ("--attack", attack))]
-    return shlex.join(words)
+    return pasted(["check", *_crossed(plan), *(part for attack in attacks for part in ("--attack", attack))])
 
 
 def _crossed(plan: Plan) -> list[str]:

@@ -46,6 +46,7 @@ class Row:
         l2, psnr: measured L2 of the change, and its PSNR in dB.
         missing, invented: organs of a case that the prediction lacks, or has and the reference lacks.
         state: what checks say, a word of :mod:`robustvox.benchmark.records.states`.
+        checked: how many checks were computed.
         broken: ids of the checks that failed.
         lacking: ids of checks that the suite asks for and nobody computed.
         flags: as in the table.
@@ -71,6 +72,7 @@ class Row:
     missing: int = 0
     invented: int = 0
     state: str = CONTROL
+    checked: int = 0
     broken: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
@@ -256,6 +258,7 @@ class _Reader:
             missing=int(entry["missing"]),
             invented=int(entry["hallucinated"]),
             state=state.name,
+            checked=len(self._states.get((entry["protocol"], sha256, entry["attack"]), {})),
             broken=state.failed if state.name == FAILED else (),
             lacking=state.lacking,
             flags=tuple(filter(None, str(entry["flags"]).split(";"))),

@@ -105,16 +105,16 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    plan, command = run.bench.plan, str(run.environment["command"])
+    plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
     costs: Any = run.records.costs[run.records.costs["attack"] != CLEAN]
     linf = costs.groupby("attack")["linf"].max().dropna().to_dict()
     provenance = sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items())
     return {
         "command": command,
         "has_folders": asked.has_folders(command),
-        "attacks": asked.attacks_table(plan, linf),
+        "attacks": asked.attacks_table(plan, linf, asked.common_window(run.bench.windows.values())),
         "data": provenance,
-        "licences": [(m.name, m.licence) for m in plan.models if m.licence],
+        "licences": [(m.shown, m.licence) for m in plan.models if m.licence],
     }
 
 
@@ -142,7 +142,7 @@ def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
 
 
 def _trust(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
-    plan, command = run.bench.plan, str(run.environment["command"])
+    plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
     suite, lacking = asked.untried(plan.protocol.name, [attack.spec for attack in plan.attacks])
     texts = [row.text for row in lacking]
     return {

@@ -18,7 +18,7 @@ class Cell:
     Attributes:
         text: what it says.
         kind: how it is set: ``number``, ``main`` for the number that matters, ``text`` for prose that wraps, ``word`` for
-            names that may break anywhere, or nothing.
+            names that may break anywhere, ``spec`` for those that break behind commas, or nothing.
         title: what a pointer over it shows.
         flags: small marks behind the text.
     """

@@ -222,7 +222,7 @@ def _noise(found: Evidence, worst: Row) -> Iterator[tuple[str, str]]:
     if share >= 1:
         said += ": no less than the attack, so nothing here is the attack's doing."
     elif share < 0.01:
-        said += ", less than 1% of the drop: the harm is the attack's doing."
+        said += ": the harm is the attack's doing."
     elif share >= EXPLAINS:
         said += f", {share:.0%} of the drop: most of the harm is done by any disturbance of this size."
     else:

@@ -126,12 +126,12 @@ def test_fewer_than_eight_patients_have_no_interval():
     [
         (
             noise(0.8),
-            "Of the same size (gn std 8/255, L2 10 beside 10) it costs nothing, less than 1% of the drop",
+            "Of the same size (gn std 8/255, L2 10 beside 10) it costs nothing: the harm is the attack's doing.",
         ),
         (noise(0.7), "it costs 0.100 of Dice, 25% of the drop: the rest is the attack's doing."),
         (noise(0.5), "it costs 0.300 of Dice, 75% of the drop: most of the harm is done by any disturbance"),
         (noise(0.3), "no less than the attack, so nothing here is the attack's doing."),
-        (noise(0.85), "it costs nothing, less than 1% of the drop"),
+        (noise(0.85), "it costs nothing: the harm is the attack's doing."),
         (
             noise(0.7, l2=5.0),
             "What was tried is smaller (gn std 8/255, L2 5 beside 10) and costs 0.100 of Dice",
