@@ -157,7 +157,7 @@ def _trust(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
     return {
         "states": trust.states_table(found),
         "groups": trust.check_groups(load_outcomes(run.folder / "checks"), plan),
-        "check_command": asked.check_command(plan),
+        "check_command": asked.check_command(command, plan),
         "sample": trust.sample(found, plan),
         "computed": trust.computed(run.environment, plan.device),
         "flags": trust.flags_explained(found),

@@ -107,7 +107,7 @@ _RESULTS: Mapping[str, _Make] = {
     "flags": _flags,
     "HD95 mm, clean → attacked": _numbers(("hd95_clean_mm", "hd95_adv_mm"), 1, " → "),
     "NSD, clean → attacked": _numbers(("nsd_clean", "nsd_adv"), 3, " → "),
-    "organs lost, invented": _numbers(("missing", "hallucinated"), 0, ", "),
+    "organs gone, invented": _numbers(("missing", "hallucinated"), 0, ", "),
 }
 
 

@@ -173,7 +173,9 @@ def _interval(row: Row) -> Iterator[tuple[str, str]]:
     else:
         said = f"95% interval of the attacked mean: {row.low:.3f} to {row.high:.3f} ({whom}, patients resampled)."
     low, high = min(row.by_case, key=_by(row)), max(row.by_case, key=_by(row))
-    if row.cases > 1:
+    if row.cases > 1 and f"{row.by_case[low]:.3f}" == f"{row.by_case[high]:.3f}":
+        said += f" All cases have {row.by_case[low]:.3f}."
+    elif row.cases > 1:
         said += f" Cases lie between {row.by_case[low]:.3f} ({low}) and {row.by_case[high]:.3f} ({high})."
     yield "How sure", said
 

@@ -117,6 +117,7 @@ def test_fewer_than_eight_patients_have_no_interval():
     )
     frames = verdict(attack(0.4, n=4, patients=2))
     assert point(frames, "How sure").startswith("No interval: 4 cases of 2 patients,")
+    assert point(frames, "How sure").endswith("All cases have 0.400.")
     alone = verdict(attack(0.4, n=1))
     assert point(alone, "How sure").startswith("No interval: 1 case, and")
     assert "Cases lie" not in point(alone, "How sure")
