@@ -20,6 +20,11 @@ from ..specs.suites import SuiteRow, find_suite
 from .tables import Cell, Table
 
 _FOLDERS = ("--data-root", "--checkpoint", "--out", "--adversarial", "--config")
+_CHECKED = (
+    *("--model", "--checkpoint", "--untrained", "--roi-size", "--dataset", "--data-root", "--split"),
+    *("--protocol", "--seed", "--device", "--out"),
+)
+_LOOKED_AT = 2  # cases that a check looks at: two show more than one, twenty hardly more
 _ONCE = ("--recompute", "--json")  # what a run that adds to this one must not repeat
 
 
@@ -133,12 +138,33 @@ def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
     return shlex.join([*kept, *(part for attack in attacks for part in ("--attack", attack))])
 
 
-def check_command(plan: Plan) -> str:
-    """The command that checks the attacks of a run; empty where there is none to check."""
+def check_command(command: str, plan: Plan) -> str:
+    """The command that checks the attacks of a run on two of its cases; empty where there is none to check.
+
+    Args:
+        command: of the run, whose options of data, weights and protocol it keeps.
+        plan: what was crossed.
+    """
     attacks = [brief(attack.spec) for attack in plan.attacks if not is_noise(attack.spec)]
     if not attacks or not plan.surrogates:
         return ""
-    return pasted(["check", *_crossed(plan), *(part for attack in attacks for part in ("--attack", attack))])
+    options = [option for option in _options(command) if option[0].partition("=")[0] in _CHECKED]
+    named = any(option[0].partition("=")[0] == "--model" for option in options)
+    crossed = [word for option in options for word in option] if named else _crossed(plan)
+    attacked = [part for attack in attacks for part in ("--attack", attack)]
+    return pasted(["check", *crossed, *attacked, "--cases", ",".join(plan.cases[:_LOOKED_AT])])
+
+
+def _options(command: str) -> Iterator[tuple[str, ...]]:
+    """The options of a command, each with its value where that is a word of its own."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return
+    starts = [at for at, word in enumerate(words) if word.startswith("--")]
+    for at in starts:
+        valued = at + 1 < len(words) and at + 1 not in starts and "=" not in words[at]
+        yield tuple(words[at : at + 1 + valued])
 
 
 def _crossed(plan: Plan) -> list[str]:

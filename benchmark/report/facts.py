@@ -123,8 +123,9 @@ def _answered(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
     return {
         "verdicts": [judge(model) for model in found],
         "compared": compared(found, comparison(run.records)) if len(found) > 1 else "",
-        "worst": [worst for model in found if (worst := worst_organs(model, sizes)) is not None],
+        "worst": [worst for model in found if (worst := worst_organs(model, sizes, _unit(run))) is not None],
         "sizes_known": bool(sizes),
+        "drops_lost": run.bench.plan.protocol.drop_lost,
     }
 
 
@@ -133,7 +134,7 @@ def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
     return [
         {
             "title": title,
-            "results": tables.results(table, f"{title} results"),
+            "results": tables.results(table, f"{title} results", _unit(run)),
             "measured": tables.measured(table, f"{title}: change and cost"),
         }
         for title, table in kinds
@@ -141,14 +142,22 @@ def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _unit(run: Run) -> str:
+    """Of HD95 under the run's protocol."""
+    return "voxels" if run.bench.plan.protocol.voxel_hd95 else "mm"
+
+
 def _trust(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
     plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
-    suite, lacking = asked.untried(plan.protocol.name, [attack.spec for attack in plan.attacks])
+    suite, lacking = asked.untried(
+        plan.protocol.name,
+        [*(attack.spec for attack in plan.attacks), *(saved.note.attack for saved in plan.saved)],
+    )
     texts = [row.text for row in lacking]
     return {
         "states": trust.states_table(found),
         "groups": trust.check_groups(load_outcomes(run.folder / "checks"), plan),
-        "check_command": asked.check_command(plan),
+        "check_command": asked.check_command(command, plan),
         "sample": trust.sample(found, plan),
         "computed": trust.computed(run.environment, plan.device),
         "flags": trust.flags_explained(found),

@@ -95,7 +95,7 @@ def wide_report() -> str:
         models=[("unet", "0" * 64)] * 2, readings=[("unet", ["RAS"])], cases=["hippocampus_001"] * 48,
         command="python -m benchmark " + "--model unet " * 40, has_folders=True, attacks=asked,
         data=[("folder", "/" + "folder" * 40)], licences=[("unet", "CC-BY-SA 4.0")],
-        verdicts=[judge(model), judge(replace(model, rows=()))], compared="word " * 60, worst=[worst], sizes_known=True,
+        verdicts=[judge(model), judge(replace(model, rows=()))], compared="word " * 60, worst=[worst], sizes_known=True, drops_lost=False,
         tables=[{"title": "Transfer", "results": results(frame, "Transfer results"), "measured": measured(frame, "Change")}],
         lines=chart([model]), ticks=TICKS, most=MOST, figures=[{"light": PIXEL, "dark": PIXEL, "caption": "c", "alt": "a"}],
         failures=plain("Failed cases", ("case", "jobs", "reason"), [("hippocampus_001", "pgd on unet", "/" + "folder" * 30)]),
