@@ -75,6 +75,8 @@ def section(board: Board) -> dict[str, Any]:
         "id": f"d-{component(board.folder)}",
         "name": board.name,
         "folder": _link(board.folder),
+        "counted": _counted,
+        "models": {name: (_anchor(board, name), entry) for name, entry in sorted(board.entries.items())},
         "sources": board.sources,
         "notes": board.notes,
         "facts": ", ".join(
@@ -96,6 +98,11 @@ def section(board: Board) -> dict[str, Any]:
         "attacks": sorted(names.values(), key=lambda a: (a.name, a.budget, a.label)),
         "flags": [(flag, explain(flag)) for flag in flags],
     }
+
+
+def _anchor(board: Board, model: str) -> str:
+    """Where the page tells of a model; nowhere where nothing is known of it."""
+    return f"d-{component(board.folder)}-m-{component(model)}" if model in board.entries else ""
 
 
 def _counted(number: int, noun: str) -> str:
