@@ -173,7 +173,7 @@ def load_board(folder: Path) -> Any:
 
 def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame) -> Any:
     """What the page shows of a dataset, models named as in its tables."""
-    from .page import Board, load_entries, load_notes, load_sources
+    from .page import Board, load_entries, load_notes, load_pictures, load_sources
 
     hashes = ["unit", "surrogate_sha256", "target_sha256"]
     classes = records.scores.merge(records.costs[hashes], on="unit")
@@ -185,6 +185,7 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         outcomes=load_warnings(folder / "checks"),
         sources=load_sources(folder / "records"),
         organs=read_organs(folder),
+        pictures=load_pictures(folder),
         notes=load_notes(folder / "records"),
         ranked=with_hashes(_suited(records, cases), records),
         checks=load_states(folder / "checks"),

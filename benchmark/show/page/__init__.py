@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .board import Board, load_notes, load_sources
 from .entries import load_entries
+from .pictured import load_pictures
 from .render import readable, render_page
 
-__all__ = ["Board", "load_entries", "load_notes", "load_sources", "readable", "render_page"]
+__all__ = ["Board", "load_entries", "load_notes", "load_pictures", "load_sources", "readable", "render_page"]

@@ -31,6 +31,7 @@ class Board:
         ranked: as ``cases``, of the rows alone that a suite admits; the same where nothing says.
         checks: what every check found, from :func:`robustvox.benchmark.records.states.load_states`.
         entries: who stands behind each model, by the name that is shown.
+        pictures: what ``figures --ranking`` drew, by the hash of the rows that it shows.
         sources: lines that say where the data come from, under which licence.
     """
 
@@ -47,6 +48,7 @@ class Board:
     ranked: Frame = None
     checks: Found = field(default_factory=dict)
     entries: Mapping[str, Entry] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

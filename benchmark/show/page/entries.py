@@ -187,12 +187,13 @@ def _registered(around: Surroundings, name: str, sha256: str, path: Path | None)
 
 def _with_weights(around: Surroundings, entry: Entry, path: Path, card: ModelCard, sha256: str) -> Entry:
     folder = f"models/zoo/{path.parent.name}"
-    source, licence = (str(card.data.get(name, "")) for name in ("source", "licence"))
+    licence = str(card.data.get("licence", ""))
     terms = around.link(f"{folder}/LICENCE.md", licence)
+    # Generated volumes have no licence; where the data's binds what is made of them, the zoo says so beside the weights.
+    bound = "; weights and data " if terms.href else "; data "
     return replace(
         entry,
         weights=(around.link(f"{folder}/{path.name}", path.name), Link(f", sha256 {sha256[:8]}")),
-        data=f"{card.dataset}, {source or 'generated volumes'}",
-        # What was trained on somebody's data is under their terms; generated volumes have none.
-        licence=(*entry.licence, *((Link("; weights and data "), terms) if licence else ())),
+        data=card.dataset,
+        licence=(*entry.licence, *((Link(bound), terms) if licence else ())),
     )

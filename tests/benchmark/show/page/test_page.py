@@ -104,7 +104,9 @@ def test_tags_nest_and_ids_are_unique(page: Page) -> None:
 
 def test_nothing_points_out_of_the_file(text: str, page: Page, toy_page: Path) -> None:
     # Papers alone are elsewhere: a link asks for nothing before somebody follows it.
-    papers = re.findall(r'<a href="https://(arxiv\.org/abs/[\d.]+|doi\.org/10\.[\w./-]+)" rel="noreferrer">', text)
+    papers = re.findall(
+        r'<a href="https://(arxiv\.org/abs/[\d.]+|doi\.org/10\.[\w./-]+)" rel="noreferrer">', text
+    )
     assert "arxiv.org/abs/2201.01266" in papers
     inside = re.sub(r'<a href="https://(arxiv|doi)\.org/[\w./-]+" rel="noreferrer">', "<a>", text)
     assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttp|//[a-z]+\.", inside)
