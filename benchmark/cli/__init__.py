@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +17,7 @@ from robustvox.models import CheckpointError
 
 from ..records.unit import RecordsError
 from ..specs.names import printable
+from ..specs.program import SCRIPT, program
 from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
@@ -51,10 +51,12 @@ REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
 HELP, VERSION = ("-h", "--help"), "--version"
 """What the program and every command answer."""
 
+COMPLETION = ("--install-completion", "--show-completion")
+"""What the installed script answers, which shells complete."""
+
 
 app = typer.Typer(
     name="robustvox",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": list(HELP)},  # commands take theirs from here
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant. "
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if not arguments:
         arguments = ["--help"]
-    elif arguments[0] in HELP:
+    elif arguments[0] in (*HELP, *COMPLETION):
         pass
     elif arguments[0].startswith("-"):
         arguments.insert(0, "run")
@@ -92,12 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
-    return reported(lambda: app(args=arguments, prog_name=_program(), standalone_mode=False))
-
-
-def _program() -> str:
-    """How this program was called, for a usage line that can be typed."""
-    return "robustvox" if Path(sys.argv[0]).stem == "robustvox" else "python -m benchmark"
+    name = SCRIPT if arguments[0] in COMPLETION else program()
+    return reported(lambda: app(args=arguments, prog_name=name, standalone_mode=False))
 
 
 def reported(call: Callable[[], Any]) -> int:

@@ -85,15 +85,25 @@ class Bench:
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._of_case: dict[str, _OfCase] = {}
-        self._doing: tuple[str, StepWatch] = "", StepWatch()
+        self._doing: tuple[str, str, StepWatch] = "", "", StepWatch()
         #: share of each model's window that each case fills, as far as cases were read
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
 
     @property
     def doing(self) -> str:
         """What is in work at this moment, in a few words."""
-        what, steps = self._doing
+        what, _, steps = self._doing
         return ", ".join(filter(None, (what, str(steps))))
+
+    @property
+    def attack(self) -> str:
+        """The spec of the attack in work, empty for none."""
+        return self._doing[1]
+
+    @property
+    def share(self) -> float:
+        """How far that attack is, 0 to 1."""
+        return self._doing[2].share
 
     def hold(self, cases: Collection[str]) -> None:
         """Keep these cases and what was computed of them, beside the last ones; those that were held before may go."""
@@ -297,8 +307,11 @@ class Bench:
         """Say what is in work; the watch of its steps."""
         steps = StepWatch()
         if job.attack is not None and job.surrogate is not None:
-            more = f" and {many - 1} more" if many > 1 else ""
-            self._doing = f"{job.case}{more}: {job.attack.spec} on {job.surrogate.name}", steps
+            what = f"{job.attack.spec} on {job.surrogate.shown}"
+        else:
+            what = "scoring" if job.saved is not None else "clean"
+        more = f" and {many - 1} more" if many > 1 else ""
+        self._doing = f"{job.case}{more}: {what}", job.attack.spec if job.attack else "", steps
         return steps
 
     def _known(self, volume: Volume) -> _OfCase:

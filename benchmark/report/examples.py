@@ -23,8 +23,8 @@ def make_example(plan: Plan, clean: Scored, attacked: Scored, notes: Sequence[st
         notes: further lines below the figure.
     """
     volume, job, moved = attacked.volume, attacked.job, attacked.outcome.distortion
-    surrogate = job.surrogate.name if job.surrogate else ""
-    models = surrogate if surrogate == attacked.target.name else f"{surrogate} → {attacked.target.name}"
+    surrogate, target = job.surrogate.shown if job.surrogate else "", attacked.target.shown
+    models = surrogate if surrogate == target else f"{surrogate} → {target}"
     spec = job.attack.spec if job.attack else ""
     setting = f"{spec}, seed {plan.seed}, {plan.protocol.name}."
     measured = (

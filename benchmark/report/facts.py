@@ -96,8 +96,10 @@ def facts(run: Run) -> dict[str, Any]:
         "checks": checks(run),
         "check_command": _check_command(plan),
         "environment": _environment(run),
-        "models": [(m.name, m.sha256 or "unknown") for m in plan.models],
-        "readings": [(m.name, lines) for m in plan.models if (lines := reading_of(run.bench, m))],
+        "models": [
+            (f"{m.label} ({m.name})" if m.label else m.name, m.sha256 or "unknown") for m in plan.models
+        ],
+        "readings": [(m.shown, lines) for m in plan.models if (lines := reading_of(run.bench, m))],
         "attacks": [a.spec for a in plan.attacks],
         "cases": list(plan.cases),
         "data": sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items()),
@@ -142,7 +144,7 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
             job = event.job
             saved = f"saved volume {job.saved.path.name}" if job.saved else "clean image"
             attack = short_name(job.attack.spec) if job.attack else saved
-            models = [job.surrogate.name] if job.surrogate else [target.name for target in job.targets]
+            models = [job.surrogate.shown] if job.surrogate else [target.shown for target in job.targets]
             grouped.setdefault((job.case, event.error), []).append(f"{attack} on {', '.join(models)}")
     return [
         {
@@ -161,13 +163,13 @@ def checks(run: Run) -> list[dict[str, Any]]:
     plan = run.bench.plan
     known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
     groups = []
-    for model in dict.fromkeys(m.key for m in plan.surrogates):
+    for model in {m.key: m for m in plan.surrogates}.values():
         for attack in plan.attacks:
-            mine = known[(known["surrogate_sha256"] == model[1]) & (known["attack"] == attack.spec)]
+            mine = known[(known["surrogate_sha256"] == model.sha256) & (known["attack"] == attack.spec)]
             found = mine.to_dict("records")
             worst = [entry["flag"] for entry in found if entry["flag"]]
             groups.append(
-                {"model": model[0], "attack": short_name(attack.spec), "found": found, "flags": worst}
+                {"model": model.shown, "attack": short_name(attack.spec), "found": found, "flags": worst}
             )
     return groups
 

@@ -30,14 +30,23 @@ class RunRequest:
     """The command line of ``run`` as written; see ``python -m benchmark run --help``.
 
     Raises:
-        UsageError: volumes that are on the disk are to be saved.
+        UsageError: volumes that are on the disk are to be saved; little and much is to be said.
     """
 
     crossing: Crossing
     computing: Computing
     writing: Writing
+    quiet: Annotated[bool, Option(short="-q", help="Tables and failures only.")] = False
+    verbose: Annotated[bool, Option(short="-v", help="A line for every finished attack.")] = False
+    dry_run: Annotated[bool, Option(help="Show the plan and what it costs; compute nothing.")] = False
+    config: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="YAML of these options, lists are crossed; what is typed besides wins."),
+    ] = None
 
     def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise UsageError("expected --quiet or --verbose, got both; leave one out")
         if self.crossing.adversarial is not None and self.writing.save_adversarial:
             raise UsageError(
                 "expected --adversarial DIR alone, whose volumes are saved already, got --save-adversarial"

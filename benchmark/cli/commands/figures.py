@@ -24,6 +24,7 @@ from ...show.figures.curves import budget_curves, distortion_curves
 from ...show.figures.heatmap import transfer_heatmaps
 from ...show.figures.planes import CONVENTIONS
 from ...show.figures.slices import Example, slice_figure
+from ...show.model_labels import relabelled, shown_labels
 from ...specs.requests import FiguresRequest
 from ...specs.spec import UsageError
 from ..codes import DONE, SOME_FAILED
@@ -165,9 +166,10 @@ def _draw_records(
     """Curves and heat maps of a dataset, per protocol."""
     from ...show.tables import results as tables
 
+    folder = request.results / dataset / "records"
     if records is None:
-        records = load_records(request.results / dataset / "records")
-    white_box, transfer = tables.both(records)
+        records = load_records(folder)
+    white_box, transfer = tables.both(relabelled(records, shown_labels(folder, records)))
     for protocol in sorted({*white_box["protocol"], *transfer["protocol"]}):
         own = white_box[white_box["protocol"] == protocol]
         pairs = transfer[transfer["protocol"] == protocol]
