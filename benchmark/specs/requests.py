@@ -93,6 +93,27 @@ class FiguresRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewRequest:
+    """The command line of ``view``: cases, and what a run of them would be.
+
+    Args:
+        crossing: models, attacks and data, or a folder of saved volumes; its ``cases`` are ``ids``.
+        computing: how the attacks run again.
+        ids: of the cases.
+        results: where the records are.
+        convention: among :data:`~robustvox.benchmark.show.figures.planes.CONVENTIONS`.
+        folder: of the pages; ``<dataset>/`` is made in it.
+    """
+
+    crossing: Crossing
+    computing: Computing
+    ids: Annotated[tuple[str, ...], Option(argument=True, metavar="CASE", help="Case ids; may repeat.")] = ()
+    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = RESULTS
+    convention: Annotated[str, Option(help="Opens radiological or neurological.")] = "radiological"
+    folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the pages.")] = Path("views")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrequencyRequest:
     """The command line of ``frequency`` as written; ``crossing`` says what is attacked, or which files are read."""
 
