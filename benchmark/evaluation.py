@@ -30,6 +30,7 @@ from robustvox.models.precision import exact_float32
 from .craft.named import NamedAttack, NamedModel
 from .harness.bench import Bench
 from .harness.execute import Event, execute
+from .harness.watching import Listener, watched
 from .plan.attacks import attack_spec, match_all
 from .plan.bring import own_window
 from .plan.plan import Plan
@@ -59,6 +60,7 @@ def evaluate(
     store: Path | None = None,
     match: Attack | None = None,
     match_on: str = "l2",
+    progress: bool | Listener = False,
 ) -> Evaluation:
     """Attack every model with every attack and return the tables of results.
 
@@ -94,6 +96,8 @@ def evaluate(
         match: a reference attack; all other attacks are scaled, per case, to its distortion, see
             :class:`~robustvox.benchmark.craft.matched.Matched`.
         match_on: the distortion that is equated, ``"l2"`` or ``"ssim"``.
+        progress: True for a bar with the case, attack and step in work and the time left, or a function that is called
+            with a :class:`~robustvox.benchmark.harness.watching.Standing` after every volume.
 
     Returns:
         An :class:`~robustvox.benchmark.show.evaluation.Evaluation`: ``.table`` has one row per surrogate, target and attack,
@@ -134,7 +138,7 @@ def evaluate(
             device=device,
             white_box=not transfer,
         )
-        events, records = _run(plan, store)
+        events, records = _run(plan, store, progress)
     failures = tuple(dict.fromkeys(_reason(e) for e in events if e.failed))
     if events and all(event.failed for event in events):
         raise ValueError(f"every case failed: {'; '.join(failures)}")
@@ -143,13 +147,18 @@ def evaluate(
     return evaluation_of(records, failures)
 
 
-def _run(plan: Plan, store: Path | None) -> tuple[list[Event], Records]:
+def _run(plan: Plan, store: Path | None, progress: bool | Listener) -> tuple[list[Event], Records]:
     """The events of a plan, and all that its folder holds afterwards."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(store) if store is not None else Path(scratch)
         with RecordStore(root) as records_store, exact_float32():
             provenance = records_store.provenance({"protocol": plan.protocol.name})
-            events = list(execute(Bench(plan, case_batch="auto"), records_store, provenance))
+            events = []
+            with watched(plan, progress) as seen:
+                bench, tally = Bench(plan, case_batch="auto"), seen.outlook.tally
+                for event in execute(bench, records_store, provenance, tally=tally):
+                    events.append(event)
+                    seen.finish(event)
         return events, load_records(root)
 
 

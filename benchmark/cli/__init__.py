@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +17,7 @@ from robustvox.models import CheckpointError
 
 from ..records.unit import RecordsError
 from ..specs.names import printable
+from ..specs.program import SCRIPT, program
 from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
@@ -37,6 +37,7 @@ from .submit import submit
 from .suite import suite
 from .train import train
 from .verify import verify
+from .view import view
 
 # Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -51,10 +52,12 @@ REFUSALS = (UsageError, RecordsError, DatasetError, CheckpointError)
 HELP, VERSION = ("-h", "--help"), "--version"
 """What the program and every command answer."""
 
+COMPLETION = ("--install-completion", "--show-completion")
+"""What the installed script answers, which shells complete."""
+
 
 app = typer.Typer(
     name="robustvox",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": list(HELP)},  # commands take theirs from here
     help="Adversarial robustness benchmark for 3D medical segmentation. Without a command, `run` is meant. "
@@ -64,7 +67,7 @@ app = typer.Typer(
 
 # In the order of `--help`.
 for command in (
-    run, suite, check, compare, frequency, steal, figures, train, leaderboard, submit, verify, cite, data, mark, unlock, marking, migrate,
+    run, suite, check, compare, frequency, steal, figures, view, train, leaderboard, submit, verify, cite, data, mark, unlock, marking, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(list_registries)
@@ -83,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if not arguments:
         arguments = ["--help"]
-    elif arguments[0] in HELP:
+    elif arguments[0] in (*HELP, *COMPLETION):
         pass
     elif arguments[0].startswith("-"):
         arguments.insert(0, "run")
@@ -92,12 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
-    return reported(lambda: app(args=arguments, prog_name=_program(), standalone_mode=False))
-
-
-def _program() -> str:
-    """How this program was called, for a usage line that can be typed."""
-    return "robustvox" if Path(sys.argv[0]).stem == "robustvox" else "python -m benchmark"
+    name = SCRIPT if arguments[0] in COMPLETION else program()
+    return reported(lambda: app(args=arguments, prog_name=name, standalone_mode=False))
 
 
 def reported(call: Callable[[], Any]) -> int:

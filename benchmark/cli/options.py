@@ -36,12 +36,12 @@ def command(
         flags: other names of options, by field.
         **defaults: defaults of this command, by field.
     """
-    found = _declared(kind, keep)
+    found = declared(kind, keep)
     given = {**defaults, **dict.fromkeys(required, inspect.Parameter.empty)}
 
     def decorate(function: Callable[[Request], int]) -> Callable[..., int]:
         def run(**typed: Any) -> int:
-            return function(_build(kind, typed))
+            return function(build(kind, typed))
 
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
@@ -56,7 +56,7 @@ def command(
     return decorate
 
 
-def _declared(kind: type, keep: Sequence[str] | None) -> dict[str, tuple[Field, Any]]:
+def declared(kind: type, keep: Sequence[str] | None) -> dict[str, tuple[Field, Any]]:
     """Every field that is an option, by name, with its annotation; those of inner requests first."""
     hints = get_type_hints(kind, include_extras=True)
     inner: dict[str, tuple[Field, Any]] = {}
@@ -64,11 +64,16 @@ def _declared(kind: type, keep: Sequence[str] | None) -> dict[str, tuple[Field, 
     for field in fields(kind):
         hint = hints[field.name]
         if is_dataclass(hint) and isinstance(hint, type):
-            options = _declared(hint, None)
+            options = declared(hint, None)
             inner |= {name: option for name, option in options.items() if keep is None or name in keep}
         elif any(isinstance(extra, Option) for extra in get_args(hint)[1:]):
             own[field.name] = (field, hint)
     return {**inner, **own}
+
+
+def flag_of(field: Field, option: Option) -> str:
+    """What a field is called on the command line; both names of a switch that is on."""
+    return option.flag or f"--{field.name.replace('_', '-')}"
 
 
 def _parameter(field: Field, hint: Any, flag: str | None, default: Any) -> inspect.Parameter:
@@ -79,10 +84,11 @@ def _parameter(field: Field, hint: Any, flag: str | None, default: Any) -> inspe
         default = field.default if field.default is not MISSING else inspect.Parameter.empty
     settings = {"metavar": option.metavar, "envvar": option.env, "min": option.least, "show_default": shown}
     settings = {"help": option.help, **{key: value for key, value in settings.items() if value is not None}}
-    name = flag or option.flag or f"--{field.name.replace('_', '-')}"
-    declared = typer.Argument(**settings) if option.argument else typer.Option(name, **settings)
+    name = flag or flag_of(field, option)
+    names = (name, option.short) if option.short else (name,)
+    parameter = typer.Argument(**settings) if option.argument else typer.Option(*names, **settings)
     default = None if default == () else default
-    annotation = Annotated[_typed(plain, default), declared]
+    annotation = Annotated[_typed(plain, default), parameter]
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
@@ -96,14 +102,14 @@ def _typed(plain: Any, default: Any) -> Any:
     return plain
 
 
-def _build(kind: type[Request], typed: Mapping[str, Any]) -> Request:
+def build(kind: type[Request], typed: Mapping[str, Any]) -> Request:
     """The request that the typed values make; inner requests take theirs."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in fields(kind):  # type: ignore[arg-type]
         hint = hints[field.name]
         if is_dataclass(hint) and isinstance(hint, type):
-            values[field.name] = _build(hint, typed)
+            values[field.name] = build(hint, typed)
         elif field.name in typed:
             value = typed[field.name]
             values[field.name] = tuple(value or ()) if _is_many(hint) else value

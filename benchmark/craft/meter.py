@@ -71,18 +71,21 @@ class StepWatch:
     a wrong sign, too large a step), ``nonfinite-loss`` when a loss was NaN or infinite somewhere. That the last
     point is the best one is no flag: twenty steps of PGD end so on most volumes, see check C6.
 
-    As text it tells where the attack stands, ``step 3 of 20``; empty before the first step.
+    As text it tells where the attack stands, ``step 3 of 20``; empty before the first step. ``share`` says it from 0 to
+    1.
     """
 
     def __init__(self) -> None:
         self._steps = 0
         self._at = ""
+        self.share = 0.0
         self._progress: Tensor | None = None
         self._finite: Tensor | None = None
 
     def __call__(self, info: StepInfo) -> None:
         self._steps = max(self._steps, info.steps)
         self._at = f"step {info.step} of {info.steps}"
+        self.share = min(info.step / info.steps, 1.0) if info.steps else 0.0
         progress, finite = info.best_step > 0, torch.isfinite(info.loss)
         self._progress = progress if self._progress is None else progress | self._progress
         self._finite = finite if self._finite is None else finite & self._finite

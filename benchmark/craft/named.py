@@ -70,6 +70,7 @@ class NamedModel:
         prompts: of the case, after :meth:`for_case`; empty where there are none.
         blind: share of the case's voxels no change of which reaches the network, likewise.
         claimed: mean foreground Dice that its checkpoint says it has; None where it says nothing.
+        label: what its user calls it in tables; empty for its name. No part of what it is.
     """
 
     name: str
@@ -86,6 +87,12 @@ class NamedModel:
     prompts: str = ""
     blind: float | None = None
     claimed: float | None = None
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What people read of it."""
+        return self.label or self.name
 
     @property
     def key(self) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from robustvox.datasets import Volume, patient_of
+from robustvox.datasets import ChannelWindows, IntensityWindow, Volume, patient_of
 from robustvox.models import SlidingWindow
 from robustvox.models.window_memory import release
 
@@ -23,7 +23,7 @@ from .compute import Failure, Outcome, Scored
 from .desk import Desk, Later, OwnDesk, Scoring
 from .faults import CASE_FAILURES, Kind, kind_of
 from .saving import Saver, write_volume
-from .scoring import Change, PreparedCase, change_of, judge, prepare_scorer
+from .scoring import Change, PreparedCase, change_of, judge, organ_sizes, prepare_scorer
 
 Watch = Callable[[Scored], None]
 """Called with every prediction that was scored in this process."""
@@ -85,15 +85,29 @@ class Bench:
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._of_case: dict[str, _OfCase] = {}
-        self._doing: tuple[str, StepWatch] = "", StepWatch()
+        self._doing: tuple[str, str, StepWatch] = "", "", StepWatch()
         #: share of each model's window that each case fills, as far as cases were read
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
+        #: millilitres of every organ that a case has, by class id, likewise
+        self.organs_ml: dict[str, dict[int, float]] = {}
+        #: what the intensities of each case mean, likewise
+        self.windows: dict[str, IntensityWindow | ChannelWindows] = {}
 
     @property
     def doing(self) -> str:
         """What is in work at this moment, in a few words."""
-        what, steps = self._doing
+        what, _, steps = self._doing
         return ", ".join(filter(None, (what, str(steps))))
+
+    @property
+    def attack(self) -> str:
+        """The spec of the attack in work, empty for none."""
+        return self._doing[1]
+
+    @property
+    def share(self) -> float:
+        """How far that attack is, 0 to 1."""
+        return self._doing[2].share
 
     def hold(self, cases: Collection[str]) -> None:
         """Keep these cases and what was computed of them, beside the last ones; those that were held before may go."""
@@ -291,14 +305,20 @@ class Bench:
             if share is not None:
                 self.filled.setdefault(model.key, {})[case_id] = share
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
+        self.windows[case_id] = volume.window
+        if not getattr(dataset, "overlapping", ()):
+            self.organs_ml[case_id] = organ_sizes(volume)
         return PreparedCase(volume, case_fingerprint(self.plan.dataset, volume), scorer)
 
     def _begin(self, job: Job, many: int) -> StepWatch:
         """Say what is in work; the watch of its steps."""
         steps = StepWatch()
         if job.attack is not None and job.surrogate is not None:
-            more = f" and {many - 1} more" if many > 1 else ""
-            self._doing = f"{job.case}{more}: {job.attack.spec} on {job.surrogate.name}", steps
+            what = f"{job.attack.spec} on {job.surrogate.shown}"
+        else:
+            what = "scoring" if job.saved is not None else "clean"
+        more = f" and {many - 1} more" if many > 1 else ""
+        self._doing = f"{job.case}{more}: {what}", job.attack.spec if job.attack else "", steps
         return steps
 
     def _known(self, volume: Volume) -> _OfCase:

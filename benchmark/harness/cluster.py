@@ -42,6 +42,8 @@ class Tally:
         workers: that may compute; 0 where this process does.
         starting: workers that were asked what they have and did not answer yet.
         doing: tells what is in work at any moment, in a few words.
+        attack: tells the spec of the attack that this process makes, empty for none.
+        share: tells how far that attack is, 0 to 1.
     """
 
     jobs: int
@@ -52,6 +54,8 @@ class Tally:
     workers: int = 0
     starting: int = 0
     doing: Callable[[], str] = str
+    attack: Callable[[], str] = str
+    share: Callable[[], float] = float
 
     def __str__(self) -> str:
         many = f" on {self.workers} workers" if self.workers else ""

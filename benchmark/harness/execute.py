@@ -136,6 +136,7 @@ class _Run:
         """Attacks in this process; scores are waited for only when too many are outstanding, and recorded in order."""
         traces, line = Tracebacks(self.store.root), deque[_Begun | Event]()
         self.tally.doing = lambda: self.bench.doing
+        self.tally.attack, self.tally.share = lambda: self.bench.attack, lambda: self.bench.share
         try:
             for found in in_rounds(self._jobs(), self.bench):
                 if isinstance(found, _Begun | Event):

@@ -17,6 +17,7 @@ from ..specs.protocols import Protocol, find_protocol
 from ..specs.spec import UsageError, match, normalize
 from .attacks import load_attack, match_all
 from .cases import EVERY_SPLIT, load_dataset, select_cases
+from .labels import require_labels, with_labels
 from .model_text import parse_model
 from .models import choose_device, load_model
 from .plan import Plan
@@ -44,11 +45,12 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
             f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
             "--transfer out"
         )
+    require_labels(crossing.labels, "--model", len(crossing.models))
     protocol = find_protocol(crossing.protocol)
     attacks = load_attacks(crossing, protocol)
     dataset = load_crossed(crossing, out)
     device = choose_device(computing.device)
-    models = load_models(crossing, computing, dataset, protocol, device)
+    models = with_labels(load_models(crossing, computing, dataset, protocol, device), crossing.labels)
     split = crossing.split or "validation"
     crafting = len(crossing.models)
     return Plan(
@@ -78,6 +80,7 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
             "expected --adversarial DIR with --target NAME and neither model nor attack, which the files know; got "
             + (", ".join(superfluous) or "no --target")
         )
+    require_labels(crossing.labels, "--target", len(crossing.targets))
     protocol = find_protocol(crossing.protocol)
     dataset = load_crossed(crossing, out)
     device = choose_device(computing.device)
@@ -90,7 +93,7 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
     if not folder.volumes and not folder.refused:
         raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")
     owned = replace(crossing, models=crossing.targets, targets=())
-    targets = load_models(owned, computing, dataset, protocol, device)
+    targets = with_labels(load_models(owned, computing, dataset, protocol, device), crossing.labels)
     return Plan(
         dataset=dataset,
         cases=folder.cases,

@@ -148,6 +148,14 @@ class Crossed(BaseModel):
     compute: dict[Text, Any] | None = None
 
 
+class LabelLine(Line):
+    """What the user calls a model in tables."""
+
+    name: Text
+    sha256: Text
+    label: Text
+
+
 class ProvenanceLine(Line):
     """One line of ``provenance.jsonl``."""
 

@@ -25,7 +25,7 @@ def window_lines(bench: Bench) -> Iterator[str]:
     """What window each model has, who chose it, and how much of it the volumes filled."""
     for model in bench.plan.models:
         for line in _window(bench, model):
-            yield f"{model.name}: {line}"
+            yield f"{model.shown}: {line}"
 
 
 def _window(bench: Bench, model: NamedModel) -> Iterator[str]:

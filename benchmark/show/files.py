@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..records.coverage import orphans, row_problems
+from ..records.model_labels import Labels
 from ..records.organs import read_organs
 from ..records.outcomes import load_flags, load_warnings
 from ..records.reading import Frame, Records, load_records
 from ..records.sources import is_published
 from ..records.states import load_states
+from ..records.submission import published_problems
 from ..records.suite import admitted, impostors
 from ..records.writing import replace_file
 from ..specs.suites import SUITES
 from .budgets import overruns
 from .excerpt import PROTOCOL, with_excerpts
+from .model_labels import relabelled, shown_labels
 from .page.ranking import rank
 from .tables import views
 from .tables.best import best_models
@@ -65,12 +69,13 @@ def render(results: Path, loaded: Mapping[Path, Records] | None = None) -> dict[
     from .page import load_notes, render_page
 
     files, boards, tables = {}, [], {}
-    for source, records in (load_all(results) if loaded is None else loaded).items():
-        folder = source.parent
+    for source, recorded in (load_all(results) if loaded is None else loaded).items():
+        folder, labels = source.parent, shown_labels(source, recorded)
+        records = relabelled(recorded, labels)
         cases = per_case(records)
         checks = folder / "checks"
         table, same = all_rows(records, load_flags(checks), cases, load_states(checks))
-        boards.append(_board(folder, records, cases, table, same))
+        boards.append(_board(folder, records, cases, table, same, labels))
         files |= render_success(folder, records)
         marks, notes = best_models(with_hashes(cases, records)), load_notes(source)
         for name, part in (("white_box", table[same]), ("transfer", table[~same])):
@@ -147,6 +152,7 @@ def check(results: Path) -> list[str]:
                 lineterm="",
             )
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
+    problems += published_problems(results)
     for folder, records in loaded.items():
         problems += row_problems(folder, records)
         problems += impostors(folder, records)
@@ -161,32 +167,43 @@ def load_board(folder: Path) -> Any:
     Args:
         folder: ``<dataset>`` with ``records`` below.
     """
-    records = load_records(folder / "records")
+    recorded = load_records(folder / "records")
+    labels = shown_labels(folder / "records", recorded)
+    records = relabelled(recorded, labels)
     cases = per_case(records)
     checks = folder / "checks"
     table, same = all_rows(records, load_flags(checks), cases, load_states(checks))
-    return _board(folder, records, cases, table, same)
+    return _board(folder, records, cases, table, same, labels)
 
 
-def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame) -> Any:
+def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame, labels: Labels) -> Any:
     """What the page shows of a dataset, models named as in its tables."""
-    from .page import Board, load_notes, load_sources
+    from .page import Board, load_entries, load_notes, load_pictures, load_sources
 
     hashes = ["unit", "surrogate_sha256", "target_sha256"]
     classes = records.scores.merge(records.costs[hashes], on="unit")
     frames = {"cases": cases, "classes": classes, "failures": records.failures}
-    return Board(
+    names = {(label, sha256): name for (name, sha256), label in labels.items()}
+
+    def stored(frame: Frame) -> list[Any]:
+        pairs = zip(frame["surrogate"], frame["surrogate_sha256"], strict=True)
+        return [names.get(pair, pair[0]) for pair in pairs]
+
+    board = Board(
         folder=folder.name,
         white_box=table[same],
         transfer=table[~same],
         outcomes=load_warnings(folder / "checks"),
         sources=load_sources(folder / "records"),
         organs=read_organs(folder),
+        pictures=load_pictures(folder),
         notes=load_notes(folder / "records"),
         ranked=with_hashes(_suited(records, cases), records),
         checks=load_states(folder / "checks"),
-        **{k: with_hashes(frame.assign(stored=frame["surrogate"]), records) for k, frame in frames.items()},
+        **{k: with_hashes(frame.assign(stored=stored(frame)), records) for k, frame in frames.items()},
     )
+    models = {shown: (board.stored.get(shown, shown), sha256) for shown, sha256 in board.sha256.items()}
+    return replace(board, entries=load_entries(folder.parent, board.name, models))
 
 
 def _suited(records: Records, cases: Frame) -> Frame:

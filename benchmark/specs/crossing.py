@@ -52,6 +52,10 @@ class Crossing:
     checkpoints: Annotated[
         tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = ()
+    labels: Annotated[
+        tuple[str, ...],
+        Option(flag="--label", metavar="NAME", help="What tables call it; one per --model, in order."),
+    ] = ()
     untrained: Annotated[bool, Option(help="Allow random weights; flagged in the table.")] = False
     roi_size: RoiSize = None
     match: Annotated[

@@ -22,6 +22,7 @@ class Option:
     Attributes:
         help: one sentence.
         flag: its name, where it is not that of the field; an ``--a/--no-a`` pair for a switch that is on.
+        short: one letter that says the same, ``-q``.
         metavar: what stands for the value in the help.
         env: environment variable that gives the default.
         least: smallest number.
@@ -31,6 +32,7 @@ class Option:
 
     help: str
     flag: str | None = None
+    short: str | None = None
     metavar: str | None = None
     env: str | None = None
     least: float | None = None

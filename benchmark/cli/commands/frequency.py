@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.table import Table
 
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES, reason_of, require_folder
 from ...plan.build import build_plan
 from ...records.patients import note_patients
 from ...records.sources import claim
+from ...specs.names import printable
 from ...specs.requests import FrequencyRequest
 from ...specs.spec import UsageError, match, parse_value
 from ...studies.frequency.bands import CUTS, KINDS, PUBLISHED, RESCALE, Band, bands
@@ -20,6 +20,7 @@ from ...studies.frequency.study import study
 from ...studies.frequency.tables import COLUMNS, GROUP, HEADINGS, Frame, keep, merge, rounded, title_of, write
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .fitted_table import fitted_table
 
 
 def study_frequencies(request: FrequencyRequest) -> int:
@@ -78,13 +79,7 @@ def _show(console, table: Frame, measured: Frame) -> None:
     """What this call measured, on the terminal."""
     mine = table.merge(measured[[*GROUP, "rescale"]].drop_duplicates(), on=[*GROUP, "rescale"])
     for _, rows in mine.groupby([*GROUP, "rescale"], sort=False):
-        title = escape(title_of(rows.iloc[0]))
-        view = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
-        for number, heading in enumerate(HEADINGS):
-            view.add_column(heading, justify="right" if number else "left", no_wrap=True)
-        for cells in rounded(rows):
-            view.add_row(*map(escape, cells))
-        console.print(view)
+        console.print(fitted_table(console, printable(title_of(rows.iloc[0])), HEADINGS, rounded(rows)))
 
 
 def _draw(folder: Path, table: Frame) -> str:

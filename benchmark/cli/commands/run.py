@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...harness.cluster import Tally
 from ...harness.desk import OwnDesk, SideDesk
 from ...harness.execute import Elsewhere, Event, Status, execute
 from ...harness.faults import ERRORS, require_folder, storing
+from ...harness.outlook import Outlook
 from ...harness.preflight import Place, place_of
 from ...harness.saving import requested_saver
 from ...harness.workers import assign, crew_of
@@ -24,6 +26,7 @@ from ...plan.build import build_plan
 from ...plan.changed import changed_code
 from ...plan.computing import describe_compute
 from ...plan.plan import Job, Plan, describe_plan
+from ...records.model_labels import keep_labels
 from ...records.outcomes import load_flags
 from ...records.provenance import describe
 from ...records.reading import Records
@@ -34,15 +37,17 @@ from ...report.gallery import FirstCase
 from ...report.reading import window_lines
 from ...report.writing import announce
 from ...show.files import write
+from ...show.model_labels import relabelled, shown_labels
 from ...show.tables.results import both
 from ...show.tables.views import uneven
 from ...specs.compute import Compute
-from ...specs.crossing import Writing
+from ...specs.program import pasted
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
-from .console import escape, make_console, progress
+from .console import escape, make_console, progress, say
 from .json_rows import Emit, json_rows
+from .labels import labels_of
 from .terminal_table import results_table
 
 
@@ -93,16 +98,20 @@ def _run(
 ) -> int:
     """Everything of a run once it is known what is crossed."""
     console, plan = make_console(), bench.plan
+    aside = make_console()
+    aside.quiet = request.quiet
     out, computing = request.writing.out, request.computing
     started, clock = began
-    for line in dict.fromkeys(f"{m.name}: {note}" for m in plan.models for note in m.notes):
-        console.print(escape(line), style="dim", soft_wrap=True)
+    for line in dict.fromkeys(f"{m.shown}: {note}" for m in plan.models for note in m.notes):
+        aside.print(escape(line), style="dim", soft_wrap=True)
     folder = out / plan.dataset.name
+    labels = labels_of(plan, out)
     entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, compute))
     with RecordStore(folder / "records") as store:
         with storing(folder):
             store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
             claim(out, plan.dataset)
+            keep_labels(store.root, labels)
         for line in changed_code(plan, folder / "records"):
             console.print(escape(line), soft_wrap=True)
         provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
@@ -110,11 +119,11 @@ def _run(
         with storing(out):
             recorded = write(out)[store.root]
     for line in window_lines(bench):
-        console.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request.writing, plan, events, recorded, emit)
+        aside.print(escape(line), style="dim", soft_wrap=True)
+    records = _print(console, request, plan, events, recorded, emit)
     if request.writing.report:
         announce(
-            console,
+            aside,
             Run(
                 bench=bench,
                 events=events,
@@ -140,7 +149,8 @@ def _compute(
     executor: Executor | None,
 ) -> list[Event]:
     """Every job of the plan, with progress."""
-    plan, tally = bench.plan, Tally(sum(1 for _ in bench.plan.jobs()))
+    plan, outlook = bench.plan, Outlook(bench.plan)
+    tally = outlook.tally
     events: list[Event] = []
     with (
         crew_of(request.computing, executor) as crew,
@@ -149,7 +159,10 @@ def _compute(
             tally.jobs,
             lambda: str(tally),
             lambda: tally.doing(),
+            outlook=outlook,
+            quiet=request.quiet,
         ) as bar,
+        _told_where(tally, request.quiet),
     ):
         elsewhere = None
         if crew is not None:
@@ -169,8 +182,25 @@ def _compute(
             tally=tally,
         ):
             events.append(event)
+            outlook.finish(event.job, computed=event.status is not Status.RECORDED)
             bar.update(bar.task_ids[0], advance=1, description=escape(_describe(plan, event.job)))
+            if request.verbose:
+                line = f"{event.status}: {_describe(plan, event.job)}"
+                bar.console.print(escape(line), style="dim", soft_wrap=True)
     return events
+
+
+@contextmanager
+def _told_where(tally: Tally, quiet: bool) -> Iterator[None]:
+    """Who stops a run hears where it was, and the command that goes on in a form that can be pasted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not quiet:
+            now = tally.doing()
+            say(f"stopped after {tally.done} of {tally.jobs}" + (f", in {now}" if now else ""), err=True)
+            say(f"to go on: {pasted(sys.argv[1:])}", err=True)
+        raise
 
 
 class _Provenances:
@@ -191,7 +221,7 @@ class _Provenances:
 
 
 def _describe(plan: Plan, job: Job) -> str:
-    what = f"{brief(job.attack.spec)} on {job.surrogate.name}" if job.attack and job.surrogate else "clean"
+    what = f"{brief(job.attack.spec)} on {job.surrogate.shown}" if job.attack and job.surrogate else "clean"
     if job.saved is not None:
         what = f"{brief(job.saved.note.attack)} on {job.saved.note.surrogate} ({job.saved.path.name})"
     return f"{plan.dataset.name} {job.case} {what}"
@@ -210,16 +240,18 @@ def _failures(plan: Plan, events: Sequence[Event]) -> Iterator[str]:
 
 def _print(
     console: Console,
-    writing: Writing,
+    request: RunRequest,
     plan: Plan,
     events: Sequence[Event],
     everything: Records,
     emit: Emit,
 ) -> Records:
     """Tables, failures and counts for the terminal; returns the records of this run."""
+    writing = request.writing
     folder = writing.out / plan.dataset.name
     keys = {unit.key for event in events for unit in event.units}
     records = _only(everything, keys)
+    records = relabelled(records, shown_labels(folder / "records", everything))
     for kind, table in zip(
         ("white-box", "transfer"), both(records, load_flags(folder / "checks")), strict=True
     ):
@@ -241,7 +273,8 @@ def _print(
     note = f"{computed} computed, {recorded} already recorded" + (
         "" if not recorded else " (--recompute measures again)"
     )
-    console.print(f"{note}; tables and records in {escape(str(folder))}")
+    if not request.quiet:
+        console.print(f"{note}; tables and records in {escape(str(folder))}")
     if writing.save_adversarial and recorded:
         console.print("what was already recorded was not attacked again, so its volumes were not saved")
     return records

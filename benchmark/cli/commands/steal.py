@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
-
 from robustvox.datasets import DatasetError
 from robustvox.datasets.scanner import ScannerShift
 from robustvox.models import CATALOG, ZOO, CheckpointError
@@ -16,6 +14,7 @@ from ...plan.cases import load_dataset
 from ...plan.models import choose_device
 from ...records.patients import note_patients
 from ...records.sources import claim, zoo_name
+from ...specs.names import printable
 from ...specs.requests import StealRequest
 from ...specs.spec import Spec, UsageError, canonical, match, parse_value
 from ...studies.stealing.setting import Setting, Study
@@ -24,6 +23,7 @@ from ...studies.stealing.tables import HEADINGS, cells, write
 from ...studies.stealing.thief import Steal
 from ..codes import DONE
 from .console import escape, make_console, progress
+from .fitted_table import fitted_table
 
 TITLES = {
     "function": "function on the thief's scanner",
@@ -60,12 +60,7 @@ def steal_model(request: StealRequest) -> int:
         raise UsageError(str(error)) from error
     for name, table in made.items():
         title = f"{dataset.name}, {study.model}, scanner {study.shift}: {TITLES[name]}"
-        view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
-        for number, heading in enumerate(HEADINGS[name]):
-            view.add_column(heading, justify="right" if number else "left", no_wrap=True)
-        for line in cells(name, table):
-            view.add_row(*map(escape, line))
-        console.print(view)
+        console.print(fitted_table(console, printable(title), HEADINGS[name], cells(name, table)))
     console.print(f"tables, patients' rows and checkpoints in {escape(str(folder))}", soft_wrap=True)
     return DONE
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +14,11 @@ from rich.text import Text
 from ...plan.attacks import brief
 from ...specs.protocols import Protocol, find_protocol
 from .console import escape
+from .fitted_table import needs
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_UNLIMITED = 10_000  # columns, for what a table would like to have
 _INDENT = 2  # of a row's second line
 _GAP = 2  # between the columns of its first
 _LEAST = 16  # of the column that names the attack
@@ -34,9 +33,7 @@ def results_table(table: pd.DataFrame, title: str, console: Console) -> Renderab
     protocols = {name: find_protocol(str(name)) for name in table["protocol"].unique()}
     rows: list[Mapping[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
     wide = _wide(rows, protocols, title)
-    needed = Measurement.get(console, console.options.update(max_width=_UNLIMITED), wide).maximum
-    fits = needed <= console.width
-    return wide if fits else _narrow(rows, protocols, title, console.width)
+    return wide if needs(wide, console) <= console.width else _narrow(rows, protocols, title, console.width)
 
 
 def _wide(rows: list[Mapping[str, Any]], protocols: Mapping[str, Protocol], title: str) -> Table:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 
 import pytest
+from rich.console import Console
 
 from robustvox.benchmark.cli.commands import console
 from robustvox.benchmark.harness.cluster import Tally
@@ -55,3 +57,25 @@ def test_a_short_run_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress("x", 1):
         pass
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_bar_names_what_is_in_work_and_fits(
+    width: int, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="strict")
+    terminal = Console(file=file, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "make_console", lambda **_: terminal)
+    tally, steps = Tally(8, running=1, waiting=7), iter(range(1, 10_000))
+    tally.doing = lambda: f"val_000: pgd:eps=8/255 on unet, step {next(steps)} of 9999"
+    with console.progress("phantom: 4 cases", 8, lambda: str(tally), lambda: tally.doing()) as bar:
+        time.sleep(0.3)
+        bar.refresh()
+    file.flush()
+    drawn = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", raw.getvalue().decode(encoding)).replace("\r", "\n")
+    assert all(len(line) <= width for line in drawn.splitlines())
+    assert "val_000: pgd:eps" in drawn
+    seen = {int(found) for found in re.findall(r"step (\d+)", drawn)}
+    assert len(seen) >= 2  # it moves inside one attack
