@@ -145,7 +145,7 @@ class Directed:
             self._order()
             straddling = self._straddling(known)
         if self.member is not None and len(straddling):
-            straddling = yield from self._look_from_outside(straddling, known)
+            straddling = yield from self._look_from_outside(straddling, self.member[straddling], known)
         if self.open and len(straddling) > _FEW // 4:
             highest = straddling[self.upper[straddling] >= self.cut]
             if len(highest):
@@ -194,12 +194,12 @@ class Directed:
         )
 
     def _look_from_outside(
-        self, chosen: np.ndarray, known: float
+        self, chosen: np.ndarray, member: np.ndarray, known: float
     ) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
-        """Bound the chosen points by the centers of their cells, moved away from the surface."""
+        """Bound the chosen points by the centers of their cells ``member``, moved away from the surface."""
         used = np.zeros(self.centers.shape[1], bool)
-        used[self.member[chosen]] = True
-        member = (np.cumsum(used) - 1).take(self.member[chosen])
+        used[member] = True
+        member = (np.cumsum(used) - 1).take(member)
         centers, away = self.centers[:, used], (self.centers - self.nearest)[:, used]
         distance = _norm(away.copy())
         # Never so far that another class, which the tree has two diagonals away, is nearer.
