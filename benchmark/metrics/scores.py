@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .surfaces import LabelSurfaces, surface_agreement
+from .agreement import surface_agreement
+from .surfaces import LabelSurfaces
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.spatial import KDTree
 
 from robustvox.benchmark.metrics.scores import LabelSurfaces, score
 
@@ -187,6 +188,34 @@ def test_agrees_with_monai(spacing: tuple[float, ...], seed: int) -> None:
         assert (table.status == "ok").all()
         np.testing.assert_allclose(table.hd95_mm, hd95, rtol=1e-5)
         np.testing.assert_allclose(table.nsd, nsd, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [1.0, 6.0])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 2.9)])
+@pytest.mark.parametrize("change", ["shift", "speckle", "inside"])
+def test_bounds_leave_the_bits_of_measuring_all(
+    change: str, spacing: tuple[float, ...], tolerance: float
+) -> None:
+    """Large enough for cells, centers outside and narrower cells; every distance by a tree of its own class."""
+    grid = np.stack(np.meshgrid(*(np.arange(size) for size in (64, 60, 40)), indexing="ij"), -1)
+    rough = gaussian_filter(np.random.default_rng(0).normal(size=grid.shape[:-1]), 2.0)
+    distance = np.linalg.norm((grid - (24, 30, 20)) / (1.0, 1.0, 0.7), axis=-1) + 20 * rough
+    reference = (distance < 20).astype(np.uint8)
+    hit = np.random.default_rng(1).random(reference.shape) < 0.1
+    prediction = {
+        "shift": np.roll(reference, 14, 0),
+        "speckle": np.where(hit, 1 - reference, reference),
+        "inside": (distance < 8).astype(np.uint8),
+    }[change]
+    points = [np.argwhere(mask & ~binary_erosion(mask)) for mask in (prediction == 1, reference == 1)]
+    ways = []
+    for here, there in (points, points[::-1]):
+        nearest = KDTree(there * spacing).query(here * spacing)[1]
+        ways.append(np.sqrt(np.square((here - there[nearest]) * spacing).sum(axis=1)))
+    table = score(prediction, reference, num_classes=2, spacing_mm=spacing, nsd_tolerance_mm=tolerance)
+    every = np.concatenate(ways)
+    np.testing.assert_array_max_ulp(table.hd95_mm[0], max(np.percentile(way, 95) for way in ways), 2)
+    assert table.nsd[0] == (every.astype(np.float32) <= np.float32(tolerance)).mean()
 
 
 def test_spheres_of_different_radius() -> None:
