@@ -22,7 +22,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustvox.benchmark.harness.compute import ClassScore
@@ -113,6 +113,7 @@ def test_an_unchanged_volume_and_a_flat_window_have_a_scale() -> None:
     assert '"reach": 1.0' in render_viewer(shown)
 
 
+@settings(deadline=None)  # the machine of the tests may be busy
 @given(
     st.tuples(*[st.integers(1, 40)] * 3),
     st.lists(st.tuples(*[st.integers(0, 39)] * 3), max_size=4),
