@@ -14,16 +14,17 @@ from ..plan.attacks import brief
 from ..plan.plan import Plan
 from ..show.labels import AttackName, attack_names, is_noise
 from ..specs.matched import parse_spec
+from ..specs.options import RUNS
 from ..specs.program import MODULE, pasted, program
 from ..specs.spec import format_value
 from ..specs.suites import SuiteRow, find_suite
 from .tables import Cell, Table
 
 _FOLDERS = ("--data-root", "--checkpoint", "--out", "--adversarial", "--config")
-_CHECKED = (
+_CROSSED = (
     *("--model", "--checkpoint", "--untrained", "--roi-size", "--dataset", "--data-root", "--split"),
-    *("--protocol", "--seed", "--device", "--out"),
-)
+    *("--protocol", "--seed", "--device"),
+)  # what every command takes that attacks
 _LOOKED_AT = 2  # cases that a check looks at: two show more than one, twenty hardly more
 _ONCE = ("--recompute", "--json")  # what a run that adds to this one must not repeat
 
@@ -145,14 +146,50 @@ def check_command(command: str, plan: Plan) -> str:
         command: of the run, whose options of data, weights and protocol it keeps.
         plan: what was crossed.
     """
-    attacks = [brief(attack.spec) for attack in plan.attacks if not is_noise(attack.spec)]
+    attacks = [brief(a.spec, protocol=plan.protocol) for a in plan.attacks if not is_noise(a.spec)]
     if not attacks or not plan.surrogates:
         return ""
-    options = [option for option in _options(command) if option[0].partition("=")[0] in _CHECKED]
-    named = any(option[0].partition("=")[0] == "--model" for option in options)
+    options = [
+        option for option in _options(command) if _flag(option) in _CROSSED or _flag(option) == "--out"
+    ]
+    named = any(_flag(option) == "--model" for option in options)
     crossed = [word for option in options for word in option] if named else _crossed(plan)
     attacked = [part for attack in attacks for part in ("--attack", attack)]
     return pasted(["check", *crossed, *attacked, "--cases", ",".join(plan.cases[:_LOOKED_AT])])
+
+
+def view_command(command: str, plan: Plan, model: str, case: str, attack: str) -> str:
+    """The command that makes a viewer of an attacked case, where the reports of the run find it.
+
+    Args:
+        command: of the run, as in :func:`check_command`.
+        plan: what was crossed.
+        model: name of the attacked one of its models.
+        case: its id.
+        attack: canonical spec.
+
+    Returns:
+        Nothing where the command does not tell which checkpoint is the model's.
+    """
+    options = list(_options(command))
+    kept = [option for option in options if _flag(option) in _CROSSED]
+    models = [option for option in kept if _flag(option) == "--model"]
+    if len(models) > 1 and any(_flag(option) == "--checkpoint" for option in kept):
+        return ""
+    if len(models) != 1:
+        kept = [("--model", model), *(option for option in kept if _flag(option) != "--model")]
+    if not any(_flag(option) == "--dataset" for option in kept):
+        kept.append(("--dataset", plan.dataset.name))
+    out = next(
+        (option[-1].removeprefix("--out=") for option in options if _flag(option) == "--out"), str(RUNS)
+    )
+    crossed = [word for option in kept for word in option]
+    attacked = ("--attack", brief(attack, protocol=plan.protocol))
+    return pasted(["view", case, *crossed, *attacked, "--results", out, "--out", out])
+
+
+def _flag(option: Sequence[str]) -> str:
+    return option[0].partition("=")[0]
 
 
 def _options(command: str) -> Iterator[tuple[str, ...]]:

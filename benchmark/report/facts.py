@@ -105,7 +105,12 @@ def facts(run: Run) -> dict[str, Any]:
         "failures": failures(run.events),
         **_trust(run, found),
         "settings": _settings(run),
+<<<<<<< HEAD
         "viewers": viewers(run.reports, run.stem),
+=======
+        "viewers": viewers(run.reports),
+        "view_command": _view_command(run, found),
+>>>>>>> main
     }
 
 
@@ -145,6 +150,19 @@ def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
         for title, table in kinds
         if len(table)
     ]
+
+
+def _view_command(run: Run, found: Sequence[Evidence]) -> str:
+    """To look through the case that the strongest attack of all hurt most."""
+    plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
+    known = {model.shown: model.name for model in plan.surrogates}
+    rows = [(row, model.model) for model in found if model.white_box for row in model.attacks]
+    rows = [(row, known[model]) for row, model in rows if model in known]
+    if not rows:
+        return ""
+    row, model = min(rows, key=lambda entry: entry[0].dice)
+    case = min(row.by_case, key=lambda case: (row.by_case[case], case))
+    return asked.view_command(command, plan, model, case, row.attack)
 
 
 def _unit(run: Run) -> str:

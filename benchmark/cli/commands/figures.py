@@ -27,6 +27,7 @@ from ...specs.requests import FiguresRequest
 from ...specs.spec import UsageError
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .picture import draw_ranking
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,8 @@ def draw_figures(request: FiguresRequest) -> int:
         wrong = [name for name in given if name not in known]
         if wrong or not given:
             raise UsageError(f"expected {what} among {', '.join(known)}, got {', '.join(wrong) or 'nothing'}")
+    if request.ranking:
+        return draw_ranking(request)
     console = make_console()
     crossing, results = request.crossing, request.results
     if bool(crossing.models) != bool(crossing.attacks):

@@ -104,7 +104,7 @@ def wide_report() -> str:
                  "table": outcomes_table("Checks", [outcome] * 24)}],
         flags=flags_explained([model]), suite="robustvox-1", untried=["PGD 8/255"] * 6, untried_command="python " + "x " * 300,
         transfer=True, settings=every_setting(settings), viewers=[("hippocampus_001", "./view_hippocampus_001.html")],
-        missing="No slices.",
+        missing="No slices.", view_command="python -m benchmark view " + "x " * 200,
     )  # fmt: skip
 
 

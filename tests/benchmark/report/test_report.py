@@ -55,6 +55,12 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    """Pictures of a few pixels: what they show is tested where they are drawn."""
+    monkeypatch.setattr("robustvox.benchmark.report.writing._DPI", 30)
+
+
 def corner(png):
     """The color of a picture's first pixel."""
     from matplotlib.image import imread
