@@ -105,12 +105,8 @@ def facts(run: Run) -> dict[str, Any]:
         "failures": failures(run.events),
         **_trust(run, found),
         "settings": _settings(run),
-<<<<<<< HEAD
         "viewers": viewers(run.reports, run.stem),
-=======
-        "viewers": viewers(run.reports),
         "view_command": _view_command(run, found),
->>>>>>> main
     }
 
 
