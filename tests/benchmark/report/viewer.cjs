@@ -24,7 +24,7 @@ async function open(browser, options) {
   tab.on("pageerror", (error) => facts.console.push(`uncaught: ${error.message}`));
   tab.on("dialog", (dialog) => facts.dialogs.push(dialog.message()) && dialog.dismiss());
   tab.on("request", (request) => facts.requests.push(request.url()));
-  await tab.goto(pathToFileURL(path.resolve(file)).href);
+  await tab.goto(pathToFileURL(path.resolve(file)).href, { timeout: 180000 });
   await tab.waitForFunction(() => document.documentElement.dataset.ready || !document.getElementById("trouble").hidden, null, { timeout: 180000 });
   return tab;
 }
