@@ -13,8 +13,8 @@ _KEPT = (*(name for name in CROSSED if name != "cases"), "targets", "adversarial
 def view(request: ViewRequest) -> int:
     """Write an HTML file per attacked case to scroll through: images, predictions, difference, 3D.
 
-    Attacks run again with the seeds of the records, and the page says whether it shows what was scored. With
-    --adversarial and --target saved volumes are shown instead. A file asks the network for nothing.
+    What `run --save-adversarial` left in --results is shown, without a network. With --model and --attack the
+    attack runs now, with the seed of the records; with --adversarial and --target saved volumes are scored now.
     """
     from .commands.view import write_views
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..plan.source import case_fingerprint
 from .compute import Failure, Outcome, Scored
 from .desk import Desk, Later, OwnDesk, Scoring
 from .faults import CASE_FAILURES, Kind, kind_of
-from .saving import Saver, write_volume
+from .saving import Saver, write_prediction, write_volume
 from .scoring import Change, PreparedCase, change_of, judge, organ_sizes, prepare_scorer
 
 Watch = Callable[[Scored], None]
@@ -33,11 +33,12 @@ _REMEMBERED = 2  # cases; jobs come case by case
 
 @dataclass
 class _OfCase:
-    """What was computed of one volume: clean predictions, and the models as they read it."""
+    """What was computed of one volume: clean predictions, which are written, and the models as they read it."""
 
     volume: Volume
     clean: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     bound: dict[tuple[str, str], NamedModel] = field(default_factory=dict)
+    written: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Bench:
@@ -329,21 +330,35 @@ class Bench:
             self._of_case = {**kept, volume.id: (found := _OfCase(volume))}
         return found
 
-    def _keep(self, job: Job, crafted: Crafted) -> Later[None] | None:
+    def _keep(self, job: Job, crafted: Crafted) -> tuple[Later[None], ...]:
         """Write the volume of an attack, where volumes are kept."""
         if self._save is None or job.attack is None:
-            return None
+            return ()
         case = self.case(job.case)
         note = self._save.note(job, case, crafted)
         image = crafted.images[0].cpu().numpy()
-        return self._desk.submit(case, write_volume, self._save.folder, image, note)
+        return (self._desk.submit(case, write_volume, self._save.folder, image, note),)
+
+    def _keep_predictions(self, job: Job, target: NamedModel, found: np.ndarray) -> Iterator[Later[None]]:
+        """Write what a target predicts, and once what it predicts on the clean image, which may be recorded already."""
+        if self._save is None or job.saved is not None:
+            return
+        case = self.case(job.case)
+        known, wanted = self._known(case.volume), [] if job.clean else [(job, found)]
+        if target.key not in known.written:
+            wanted.append((Job(job.case, None, None, (target,)), known.clean[target.key]))
+        for scored, prediction in wanted:
+            unit = self._save.unit(scored, target, case)
+            stored = prediction.astype(np.int16)
+            yield self._desk.submit(case, write_prediction, stored, self._save.predictions, unit)
+        known.written.add(target.key)
 
     def _score(
         self,
         job: Job,
         target: NamedModel,
         crafted: Crafted,
-        kept: Later[None] | None,
+        kept: tuple[Later[None], ...],
         changes: dict[bool, Later[Change]],
     ) -> Scoring:
         case = self.case(job.case)
@@ -368,7 +383,7 @@ class Bench:
             patient=self._patient(job.case),
             change=changes[truncated],
             judged=self._desk.submit(case, judge, prediction.astype(np.int16), before, names),
-            kept=kept,
+            kept=(*kept, *self._keep_predictions(job, target, prediction)),
         )
 
     def _patient(self, case: str) -> str:

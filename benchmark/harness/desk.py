@@ -83,7 +83,7 @@ class Scoring:
         patient: whom the case is of.
         change: how far the volume is from the case.
         judged: the scores.
-        kept: the volume is written; None where it is not.
+        kept: volume and predictions are written; empty where they are not.
     """
 
     job: Job
@@ -96,20 +96,20 @@ class Scoring:
     patient: str
     change: Later[Change]
     judged: Later[Judged]
-    kept: Later[None] | None
+    kept: tuple[Later[None], ...]
 
     def done(self) -> bool:
         """Whether :meth:`scored` has nothing to wait for."""
-        return all(part.done() for part in (self.change, self.judged, self.kept) if part is not None)
+        return all(part.done() for part in (self.change, self.judged, *self.kept))
 
     def scored(self) -> Scored:
         """The scores, waited for.
 
         Raises:
-            CASE_FAILURES: whatever went wrong while they were made or the volume was written.
+            CASE_FAILURES: whatever went wrong while they were made or the files were written.
         """
-        if self.kept is not None:
-            self.kept.result()
+        for part in self.kept:
+            part.result()
         change, judged = self.change.result(), self.judged.result()
         outcome = Outcome(
             scores=judged.scores,

@@ -1,4 +1,4 @@
-"""Where crafted volumes go, each with the note that lets it be scored again."""
+"""Where crafted volumes go, each with the note that lets it be scored again, and what was predicted on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..craft.crafting import Crafted
+from ..craft.named import NamedModel
 from ..plan.plan import Job, Plan
+from ..records.predictions import save_prediction
+from ..records.unit import Unit
 from ..records.volumes import Note, save_adversarial
 from ..specs.crossing import Writing
 from .scoring import PreparedCase
@@ -16,7 +19,7 @@ from .scoring import PreparedCase
 
 @dataclass(frozen=True)
 class Saver:
-    """Every crafted volume is written below ``folder``.
+    """Every crafted volume is written below ``folder``, and every prediction beside it.
 
     Args:
         plan: names the record a volume belongs to.
@@ -27,6 +30,15 @@ class Saver:
     plan: Plan
     folder: Path
     units: str
+
+    @property
+    def predictions(self) -> Path:
+        """``results/<dataset>/predictions``: not among the volumes, which are scored again as a whole."""
+        return self.folder.parent / "predictions"
+
+    def unit(self, job: Job, target: NamedModel, case: PreparedCase) -> Unit:
+        """What the file of a prediction says of it."""
+        return self.plan.unit(job, target, case.data_sha256)
 
     def note(self, job: Job, case: PreparedCase, crafted: Crafted) -> Note:
         """What the file says of the volume."""
@@ -57,3 +69,8 @@ def requested_saver(writing: Writing | None, plan: Plan) -> Saver | None:
 def write_volume(case: PreparedCase, folder: Path, image: np.ndarray, note: Note) -> None:
     """Write the adversarial image ``(C, *spatial)`` of a case."""
     save_adversarial(folder, case.volume, image, note)
+
+
+def write_prediction(case: PreparedCase, prediction: np.ndarray, folder: Path, unit: Unit) -> None:
+    """Write the class ids ``(*spatial)`` that a model predicted."""
+    save_prediction(folder, case.volume, prediction, unit)

@@ -10,7 +10,7 @@ from robustvox.datasets import Dataset
 from robustvox.datasets.entries import is_hidden
 
 from ..records.sources import base_name
-from ..records.volumes import Note, SavedVolume, read_note
+from ..records.volumes import Note, PredictionError, SavedVolume, read_note
 from ..specs.spec import UsageError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -68,6 +68,8 @@ def open_folder(root: Path, dataset: Dataset, protocol: str, cases: Sequence[str
                     f"case {note.case}: expected one volume per case, attack, model and seed, found {path.name} "
                     f"beside {volumes[identity].path.relative_to(root)}; remove one"
                 )
+        except PredictionError:
+            continue  # saved beside the volumes, by the same option
         except ValueError as error:
             refused.append(str(error))
         else:

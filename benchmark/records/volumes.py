@@ -27,7 +27,8 @@ from ..specs.crossing import UNITS
 from ..specs.names import is_reserved
 
 _PREFIX = b"robustvox "
-
+PREDICTION = b"robustvox prediction "
+"""Begins the note of what is no volume, see :mod:`robustvox.benchmark.records.predictions`."""
 
 _COMMENT = 6  # code of plain text among NIfTI's header extensions
 
@@ -80,6 +81,10 @@ class Note:
         numbers = (note.seed, note.forwards, note.backwards, note.seconds)
         good = all(isinstance(w, str) for w in (*words, *note.flags)) and note.units in UNITS
         return note if good and all(type(n) in (int, float) for n in numbers) else None
+
+
+class PredictionError(ValueError):
+    """A file holds a saved prediction where a volume was expected."""
 
 
 @dataclass(frozen=True)
@@ -187,21 +192,53 @@ def save_adversarial(folder: Path, volume: Volume, image: np.ndarray, note: Note
             values = volume.window.invert(image)
         else:
             scaling = (volume.window.high - volume.window.low, volume.window.low)
+    nifti = as_stored(values, volume, f"robustvox {note.key} {note.units}")
+    if scaling is not None:
+        nifti.header.set_slope_inter(*scaling)
+    attach_note(nifti, _PREFIX + json.dumps(asdict(note), allow_nan=False).encode())
+    nib.save(nifti, path)
+    return path
+
+
+def as_stored(values: np.ndarray, volume: Volume, description: str) -> nib.Nifti1Image:
+    """Values of a case as NIfTI, along the axes of the file it was read from.
+
+    Args:
+        values: ``(C, *spatial)`` along the axes of the case; their dtype is that of the file.
+        volume: the case.
+        description: the 80 bytes of ``descrip``, for people.
+    """
     values, affine = turn(
         values, volume.affine, (volume.stored.axes if volume.stored else "") or axes_of(volume.affine)
     )
-    values = values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1)
-    nifti = nib.Nifti1Image(values, affine)
-    nifti.set_data_dtype(np.float32)
+    nifti = nib.Nifti1Image(values[0] if values.shape[0] == 1 else np.moveaxis(values, 0, -1), affine)
+    nifti.set_data_dtype(values.dtype)
     nifti.header.set_xyzt_units("mm")
-    if scaling is not None:
-        nifti.header.set_slope_inter(*scaling)
-    nifti.header["descrip"] = f"robustvox {note.key} {note.units}".encode()
-    text = _PREFIX + json.dumps(asdict(note), allow_nan=False).encode()
+    nifti.header["descrip"] = description.encode()
+    return nifti
+
+
+def attach_note(nifti: nib.Nifti1Image, text: bytes) -> None:
+    """Put a note, its prefix included, into the header."""
     extensions: Any = nifti.header.extensions
     extensions.append(Nifti1Extension(_COMMENT, text))
-    nib.save(nifti, path)
-    return path
+
+
+def notes_in(path: Path) -> list[bytes]:
+    """The header extensions of a file that are notes of ours; the voxels are not read.
+
+    Raises:
+        ValueError: naming the file, if it is no NIfTI file.
+    """
+    try:
+        extensions = read_header(path, path.name).header.extensions
+    except Exception as error:  # nibabel and gzip raise a dozen types on damaged headers
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path.name}: expected a complete NIfTI file, found {reason}; save or copy it again"
+        ) from error
+    contents: list[Any] = [extension.get_content() for extension in extensions]
+    return [c for c in contents if isinstance(c, bytes) and c.startswith(_PREFIX)]
 
 
 def _free(folder: Path, stem: str, note: Note) -> Path:
@@ -222,16 +259,14 @@ def read_note(path: Path) -> Note:
 
     Raises:
         ValueError: naming the file, if it is no NIfTI file or holds no note.
+        PredictionError: it is a saved prediction.
     """
-    try:
-        extensions = read_header(path, path.name).header.extensions
-    except Exception as error:  # nibabel and gzip raise a dozen types on damaged headers
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"{path.name}: expected a complete NIfTI file, found {reason}; save or copy it again"
-        ) from error
-    contents: list[Any] = [extension.get_content() for extension in extensions]
-    notes = [Note.parse(c) for c in contents if isinstance(c, bytes) and c.startswith(_PREFIX)]
+    texts = notes_in(path)
+    if any(text.startswith(PREDICTION) for text in texts):
+        raise PredictionError(
+            f"{path.name}: expected an adversarial volume, found a prediction; leave it out"
+        )
+    notes = [Note.parse(text) for text in texts]
     if len(notes) != 1 or notes[0] is None:
         found = "none" if not notes else f"{len(notes)}" if len(notes) > 1 else "a damaged one"
         raise ValueError(

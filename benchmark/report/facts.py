@@ -70,6 +70,11 @@ class Run:
         """Where reports of the dataset lie."""
         return self.folder / "reports"
 
+    @property
+    def stem(self) -> str:
+        """How the names of its files begin: when it began, and in which environment."""
+        return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self.started))}-{self.provenance[:8]}"
+
 
 def facts(run: Run) -> dict[str, Any]:
     """Everything the template needs but the pictures."""
@@ -100,7 +105,7 @@ def facts(run: Run) -> dict[str, Any]:
         "failures": failures(run.events),
         **_trust(run, found),
         "settings": _settings(run),
-        "viewers": viewers(run.reports),
+        "viewers": viewers(run.reports, run.stem),
         "view_command": _view_command(run, found),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +14,30 @@ from .facts import Run, facts, shown_costs
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..harness.compute import Scored
+
 
 _DPI = 130
 
 
 def announce(console: Console, run: Run) -> None:
-    """Write the report and print where; a failure is one line and loses nothing."""
-    try:
-        path = write_report(run)
-    except Exception as error:  # noqa: BLE001 - records and tables are written, the report must not undo that
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        console.print(f"[yellow]warning[/yellow] no report: {escape(reason)}", soft_wrap=True)
-    else:
-        console.print(f"report: {escape(str(path))}", soft_wrap=True)
+    """Write the report and the viewer it links to and print where; a failure is one line and loses nothing."""
+    for what, write in (("viewer", write_viewer), ("report", write_report)):
+        try:
+            path = write(run)
+        except Exception as error:  # noqa: BLE001 - records and tables are written, the report must not undo that
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            console.print(f"[yellow]warning[/yellow] no {what}: {escape(reason)}", soft_wrap=True)
+        else:
+            if path is not None:
+                console.print(f"{what}: {escape(str(path))}", soft_wrap=True)
 
 
 def write_report(run: Run) -> Path:
     """Write ``<out>/<dataset>/reports/<time>-<id>.html`` under a name of its own and return the path."""
     text = render_report(run)
-    folder = run.reports
+    folder, stem = run.reports, run.stem
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(run.started))}-{run.provenance[:8]}"
     for attempt in range(1, 1000):
         path = folder / (f"{stem}.html" if attempt == 1 else f"{stem}-{attempt}.html")
         try:
@@ -47,6 +49,24 @@ def write_report(run: Run) -> Path:
     raise FileExistsError(
         f"expected a free name like {stem}.html in {folder}, found 999 taken; remove old ones"
     )
+
+
+def write_viewer(run: Run) -> Path | None:
+    """Write the case whose slices the report shows as ``view_<time>-<id>_<case>.html`` beside it; None without one."""
+    from ..records.volumes import case_slug
+    from .viewer.page import render_viewer
+    from .viewer.volumes import Attacked, scene_of
+
+    pair = _pair(run)
+    if pair is None:
+        return None
+    clean, attacked = pair
+    html = render_viewer(scene_of(Attacked.of(run.bench.plan, clean, attacked)))
+    run.reports.mkdir(parents=True, exist_ok=True)
+    path = run.reports / f"view_{run.stem}_{case_slug(attacked.job.case)}.html"
+    with path.open("x", encoding="utf-8", newline="\n") as file:
+        file.write(html)
+    return path
 
 
 def render_report(run: Run) -> str:
@@ -68,6 +88,15 @@ def page(**context: Any) -> str:
     return template.render(**context, style=Markup(style), policy=policy([style]))
 
 
+def _pair(run: Run) -> tuple[Scored, Scored] | None:
+    """The clean and the attacked prediction of the case to show, where the run knows both."""
+    attacked, costs = run.gallery.attacked, shown_costs(run)
+    # A volume is crafted once for all targets; forwards and seconds are those of crafting.
+    crafting = costs.iloc[0] if len(costs) else {"seconds": math.nan, "forwards": 1}
+    clean = run.gallery.clean(run.bench, crafting["seconds"] / max(crafting["forwards"], 1))
+    return None if attacked is None or clean is None or not len(costs) else (clean, attacked)
+
+
 def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
     """Pictures as data URIs for a light and a dark page, with their captions, and why one is missing."""
     try:
@@ -78,15 +107,13 @@ def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
     from ..show.figures.slices import slice_figure
     from .examples import make_example
 
-    attacked, costs = run.gallery.attacked, shown_costs(run)
-    # A volume is crafted once for all targets; forwards and seconds are those of crafting.
-    crafting = costs.iloc[0] if len(costs) else {"seconds": math.nan, "forwards": 1}
-    clean = run.gallery.clean(run.bench, crafting["seconds"] / max(crafting["forwards"], 1))
-    if attacked is None or clean is None or not len(costs):
+    pair = _pair(run)
+    if pair is None:
         return [], (
             "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "
-            "python -m benchmark figures draws any case."
+            "python -m benchmark figures and view show any case."
         )
+    clean, attacked = pair
     example = make_example(run.bench.plan, clean, attacked)
     caption = (
         f"Case {attacked.job.case}, {example.title.partition('  ·  ')[2]}: mean Dice {example.dice_clean:.3f} before "

@@ -118,7 +118,7 @@ class Writing:
     """
 
     out: Out = RUNS
-    save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files.")] = False
+    save_adversarial: Annotated[bool, Option(help="Write adversarial NIfTI files, and predictions.")] = False
     units: Annotated[str, Option(help="Intensities of saved files: unit or original.")] = "unit"
     recompute: Annotated[bool, Option(help="Measure again what is recorded.")] = False
     report: Annotated[bool, Option(flag="--report/--no-report", help="Write an HTML report of this run.")] = (

@@ -94,13 +94,14 @@ class FiguresRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRequest:
-    """The command line of ``view``: cases, and what a run of them would be.
+    """The command line of ``view``: cases, and which of their attacks.
 
     Args:
-        crossing: models, attacks and data, or a folder of saved volumes; its ``cases`` are ``ids``.
+        crossing: data, and models and attacks, or a folder of saved volumes, or neither for what a run has saved; its
+            ``cases`` are ``ids``.
         computing: how the attacks run again.
         ids: of the cases.
-        results: where the records are.
+        results: where a run has left records, volumes and predictions.
         convention: among :data:`~robustvox.benchmark.show.figures.planes.CONVENTIONS`.
         folder: of the pages; ``<dataset>/`` is made in it.
     """
@@ -108,7 +109,7 @@ class ViewRequest:
     crossing: Crossing
     computing: Computing
     ids: Annotated[tuple[str, ...], Option(argument=True, metavar="CASE", help="Case ids; may repeat.")] = ()
-    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = RESULTS
+    results: Annotated[Path, Option(metavar="DIR", help="Folder of a run: volumes, records.")] = RUNS
     convention: Annotated[str, Option(help="Opens radiological or neurological.")] = "radiological"
     folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the pages.")] = Path("views")
 

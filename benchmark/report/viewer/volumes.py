@@ -11,9 +11,12 @@ import nibabel as nib
 import numpy as np
 
 from robustvox.datasets import ChannelWindows, IntensityWindow, Volume
+from robustvox.datasets.geometry import axes_of
 
 from ...harness.compute import ClassScore, Scored
+from ...metrics.distortion import Distortion
 from ...plan.plan import Plan
+from ...records.unit import Unit
 from ...show.figures.planes import most_changed_voxel
 
 MOST_VOXELS = 400_000
@@ -61,30 +64,88 @@ class Scene:
     notes: tuple[str, ...] = ()
 
 
-def scene_of(plan: Plan, clean: Scored, attacked: Scored, notes: Sequence[str] = ()) -> Scene:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attacked:
+    """A case before and after an attack, as a run or its files give it.
+
+    Args:
+        volume: the case.
+        image: what the model was given, ``(C, *spatial)`` in [0, 1].
+        clean, attacked: what it predicted on the case and on ``image``, ``(*spatial)``.
+        before, after: the scores of both.
+        moved: how far ``image`` is from the case.
+        unit: as which it is scored.
+        models: for people; ``surrogate → target`` where they differ.
+        class_names: one per class id, background first.
+    """
+
+    volume: Volume
+    image: np.ndarray
+    clean: np.ndarray
+    attacked: np.ndarray
+    before: Sequence[ClassScore]
+    after: Sequence[ClassScore]
+    moved: Distortion
+    unit: Unit
+    models: str
+    class_names: Sequence[str]
+
+    @classmethod
+    def of(cls, plan: Plan, clean: Scored, attacked: Scored, data_sha256: str = "") -> Attacked:
+        """From predictions that were just made.
+
+        Args:
+            plan: names dataset, classes, protocol and seed.
+            clean, attacked: the clean and the adversarial image on one target.
+            data_sha256: fingerprint of the case, where it is known.
+
+        Raises:
+            ValueError: labels that overlap, which no color can show.
+        """
+        if getattr(plan.dataset, "overlapping", ()):
+            raise ValueError(
+                f"expected classes that exclude one another for the viewer, got labels of {plan.dataset.name} that "
+                "overlap; give one label at a time"
+            )
+        unit, source = plan.unit(attacked.job, attacked.target, data_sha256), attacked.job.surrogate
+        surrogate = source.shown if source else unit.surrogate
+        same = (unit.surrogate, unit.surrogate_sha256) == (unit.target, unit.target_sha256)
+        return cls(
+            volume=attacked.volume,
+            image=attacked.image,
+            clean=clean.prediction,
+            attacked=attacked.prediction,
+            before=clean.outcome.scores,
+            after=attacked.outcome.scores,
+            moved=attacked.outcome.distortion,
+            unit=unit,
+            models=attacked.target.shown if same else f"{surrogate} → {attacked.target.shown}",
+            class_names=tuple(plan.dataset.class_names),
+        )
+
+
+def scene_of(case: Attacked, notes: Sequence[str] = ()) -> Scene:
     """The scene of one case on one target, cropped to :data:`MOST_VOXELS`; notes say what was left out.
 
     Of several channels the one that changed most is shown.
 
     Args:
-        plan: names dataset, classes, protocol and seed.
-        clean, attacked: the clean and the adversarial image on one target.
+        case: what is shown.
         notes: what else to know.
 
     Raises:
         ValueError: if the volume has not three dimensions.
     """
-    volume = attacked.volume
+    volume, unit, moved = case.volume, case.unit, case.moved
     if volume.label.ndim != 3:
         raise ValueError(
             f"expected a volume of three dimensions for the viewer, got {volume.label.ndim}; "
             "`figures` draws slices"
         )
-    change = np.square(attacked.image.astype(np.float64) - volume.image)
+    change = np.square(case.image.astype(np.float64) - volume.image)
     channel = int(np.argmax(change.reshape(len(change), -1).sum(axis=1)))
     window = _window(volume, channel)
     low, high = window.low, window.high
-    unit, moved = plan.unit(attacked.job, attacked.target, ""), attacked.outcome.distortion
     said = [
         f"Attack {unit.attack}, seed {unit.seed}, {unit.protocol}.",
         f"Measured: L-inf {255 * moved.linf:.3g}/255, L2 {moved.l2:.3g}, PSNR {moved.psnr:.3g} dB, SSIM {moved.ssim:.3f}.",
@@ -92,33 +153,32 @@ def scene_of(plan: Plan, clean: Scored, attacked: Scored, notes: Sequence[str] =
     ]
     if len(volume.image) > 1:
         said.append(f"Channel {channel} of {len(volume.image)} is shown, the one that changed most.")
-    labels = {"reference": volume.label, "clean": clean.prediction, "attacked": attacked.prediction}
+    labels = {"reference": volume.label, "clean": case.clean, "attacked": case.attacked}
     box = crop_box(labels, MOST_VOXELS)
     if box != tuple(slice(0, n) for n in volume.label.shape):
         parts = ", ".join(
             f"{part.start} to {part.stop - 1} of {n}" for part, n in zip(box, volume.label.shape, strict=True)
         )
         said.append(
-            f"Cropped to keep this file small: voxels {parts} along the axes of the file, around the organs and "
-            "what was predicted; scores are those of the whole volume."
+            f"Cropped to keep this file small: voxels {parts}, counted along {axes_of(volume.affine)}, around the "
+            "organs and what was predicted; scores are those of the whole volume."
         )
     cut = {name: np.asarray(values)[box] for name, values in labels.items()}
-    origin = volume.affine @ np.array([*(part.start for part in box), 1.0])
     affine = np.array(volume.affine, float)
-    affine[:, 3] = origin
+    affine[:, 3] = affine @ np.array([*(part.start for part in box), 1.0])
     return Scene(
         image=low + (high - low) * volume.image[channel][box].astype(np.float64),
-        adversarial=low + (high - low) * attacked.image[channel][box].astype(np.float64),
+        adversarial=low + (high - low) * case.image[channel][box].astype(np.float64),
         labels=cut,
         affine=affine,
         unit=window.unit,
         window=(low, high),
-        class_names=tuple(plan.dataset.class_names),
-        before=clean.outcome.scores,
-        after=attacked.outcome.scores,
-        dataset=plan.dataset.name,
+        class_names=case.class_names,
+        before=case.before,
+        after=case.after,
+        dataset=unit.dataset,
         case=volume.id,
-        models=unit.target if unit.target == unit.surrogate else f"{unit.surrogate} → {unit.target}",
+        models=case.models,
         attack=unit.attack,
         start=most_changed_voxel(cut["clean"], cut["attacked"], cut["reference"])[0],
         notes=tuple(said),

@@ -14,6 +14,8 @@ import pytest
 
 from robustvox.benchmark.cli import main
 
+from ..first_form import rows_in
+
 ATTACK = "pgd:steps=2,alpha=4/255"
 
 
@@ -60,6 +62,84 @@ def test_a_case_is_shown_as_it_was_scored(toy, view, capsys):
     )
     assert view("case_000", *view.live) == 0
     assert path.read_bytes() == first
+
+
+SAVED = ("--save-adversarial", "--attack", ATTACK, "--cases", "case_000")
+
+
+def test_a_saved_case_is_shown_without_its_network_as_an_attack_shows_it(toy, view, capsys):
+    assert toy(*SAVED) == 0
+    assert view("case_000", *view.live) == 0
+    (path,) = view.out.iterdir()
+    live = path.read_bytes()
+    path.unlink()
+    toy.checkpoints["unet"].unlink()
+    capsys.readouterr()
+    assert view("case_000") == 0
+    assert "Equal to record" in capsys.readouterr().out
+    assert path.read_bytes() == live
+    predictions = toy.root / "results" / "toy" / "predictions" / "unet"
+    saved = nib.load(predictions / "clean" / "case_000.nii.gz")
+    np.testing.assert_array_equal(saved.get_fdata(), volumes_in(path)["clean"])
+    source = nib.load(toy.folder / "imagesTr" / "case_000.nii.gz")
+    np.testing.assert_allclose(saved.affine, source.affine)
+
+
+def test_transfer_is_shown_per_target_and_a_target_can_be_chosen(toy, view, capsys):
+    assert toy(*SAVED, "--transfer", models=("unet", "segresnet")) == 0
+    assert view("case_000") == 0
+    names = {path.name.partition("_pgd")[0].removeprefix("view_case_000_") for path in view.out.iterdir()}
+    assert names == {"unet", "segresnet", "unet_to_segresnet", "segresnet_to_unet"}
+    capsys.readouterr()
+    assert view("case_000", "--target", "segresnet", "--attack", ATTACK) == 0
+    assert capsys.readouterr().out.count("Equal to record") == 2
+    assert view("case_000", "--target", "unetr") == 1
+    assert "expected saved predictions by unetr" in capsys.readouterr().out
+
+
+def test_clean_predictions_are_saved_also_where_they_are_recorded_and_change_no_record(toy, view):
+    toy.recorded("--attack", "gn")
+    assert toy(*SAVED) == 0
+    folder = toy.root / "results" / "toy"
+    assert (folder / "predictions" / "unet" / "clean" / "case_000.nii.gz").is_file()
+    assert view("case_000") == 0
+    assert toy("--attack", ATTACK, "--cases", "case_000", out=toy.root / "plain") == 0
+    rows = [
+        [{k: v for k, v in row.items() if k not in ("seconds", "provenance")} for row in rows_in(path)]
+        for root in (folder, toy.root / "plain" / "toy")
+        for path in sorted((root / "records").rglob("pgd.jsonl"))
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_the_folder_of_a_run_can_still_be_scored_as_a_whole(toy, capsys):
+    assert toy(*SAVED) == 0
+    words = ["--adversarial", str(toy.root / "results"), "--target", "segresnet", "--checkpoint"]
+    data = ["--dataset", str(toy.folder), "--out", str(toy.root / "other"), "--no-report"]
+    assert main([*words, str(toy.checkpoints["segresnet"]), *data]) == 0
+    assert "refused" not in capsys.readouterr().out
+
+
+def test_what_was_not_saved_or_does_not_belong_is_one_line_with_the_remedy(toy, view, capsys):
+    toy.recorded("--attack", "gn")
+    assert view("case_000") == 2
+    assert "found none; run it with --save-adversarial (and --recompute" in capsys.readouterr().err
+    assert toy(*SAVED) == 0
+    (path,) = (toy.root / "results" / "toy" / "predictions" / "unet" / "unet").rglob("*.nii.gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:99])
+    capsys.readouterr()
+    assert view("case_000") == 1
+    printed = capsys.readouterr().out
+    assert "expected a complete NIfTI file" in printed
+    assert "expected saved predictions of case_000.nii.gz" in printed
+    path.write_bytes(whole)
+    label = toy.folder / "labelsTr" / "case_000.nii.gz"
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.roll(image.get_fdata(), 1, 0).astype(np.uint8), image.affine), label)
+    assert view("case_000") == 1
+    assert "use the files and preprocessing it was made with" in capsys.readouterr().out
+    assert not view.out.exists()
 
 
 def test_a_broken_case_is_one_line_and_the_others_are_shown(toy, view, capsys):

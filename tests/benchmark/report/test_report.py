@@ -69,7 +69,8 @@ def corner(png):
 
 
 def reports(folder):
-    return sorted((folder / "reports").glob("*.html"))
+    """Those of a run, without the viewer beside each."""
+    return sorted(p for p in (folder / "reports").glob("*.html") if not p.name.startswith("view_"))
 
 
 def test_a_run_ends_with_its_report(toy, capsys):
@@ -91,8 +92,10 @@ def test_a_run_ends_with_its_report(toy, capsys):
     # The chart is drawn in the page's own colors; the slices come for a light and for a dark page.
     assert page.tags.count("circle") == 2 * len(table)
     kinds = [source.partition(";")[0] for source in page.sources]
-    assert kinds == ["data:image/png", "data:image/png"]
-    light, dark = (base64.b64decode(source.partition(",")[2]) for source in page.sources)
+    viewer = f"view_{path.stem}_case_000.html"
+    assert kinds == ["data:image/png", "data:image/png", f"./{viewer}"]
+    assert "NiiVue" in (path.parent / viewer).read_text(encoding="utf-8")
+    light, dark = (base64.b64decode(source.partition(",")[2]) for source in page.sources[:2])
     assert light.startswith(b"\x89PNG")
     assert dark.startswith(b"\x89PNG")
     assert (corner(light), corner(dark)) == ((255, 255, 255), (22, 24, 27))
@@ -212,6 +215,7 @@ def test_names_are_text_whatever_they_hold(evil):
     for name in (
         'view_"><img src=x onerror=alert(1)>.html',
         "view_case_1.html",
+        "view_19700101-000000-89abcdef_case_2.html",
         "view_.html",
         "review_a.html",
     ):

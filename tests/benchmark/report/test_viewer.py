@@ -22,13 +22,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustvox.benchmark.harness.compute import ClassScore
 from robustvox.benchmark.report.viewer import page
 from robustvox.benchmark.report.viewer.page import NIIVUE, SHA256, library, render_viewer
-from robustvox.benchmark.report.viewer.volumes import Scene, crop_box, embedded
+from robustvox.benchmark.report.viewer.volumes import MOST_VOXELS, Scene, crop_box, embedded
 
 MODULES = os.environ.get("ROBUSTVOX_NODE_MODULES", "")
 CHROMIUM = os.environ.get("ROBUSTVOX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -113,6 +113,7 @@ def test_an_unchanged_volume_and_a_flat_window_have_a_scale() -> None:
     assert '"reach": 1.0' in render_viewer(shown)
 
 
+@settings(deadline=None)  # the machine of the tests may be busy
 @given(
     st.tuples(*[st.integers(1, 40)] * 3),
     st.lists(st.tuples(*[st.integers(0, 39)] * 3), max_size=4),
@@ -130,6 +131,16 @@ def test_a_crop_holds_what_is_labeled_or_as_much_as_may_be_shown(
     around = [np.ptp(axis) + 1 for axis in np.nonzero(label)] if label.any() else [1, 1, 1]
     if np.prod(around) <= most:
         assert label[box].sum() == label.sum()
+
+
+def test_the_largest_page_is_under_six_megabytes() -> None:
+    """Noise in image, change and every label is what compresses worst."""
+    rng = np.random.default_rng(0)
+    side = (MOST_VOXELS // 100 // 64, 64, 100)
+    image = rng.uniform(-100, 100, side)
+    labels = {name: rng.integers(0, 3, side) for name in ("reference", "clean", "attacked")}
+    worst = scene(image=image, adversarial=image + rng.uniform(-3, 3, side), labels=labels, start=(0, 0, 0))
+    assert len(render_viewer(worst)) < 6e6
 
 
 # --- what it says ---------------------------------------------------------------------------------
@@ -243,3 +254,4 @@ def test_the_organ_is_named_in_the_legend(opened: dict[str, Any]) -> None:
 def test_no_screen_is_too_narrow_and_axe_finds_nothing(opened: dict[str, Any]) -> None:
     assert set(opened["overflow"].values()) <= {0}
     assert {name: found for name, found in opened["axe"].items() if found} == {}
+    assert min(opened["passed"].values()) > 10  # it did look

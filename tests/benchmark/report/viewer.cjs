@@ -16,7 +16,7 @@ const VIEWS = {
 const ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"];
 
 const [, , file, views, screenshots] = process.argv;
-const facts = { console: [], dialogs: [], requests: [], axe: {}, overflow: {}, texts: {}, pictures: {} };
+const facts = { console: [], dialogs: [], requests: [], axe: {}, passed: {}, overflow: {}, texts: {}, pictures: {} };
 
 async function open(browser, options) {
   const tab = await browser.newPage(options);
@@ -24,7 +24,7 @@ async function open(browser, options) {
   tab.on("pageerror", (error) => facts.console.push(`uncaught: ${error.message}`));
   tab.on("dialog", (dialog) => facts.dialogs.push(dialog.message()) && dialog.dismiss());
   tab.on("request", (request) => facts.requests.push(request.url()));
-  await tab.goto(pathToFileURL(path.resolve(file)).href);
+  await tab.goto(pathToFileURL(path.resolve(file)).href, { timeout: 180000 });
   await tab.waitForFunction(() => document.documentElement.dataset.ready || !document.getElementById("trouble").hidden, null, { timeout: 180000 });
   return tab;
 }
@@ -69,8 +69,9 @@ async function moving(tab) {
     const tab = await open(browser, options);
     facts.overflow[name] = await tab.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     await tab.evaluate(axe);
-    facts.axe[name] = await tab.evaluate(async () =>
-      (await window.axe.run()).violations.map((found) => `${found.impact}: ${found.id}: ${found.nodes[0].html.slice(0, 120)}`));
+    const checked = await tab.evaluate(() => window.axe.run());
+    facts.axe[name] = checked.violations.map((found) => `${found.impact}: ${found.id}: ${found.nodes[0].html.slice(0, 120)}`);
+    facts.passed[name] = checked.passes.length;
     if (screenshots) await tab.screenshot({ path: path.join(screenshots, `viewer ${name}.png`.replaceAll(" ", "_")), fullPage: true });
     if (name === "desktop") {
       for (const id of ["place", "intensity", "class", "trouble"]) facts.texts[id] = await tab.textContent(`#${id}`);
