@@ -37,18 +37,19 @@ def read_labels(records: Path) -> Labels:
     content = b"" if is_published(records.parent.parent) else read_bytes(path)
     if not content:
         return {}
+    found: dict[tuple[str, str], str] = {}
     try:
         lines = json.loads(content)
     except (ValueError, RecursionError):
         lines = None
-    found = lines if isinstance(lines, list) else [None]
-    for line in found:
-        problem = problem_of(LabelLine, line, "label") if isinstance(line, dict) else "something else"
-        if problem:
+    for line in lines if isinstance(lines, list) else [None]:
+        if not isinstance(line, dict) or (problem := problem_of(LabelLine, line, "label")):
+            what = problem if isinstance(line, dict) else f"{line!r:.40}"
             raise RecordsError(
-                f"{path}: expected a list of labels, got {problem}; remove the file, tables then show recorded names"
+                f"{path}: expected a list of labels, got {what}; remove the file, tables then show recorded names"
             )
-    return {(line["name"], line["sha256"]): line["label"] for line in found}
+        found[line["name"], line["sha256"]] = line["label"]
+    return found
 
 
 def keep_labels(records: Path, labels: Labels) -> None:

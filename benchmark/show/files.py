@@ -182,7 +182,7 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
     frames = {"cases": cases, "classes": classes, "failures": records.failures}
     names = {(label, sha256): name for (name, sha256), label in labels.items()}
 
-    def stored(frame: Frame) -> list[str]:
+    def stored(frame: Frame) -> list[Any]:
         pairs = zip(frame["surrogate"], frame["surrogate_sha256"], strict=True)
         return [names.get(pair, pair[0]) for pair in pairs]
 

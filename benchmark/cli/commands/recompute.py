@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from robustvox.datasets.folder import CaseFolder
 
 from ...craft.passes import most_passes
-from ...craft.view import tiles
+from ...craft.view import attacked_windows
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES, reason_of
 from ...plan.attacks import load_attack, recorded_attack
@@ -264,8 +264,7 @@ def passes(attack: NamedAttack | None, surrogate: NamedModel, protocol: Protocol
     """The most forward and backward passes that a row takes: those of the attack, in every window it is run in."""
     if attack is None:
         return 0
-    roi_size = getattr(surrogate.predictor, "roi_size", None) if protocol.tiling else None
-    windows = len(tiles(volume.image.shape[1:], roi_size)) if roi_size else 1
+    windows = attacked_windows(protocol, surrogate.predictor, volume.image.shape[1:])
     return windows * most_passes(attack.attack)
 
 
