@@ -25,7 +25,7 @@ from .compute import Failure, Outcome, Scored
 from .desk import Desk, Later, OwnDesk, Scoring
 from .faults import CASE_FAILURES, Kind, kind_of
 from .saving import Saver, write_volume
-from .scoring import Change, PreparedCase, change_of, judge, prepare_scorer
+from .scoring import Change, PreparedCase, change_of, judge, organ_sizes, prepare_scorer
 
 Watch = Callable[[Scored], None]
 """Called with every prediction that was scored in this process."""
@@ -92,6 +92,8 @@ class Bench:
         self.forwards: dict[tuple[str, str], float] = {}
         #: share of each model's window that each case fills, as far as cases were read
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
+        #: millilitres of every organ that a case has, by class id, likewise
+        self.organs_ml: dict[str, dict[int, float]] = {}
 
     @property
     def doing(self) -> str:
@@ -315,6 +317,8 @@ class Bench:
             if share is not None:
                 self.filled.setdefault(model.key, {})[case_id] = share
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
+        if not getattr(dataset, "overlapping", ()):
+            self.organs_ml[case_id] = organ_sizes(volume)
         return PreparedCase(volume, case_fingerprint(self.plan.dataset, volume), scorer)
 
     def _begin(self, job: Job, many: int) -> StepWatch:

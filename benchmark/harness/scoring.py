@@ -154,6 +154,20 @@ def prepare_scorer(
     return Scorer(protocol, volume, num_classes=classes, nsd_tolerance_mm=tolerance)
 
 
+def organ_sizes(volume: Volume) -> dict[int, float]:
+    """Millilitres of every class that a case has, background left out.
+
+    Example:
+        >>> from robustvox.datasets import open_dataset
+        >>> sizes = organ_sizes(open_dataset("phantom").load("val_000"))
+        >>> max(sizes, key=sizes.get), 0 in sizes
+        (1, False)
+    """
+    counts = np.bincount(volume.label.reshape(-1).astype(np.int64, copy=False))
+    voxel_ml = float(np.prod([float(side) for side in volume.spacing_mm])) / 1000
+    return {k: float(count) * voxel_ml for k, count in enumerate(counts.tolist()) if k and count}
+
+
 @dataclass(frozen=True)
 class PreparedCase:
     """A volume with its fingerprint and what scoring reuses of it."""

@@ -1,49 +1,37 @@
-"""What a report says, as plain text and numbers; the template only arranges it."""
+"""What a report says, as plain text, numbers and tables; the template only arranges it."""
 
 from __future__ import annotations
 
-import math
-import shlex
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..harness.bench import Bench
 from ..harness.execute import Event, Status
-from ..plan.attacks import brief, short_name
-from ..plan.plan import Plan
+from ..plan.attacks import short_name
 from ..records.outcomes import load_flags, load_outcomes
 from ..records.reading import Frame, Records
 from ..records.states import load_states
-from ..show.tables import results as tables
+from ..show.labels import is_noise
+from ..show.tables import results as rows_of
 from ..specs.durations import duration
+from ..specs.spec import CLEAN
+from . import asked, tables, trust
+from .chart import MOST, TICKS, chart
+from .compared import compared
+from .evidence import Evidence, comparison, evidence
+from .links import viewers
 from .reading import reading_of
+from .verdict import judge
+from .worst import mean_sizes, worst_organs
 
 if TYPE_CHECKING:
     from .gallery import FirstCase
 
 
 _LISTED = 4  # jobs that are named where many failed for one reason
-
-
-# heading: columns of the table, joined by a word; digits; factor
-_COLUMNS = {
-    "cases": (("n_cases",), "", 0, 1.0),
-    "failed": (("failed",), "", 0, 1.0),
-    "Dice clean": (("dice_clean",), "", 3, 1.0),
-    "Dice attacked": (("dice_adv",), "", 3, 1.0),
-    "95% interval": (("dice_adv_low", "dice_adv_high"), " to ", 3, 1.0),
-    "HD95 mm, clean → attacked": (("hd95_clean_mm", "hd95_adv_mm"), " → ", 1, 1.0),
-    "NSD, clean → attacked": (("nsd_clean", "nsd_adv"), " → ", 3, 1.0),
-    "organs lost, invented": (("missing", "hallucinated"), ", ", 0, 1.0),
-    "L∞ (1/255)": (("linf",), "", 2, 255.0),
-    "L2": (("l2",), "", 2, 1.0),
-    "PSNR (dB)": (("psnr",), "", 1, 1.0),
-    "SSIM": (("ssim",), "", 3, 1.0),
-    "forwards, backwards": (("forwards", "backwards"), ", ", 0, 1.0),
-    "seconds per case": (("seconds",), "", 1, 1.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,66 +65,124 @@ class Run:
         """``<out>/<dataset>``."""
         return self.out / self.bench.plan.dataset.name
 
+    @property
+    def reports(self) -> Path:
+        """Where reports of the dataset lie."""
+        return self.folder / "reports"
+
 
 def facts(run: Run) -> dict[str, Any]:
-    """Everything the template needs but the figures."""
+    """Everything the template needs but the pictures."""
     plan = run.bench.plan
     flags, states = load_flags(run.folder / "checks"), load_states(run.folder / "checks")
-    named = list(zip(("White-box", "Transfer"), tables.both(run.records, flags, states), strict=True))
+    found = evidence(run.records, flags, states)
     counts = {status.value: sum(e.status is status for e in run.events) for status in Status}
     return {
+        "title": asked.title(plan),
         "dataset": plan.dataset.name,
         "protocol": plan.protocol.name,
-        "command": run.environment["command"],
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(run.started)),
         "counts": counts,
         "duration": duration(run.seconds),
-        "tables": [{"title": title, **results(table)} for title, table in named if len(table)],
-        "frames": [table for _, table in named if len(table)],
-        "failures": failures(run.events),
-        "checks": checks(run),
-        "check_command": _check_command(plan),
-        "environment": _environment(run),
+        "controls": sum(is_noise(attack.spec) for attack in plan.attacks),
         "models": [
             (f"{m.label} ({m.name})" if m.label else m.name, m.sha256 or "unknown") for m in plan.models
         ],
         "readings": [(m.shown, lines) for m in plan.models if (lines := reading_of(run.bench, m))],
-        "attacks": [a.spec for a in plan.attacks],
         "cases": list(plan.cases),
-        "data": sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items()),
         "seed": plan.seed,
+        **_asked(run),
+        **_answered(run, found),
+        "tables": _tables(run, flags, states),
+        "lines": chart(found),
+        "ticks": TICKS,
+        "most": MOST,
+        "failures": failures(run.events),
+        **_trust(run, found),
+        "settings": _settings(run),
+        "viewers": viewers(run.reports),
     }
 
 
-def results(table: Frame) -> dict[str, Any]:
-    """Headings and rows of a table of results, rounded; the attack short and whole."""
-    rows = [
-        {
-            "models": [row["surrogate"]]
-            if row["surrogate"] == row["target"]
-            else [row["surrogate"], row["target"]],
-            "attack": short_name(str(row["attack"])),
-            "spec": str(row["attack"]),
-            "cells": [
-                *(
-                    word.join(dict.fromkeys(_number(row[name], digits, factor) for name in names))
-                    if all(row[name] != row[name] for name in names)  # said once that there is none
-                    else word.join(_number(row[name], digits, factor) for name in names)
-                    for names, word, digits, factor in _COLUMNS.values()
-                ),
-                str(row["checks"]),
-            ],
-            "flags": [flag for flag in str(row["flags"]).split(";") if flag],
-        }
-        for row in table.to_dict("records")
-    ]
+def _asked(run: Run) -> dict[str, Any]:
+    plan, command = run.bench.plan, str(run.environment["command"])
+    costs: Any = run.records.costs[run.records.costs["attack"] != CLEAN]
+    linf = costs.groupby("attack")["linf"].max().dropna().to_dict()
+    provenance = sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items())
     return {
-        "headings": [*_COLUMNS, "checks"],
-        "rows": rows,
-        "pairs": any(len(row["models"]) > 1 for row in rows),
+        "command": command,
+        "has_folders": asked.has_folders(command),
+        "attacks": asked.attacks_table(plan, linf),
+        "data": provenance,
+        "licences": [(m.name, m.licence) for m in plan.models if m.licence],
     }
 
 
-def failures(events: Sequence[Event]) -> list[dict[str, str]]:
+def _answered(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
+    sizes = mean_sizes(run.bench.organs_ml)
+    return {
+        "verdicts": [judge(model) for model in found],
+        "compared": compared(found, comparison(run.records)) if len(found) > 1 else "",
+        "worst": [worst for model in found if (worst := worst_organs(model, sizes)) is not None],
+        "sizes_known": bool(sizes),
+    }
+
+
+def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
+    kinds = zip(("White-box", "Transfer"), rows_of.both(run.records, flags, states), strict=True)
+    return [
+        {
+            "title": title,
+            "results": tables.results(table, f"{title} results"),
+            "measured": tables.measured(table, f"{title}: change and cost"),
+        }
+        for title, table in kinds
+        if len(table)
+    ]
+
+
+def _trust(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
+    plan, command = run.bench.plan, str(run.environment["command"])
+    suite, lacking = asked.untried(plan.protocol.name, [attack.spec for attack in plan.attacks])
+    texts = [row.text for row in lacking]
+    return {
+        "states": trust.states_table(found),
+        "groups": trust.check_groups(load_outcomes(run.folder / "checks"), plan),
+        "check_command": asked.check_command(plan),
+        "sample": trust.sample(found, plan),
+        "computed": trust.computed(run.environment, plan.device),
+        "flags": trust.flags_explained(found),
+        "suite": suite,
+        "untried": [row.label for row in lacking],
+        "untried_command": asked.with_attacks(command, plan, texts) if texts and plan.surrogates else "",
+        "transfer": not plan.white_box or bool(plan.saved),
+    }
+
+
+def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the provenance beside the records says, and the rules that its protocol's name stands for."""
+    plan, known = run.bench.plan, dict(run.environment)
+    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
+    groups: dict[str, Any] = {
+        "run": {
+            "started": f"{started}, took {duration(run.seconds)}",
+            "id beside the records": run.provenance,
+            "seed": f"{plan.seed}, mixed with dataset, case and attack",
+            "device of the networks": plan.device,
+            **{
+                name: value
+                for name, value in known.items()
+                if not isinstance(value, Mapping) and name != "seed"
+            },
+        },
+        **{str(name): value for name, value in known.items() if isinstance(value, Mapping)},
+        "protocol": asdict(plan.protocol),
+        **{f"attack {spec}": values for spec, values in asked.attack_settings(plan).items()},
+    }
+    return asked.settings(groups)
+
+
+def failures(events: Sequence[Event]) -> tables.Table | None:
     """What failed and why, in the order of the run; jobs of one case with one reason together."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for event in events:
@@ -146,32 +192,20 @@ def failures(events: Sequence[Event]) -> list[dict[str, str]]:
             attack = short_name(job.attack.spec) if job.attack else saved
             models = [job.surrogate.shown] if job.surrogate else [target.shown for target in job.targets]
             grouped.setdefault((job.case, event.error), []).append(f"{attack} on {', '.join(models)}")
-    return [
-        {
-            "case": case,
-            "what": "; ".join(jobs[:_LISTED])
-            + (f"; {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else ""),
-            "reason": reason,
-        }
-        for (case, reason), jobs in grouped.items()
-    ]
-
-
-def checks(run: Run) -> list[dict[str, Any]]:
-    """Per attacked model and attack of the run, what ``check`` has found so far."""
-    known: Frame = load_outcomes(run.folder / "checks")
-    plan = run.bench.plan
-    known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
-    groups = []
-    for model in {m.key: m for m in plan.surrogates}.values():
-        for attack in plan.attacks:
-            mine = known[(known["surrogate_sha256"] == model.sha256) & (known["attack"] == attack.spec)]
-            found = mine.to_dict("records")
-            worst = [entry["flag"] for entry in found if entry["flag"]]
-            groups.append(
-                {"model": model.shown, "attack": short_name(attack.spec), "found": found, "flags": worst}
+    if not grouped:
+        return None
+    return tables.plain(
+        "Failed cases",
+        ("case", "jobs", "reason"),
+        (
+            (
+                case,
+                "; ".join(jobs[:_LISTED]) + (f"; {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else ""),
+                reason,
             )
-    return groups
+            for (case, reason), jobs in grouped.items()
+        ),
+    )
 
 
 def shown_costs(run: Run) -> Frame:
@@ -185,34 +219,3 @@ def shown_costs(run: Run) -> Frame:
         & (costs["attack"] == shown.job.attack.spec)
         & (costs["surrogate_sha256"] == shown.job.surrogate.sha256)
     ]
-
-
-def _check_command(plan: Plan) -> str:
-    models = dict.fromkeys(m.name for m in plan.surrogates)
-    words = ["python", "-m", "benchmark", "check"]
-    words += [word for name in models for word in ("--model", name)]
-    words += [word for attack in plan.attacks for word in ("--attack", brief(attack.spec))]
-    return shlex.join([*words, "--dataset", plan.dataset.name])
-
-
-def _environment(run: Run) -> list[tuple[str, str]]:
-    import time
-
-    known = dict(run.environment)
-    packages = known.get("packages", {})
-    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
-    return [
-        ("started", f"{started}, took {duration(run.seconds)}"),
-        ("robustvox", f"{known['robustvox']}, commit {known['commit']}"),
-        ("python", str(known["python"])),
-        ("packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
-        ("platform", str(known["platform"])),
-        ("accelerator", str(known["accelerator"])),
-        ("cores, threads", f"{known['cores']}, {known['threads']}"),
-        ("device of the networks", run.bench.plan.device),
-        ("id beside the records", run.provenance),
-    ]
-
-
-def _number(value: Any, digits: int, factor: float = 1.0) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{value * factor:.{digits}f}"

@@ -32,15 +32,15 @@ def announce(console: Console, run: Run) -> None:
 
 def write_report(run: Run) -> Path:
     """Write ``<out>/<dataset>/reports/<time>-<id>.html`` under a name of its own and return the path."""
-    page = render_report(run)
-    folder = run.folder / "reports"
+    text = render_report(run)
+    folder = run.reports
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(run.started))}-{run.provenance[:8]}"
     for attempt in range(1, 1000):
         path = folder / (f"{stem}.html" if attempt == 1 else f"{stem}-{attempt}.html")
         try:
             with path.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(page)
+                file.write(text)
         except FileExistsError:
             continue
         return path
@@ -50,44 +50,31 @@ def write_report(run: Run) -> Path:
 
 
 def render_report(run: Run) -> str:
-    """The page; figures are left out, with the reason, where they cannot be made."""
+    """The page; pictures are left out, with the reason, where they cannot be made."""
+    found = facts(run)
+    figures, missing = _figures(run)
+    return page(figures=figures, missing=missing, **found)
+
+
+def page(**context: Any) -> str:
+    """The template with everything it needs; see :func:`robustvox.benchmark.report.facts.facts`."""
     from markupsafe import Markup
 
     from ..show.html import environment, policy
 
     here = Path(__file__).resolve().parent
-    found = facts(run)
-    figures, missing = _figures(run, found.pop("frames"))
     style = (here / "report.css").read_text(encoding="utf-8")
-    return (
-        environment(here)
-        .get_template("report.html.j2")
-        .render(**found, figures=figures, missing=missing, style=Markup(style), policy=policy([style]))
-    )
+    template = environment(here).get_template("report.html.j2")
+    return template.render(**context, style=Markup(style), policy=policy([style]))
 
 
-def _figures(run: Run, frames: list[Any]) -> tuple[list[dict[str, str]], str]:
-    """Pictures as data URIs with their captions, and why one is missing."""
+def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
+    """Pictures as data URIs for a light and a dark page, with their captions, and why one is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return [], 'figures need matplotlib: pip install "matplotlib>=3.8"'
-    from ..show.figures.bars import MOST, drop_chart
-    from ..show.figures.canvas import encode
-
-    made = []
-    for frame in frames:
-        chart = drop_chart(frame)
-        if chart is not None:
-            shown = f"the first {MOST} of {len(frame)} rows" if len(frame) > MOST else "every row"
-            caption = f"Clean and attacked mean Dice of {shown} above, 95% bootstrap interval over patients."
-            made.append(_figure(encode(chart, "svg"), "svg+xml", caption, "Dot chart. " + caption, "chart"))
-    example, missing = _example(run)
-    return [*made, *example], missing
-
-
-def _example(run: Run) -> tuple[list[dict[str, str]], str]:
-    from ..show.figures.canvas import encode
+    from ..show.figures.canvas import DARK, LIGHT, encode
     from ..show.figures.slices import slice_figure
     from .examples import make_example
 
@@ -105,11 +92,13 @@ def _example(run: Run) -> tuple[list[dict[str, str]], str]:
         f"Case {attacked.job.case}, {example.title.partition('  ·  ')[2]}: mean Dice {example.dice_clean:.3f} before "
         f"and {example.dice_adversarial:.3f} after the attack."
     )
-    picture = encode(slice_figure(example), "png", _DPI)
+    pictures = {
+        name: _source(encode(slice_figure(example, theme=theme), "png", _DPI))
+        for name, theme in (("light", LIGHT), ("dark", DARK))
+    }
     alt = "Axial, coronal and sagittal slices: images, perturbation, its spectrum, reference, predictions. "
-    return [_figure(picture, "png", caption, alt + caption, "slices")], ""
+    return [{**pictures, "caption": caption, "alt": alt + caption}], ""
 
 
-def _figure(data: bytes, kind: str, caption: str, alt: str, style: str) -> dict[str, str]:
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return {"source": source, "caption": caption, "alt": alt, "style": style}
+def _source(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"

@@ -55,6 +55,19 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
+class Theme(NamedTuple):
+    """Colors of a figure's paper and of what is written on it."""
+
+    back: str
+    text: str
+    soft: str
+
+
+LIGHT = Theme("white", "black", "0.25")
+DARK = Theme("#16181b", "#e8e8e8", "#c0c4c9")
+"""As the pages that hold the figure."""
+
+
 class LineStyle(NamedTuple):
     """How one of many lines is told apart, in color and in gray."""
 
@@ -76,13 +89,15 @@ def require_matplotlib() -> None:
 
 
 @contextmanager
-def settings() -> Iterator[None]:
+def settings(theme: Theme = LIGHT) -> Iterator[None]:
     """Our settings instead of the user's while a figure is made or saved."""
     import matplotlib as mpl
 
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
+        written = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+        mpl.rcParams.update({"figure.facecolor": theme.back, **dict.fromkeys(written, theme.text)})
         yield
 
 
@@ -113,7 +128,7 @@ def encode(figure: Figure, kind: str, dpi: int = DPI) -> bytes:
     }
     stream = io.BytesIO()
     with settings():
-        figure.savefig(stream, format=kind, dpi=dpi, metadata=dateless[kind], facecolor="white")
+        figure.savefig(stream, format=kind, dpi=dpi, metadata=dateless[kind], facecolor="auto")
     return stream.getvalue()
 
 

@@ -36,6 +36,38 @@ QUESTIONS = {
 }
 
 
+FAILURES = {
+    "C0": "the network does not do its task on these volumes: wrong weights, window, labels or orientation",
+    "C1": "attack and scoring do not see the same thing, so any drop may come from that",
+    "C2": "a larger budget hurt less: the attack is not at its best there, or its knob is no budget",
+    "C3": "not even an attack without a bound breaks the model, so its gradients lead nowhere and the number is too high",
+    "C4": "a single step did better than many, so the attack is broken and the number too high",
+    "C5": "noise of its budget does as much, so the attack finds nothing",
+    "C6": "more steps find more; the number is too high",
+    "C7": "the gradient is zero or not finite, so the attack is blind and the number too high",
+    "C8": "a search without gradients does better, so the model hides its gradients and the number is too high",
+    "C9": "the model is random, and an attack on one draw of it is too weak",
+    "C10": "the model returns probabilities, whose gradients vanish; the number is too high",
+    "C11": "classes of model, data and loss do not agree",
+    "C12": "the model optimizes while it predicts, which the attack does not see through; the number is too high",
+    "C13": "what was scored is outside the budget that the row names",
+    "C14": "another step size finds more; the number is too high",
+    "C15": "another loss breaks cases that this one spares; the number is too high",
+    "C16": "the network that was attacked is not the one that is scored",
+    "C17": "the attack is weak on an undefended model, so it says little of any other",
+    "C18": "the result depends on the order of the cases and cannot be repeated",
+    "C20": "Dice falls while HD95 improves, so an organ that was lost is missing in the mean",
+    "C21": "the change is large enough to be seen, and no budget bounds it",
+    "C22": "part of the harm is done by the attack's own pipeline before it attacks",
+    "C23": "the gradient is hardly more than rounding, so the attack follows nothing; the number is too high",
+    "C24": "the gradient depends on chance, so one draw of it is too weak; the number is too high",
+    "C25": "nearly equal volumes get other answers, as behind a detector, and the attack may have met that alone",
+    "C26": "the scale of the logits hides the gradient; the number is too high",
+    "C27": "the gradient is not that of the answer, so the attack is misled and the number too high",
+}
+"""id of a check -> what a failure means, as docs/sanity_checks.md puts it"""
+
+
 NOTES = {
     "no-progress": "On some case no step of the attack beat its start: no gradient, a wrong sign or too large a step.",
     "nonfinite-loss": "On some case the attack met a loss that was NaN or infinite.",
@@ -65,6 +97,16 @@ def explain(flag: str) -> str:
     if check in QUESTIONS:
         return f"Sanity check {check} {_STATUS.get(status, status)}: {QUESTIONS[check]}"
     return NOTES.get(flag, "Set by the record itself; open the records for the context.")
+
+
+def meaning(check: str) -> str:
+    """What the failure of a check means.
+
+    Example:
+        >>> meaning("C6"), meaning("C99")
+        ('more steps find more; the number is too high', 'see docs/sanity_checks.md')
+    """
+    return FAILURES.get(check, "see docs/sanity_checks.md")
 
 
 def details(board: Board) -> Details:

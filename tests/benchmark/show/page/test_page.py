@@ -19,7 +19,7 @@ from robustvox.attacks import ATTACKS
 from robustvox.benchmark.show.files import check, render, write
 from robustvox.benchmark.show.labels import OTHER, attack_names, model_family
 from robustvox.benchmark.show.page import Board, render_page
-from robustvox.benchmark.show.page.flags import QUESTIONS, explain
+from robustvox.benchmark.show.page.flags import FAILURES, QUESTIONS, explain
 from robustvox.benchmark.show.page.matrices import Cell, Matrix
 from robustvox.benchmark.show.page.render import TEMPLATES
 from robustvox.benchmark.show.tables.results import COLUMNS
@@ -302,6 +302,10 @@ def test_flags_say_what_the_documentation_says() -> None:
     rows = re.findall(r"^\| (C\d+) \| (.*?) \|", (REPOSITORY / "docs" / "sanity_checks.md").read_text(), re.M)
     assert dict(rows) == QUESTIONS
     assert set(CHECKS) == set(QUESTIONS)
+    table = re.findall(
+        r"^\| (C\d+) \|.* \| (.*?) \|$", (REPOSITORY / "docs" / "sanity_checks.md").read_text(), re.M
+    )
+    assert dict(table) == FAILURES
 
 
 def luminance(color: str) -> float:
