@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -114,6 +114,40 @@ def build(kind: type[Request], typed: Mapping[str, Any]) -> Request:
             value = typed[field.name]
             values[field.name] = tuple(value or ()) if _is_many(hint) else value
     return kind(**values)
+
+
+def values_of(request: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a request and of those inside it, by name."""
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if is_dataclass(value):
+            yield from values_of(value)
+        else:
+            yield field.name, value
+
+
+def typed(request: Any, keep: Sequence[str]) -> list[str]:
+    """The words that give some fields of a request their values; nothing for one that has its default.
+
+    Example:
+        >>> from robustvox.benchmark.specs.crossing import Crossing
+        >>> typed(Crossing(models=("unet",), split="test", untrained=True), ("models", "split", "untrained", "seed"))
+        ['--model', 'unet', '--split', 'test', '--untrained']
+    """
+    options, words = declared(type(request), None), list[str]()
+    for name, value in values_of(request):
+        if name not in keep or name not in options or value == options[name][0].default:
+            continue
+        field, hint = options[name]
+        shown = flag_of(field, next(extra for extra in get_args(hint)[1:] if isinstance(extra, Option)))
+        on, _, off = shown.partition("/")
+        if isinstance(value, bool):
+            words.append(on if value else off)
+        else:
+            words += [
+                word for one in (value if isinstance(value, tuple) else (value,)) for word in (on, str(one))
+            ]
+    return words
 
 
 def _is_many(hint: Any) -> bool:

@@ -13,12 +13,12 @@ from ..plan.attacks import brief
 from ..plan.plan import Plan
 from ..show.labels import AttackName, attack_names, is_noise
 from ..specs.matched import parse_spec
+from ..specs.program import pasted, program
 from ..specs.spec import format_value
 from ..specs.suites import SuiteRow, find_suite
 from .tables import Cell, Table
 
 _FOLDERS = ("--data-root", "--checkpoint", "--out", "--adversarial", "--config")
-_RUN = ("python", "-m", "benchmark")
 
 
 def title(plan: Plan) -> str:
@@ -79,8 +79,9 @@ def untried(protocol: str, specs: Collection[str]) -> tuple[str, tuple[SuiteRow,
     return suite.name, tuple(row for row in suite.run if row.spec not in specs)
 
 
-def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
-    """The command of a run with other attacks; written anew where it does not name them one by one.
+def with_attacks(command: str, plan: Plan, attacks: Sequence[str], typed: Sequence[str] = ()) -> str:
+    """The command of a run with other attacks; written anew where it does not name them one by one, with the options
+    ``typed`` of the run.
 
     Example:
         >>> with_attacks("python -m benchmark run --model unet --attack pgd --cases 4", None, ["fgsm", "apgd"])
@@ -101,17 +102,18 @@ def with_attacks(command: str, plan: Plan, attacks: Sequence[str]) -> str:
         else:
             kept.append(word)
     if len(kept) == len(words):
-        kept = [*_RUN, "run", *_crossed(plan), "--cases", ",".join(plan.cases)]
+        kept = ["run", *(typed or _crossed(plan)), "--cases", ",".join(plan.cases)]
+        kept = [*program().split(), *kept]
     return shlex.join([*kept, *(part for attack in attacks for part in ("--attack", attack))])
 
 
-def check_command(plan: Plan) -> str:
-    """The command that checks the attacks of a run; empty where there is none to check."""
+def check_command(plan: Plan, typed: Sequence[str] = ()) -> str:
+    """The command that checks the attacks of a run, with its options ``typed``; empty where there is none to check."""
     attacks = [brief(attack.spec) for attack in plan.attacks if not is_noise(attack.spec)]
     if not attacks or not plan.surrogates:
         return ""
-    words = [*_RUN, "check", *_crossed(plan), *(part for attack in attacks for part in ("--attack", attack))]
-    return shlex.join(words)
+    asked = (part for attack in attacks for part in ("--attack", attack))
+    return pasted(["check", *(typed or _crossed(plan)), *asked])
 
 
 def _crossed(plan: Plan) -> list[str]:

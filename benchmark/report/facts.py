@@ -48,6 +48,7 @@ class Run:
         started: seconds since the epoch.
         seconds: how long it took.
         gallery: holds the case to show.
+        typed: options that give a command the same models, data, rules and results.
     """
 
     bench: Bench
@@ -59,6 +60,7 @@ class Run:
     started: float
     seconds: float
     gallery: FirstCase
+    typed: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -148,13 +150,15 @@ def _trust(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
     return {
         "states": trust.states_table(found),
         "groups": trust.check_groups(load_outcomes(run.folder / "checks"), plan),
-        "check_command": asked.check_command(plan),
+        "check_command": asked.check_command(plan, run.typed),
         "sample": trust.sample(found, plan),
         "computed": trust.computed(run.environment, plan.device),
         "flags": trust.flags_explained(found),
         "suite": suite,
         "untried": [row.label for row in lacking],
-        "untried_command": asked.with_attacks(command, plan, texts) if texts and plan.surrogates else "",
+        "untried_command": asked.with_attacks(command, plan, texts, run.typed)
+        if texts and plan.surrogates
+        else "",
         "transfer": not plan.white_box or bool(plan.saved),
     }
 

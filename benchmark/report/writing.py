@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from ..specs.program import program
 from .facts import Run, facts, shown_costs
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
     if attacked is None or clean is None or not len(costs):
         return [], (
             "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "
-            "python -m benchmark figures draws any case."
+            f"{program()} figures draws any case."
         )
     example = make_example(run.bench.plan, clean, attacked)
     caption = (

@@ -40,6 +40,7 @@ from ...records.marked_files import (
 )  # fmt: skip
 from ...records.seal import CIPHERS, SealError, Terms, read_header
 from ...records.writing import replace_file
+from ...specs.program import pasted
 from ...specs.protocols import PROTOCOLS
 from ...specs.requests import MarkRequest
 from ...specs.spec import UsageError, match
@@ -119,7 +120,7 @@ def _owner(request: MarkRequest) -> Owner:
     """Everything the request names, before a volume is read."""
     crossing = request.crossing
     if not crossing.models:
-        raise UsageError("expected at least one --model to make the mark on; see `python -m benchmark list`")
+        raise UsageError(f"expected at least one --model to make the mark on; see `{pasted(['list'])}`")
     key = read_key(request.key_file)
     protocol = PROTOCOLS["robustvox-1"]
     attack = load_attack(request.mark, protocol)

@@ -17,6 +17,7 @@ from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
 from ...records.patients import note_patients
 from ...records.sources import claim
+from ...specs.program import pasted
 from ...specs.protocols import find_protocol
 from ...specs.requests import MarkingRequest
 from ...specs.spec import UsageError, match
@@ -64,7 +65,7 @@ def study_marks(request: MarkingRequest) -> int:
 def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
     crossing = request.crossing
     if not crossing.models:
-        raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
+        raise UsageError(f"expected at least one --model to make marks on; see `{pasted(['list'])}`")
     protocol = find_protocol(crossing.protocol)
     dataset = load_dataset(crossing.dataset, crossing.data_root, request.out)
     device = choose_device(request.computing.device)

@@ -23,6 +23,7 @@ from ...plan.models import choose_device, find_recorded, load_model, recorded_mo
 from ...plan.plan import Job, Plan
 from ...plan.windows import read_window
 from ...records.sources import base_name, path_of
+from ...specs.program import pasted
 from ...specs.protocols import Protocol, find_protocol
 from ...specs.spec import CLEAN, Spec, UsageError
 from ...specs.tolerances import tolerance_of
@@ -154,7 +155,7 @@ class Recomputation:
                 None,
                 (
                     f"{describe(unit)}: expected data with sha256 {unit.data_sha256[:16]}, got "
-                    f"{case.data_sha256[:16]}; this copy of the case is another one, see `python -m benchmark data`",
+                    f"{case.data_sha256[:16]}; this copy of the case is another one, see `{pasted(['data', '--dataset', unit.dataset])}`",
                 ),
             )
         cost = passes(attack, surrogate, protocol, case.volume)
