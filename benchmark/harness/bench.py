@@ -19,6 +19,7 @@ from ..craft.meter import Cost, StepWatch, Stopwatch
 from ..craft.named import NamedModel, predict
 from ..craft.passes import most_passes
 from ..craft.view import attacked_windows, truncate
+from ..plan.attacks import brief
 from ..plan.plan import Job, Plan
 from ..plan.source import case_fingerprint
 from .compute import Failure, Outcome, Scored
@@ -328,7 +329,7 @@ class Bench:
             spatial = self.case(job.case).volume.image.shape[1:]
             parts = attacked_windows(self.plan.protocol, job.surrogate.predictor, spatial)
             most = parts * most_passes(job.attack.attack)
-            what = f"{job.attack.spec} on {job.surrogate.shown}"
+            what = f"{brief(job.attack.spec)} on {job.surrogate.shown}"
         else:
             what = "scoring" if job.saved is not None else "clean"
         steps, more = StepWatch(parts, most), f" and {many - 1} more" if many > 1 else ""

@@ -28,6 +28,7 @@ from ...studies.marking.tables import measured, summary, write
 from ...studies.marking.trained import RemoverRecipe
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .fitted_table import fitted_markdown
 
 
 def study_marks(request: MarkingRequest) -> int:
@@ -55,7 +56,8 @@ def study_marks(request: MarkingRequest) -> int:
             bar.update(bar.task_ids[0], advance=1)
     text = summary(folder)
     if text:
-        console.print(escape(text), soft_wrap=True)
+        for part in fitted_markdown(console, text):
+            console.print(part)
         console.print(f"tables in {escape(str(folder))}", soft_wrap=True)
     for line in failures:
         console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
