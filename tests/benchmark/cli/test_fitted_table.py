@@ -149,10 +149,10 @@ def test_what_checks_found(width: int, encoding: str) -> None:
             "fail",
             "0.25",
             "fail > 0.02",
-            "a long " * 30,
             "not for noise",
         ],
     )
+    assert text.count("long") == 30  # however its lines are broken
     assert "a rule" not in text
 
 
