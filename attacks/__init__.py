@@ -17,6 +17,7 @@ from .catalog import CATALOG as CATALOG
 from .catalog import AttackEntry as AttackEntry
 
 if TYPE_CHECKING:
+    from .annealed import Annealed as Annealed
     from .apgd import APGD as APGD
     from .base import Attack as Attack
     from .base import BoundAttack as BoundAttack
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .base import frozen as frozen
     from .cospgd import CosPGD as CosPGD
     from .ensemble import Ensemble as Ensemble
+    from .ensemble import Ensemble2 as Ensemble2
     from .examples import tiny_case as tiny_case
     from .fgsm import BIM as BIM
     from .fgsm import FGSM as FGSM
@@ -78,12 +80,14 @@ __all__ = [
     "SA2",
     "VAFA",
     "VAFA2D",
+    "Annealed",
     "Attack",
     "AttackEntry",
     "BestIterate",
     "BoundAttack",
     "CosPGD",
     "Ensemble",
+    "Ensemble2",
     "Key",
     "KeyedMark",
     "SegPGD",

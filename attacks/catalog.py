@@ -101,6 +101,15 @@ CATALOG: dict[str, AttackEntry] = {
         cite=("dong2018boosting",),
         iterates=True,
     ),
+    "annealed": AttackEntry(
+        module="annealed",
+        kind="Annealed",
+        summary="PGD along the accumulated gradient, its step shrinking by a cosine, for long runs",
+        family=SIGN,
+        budget="eps",
+        cite=("dong2018boosting", "loshchilov2017sgdr"),
+        iterates=True,
+    ),
     "smooth": AttackEntry(
         module="smooth",
         kind="Smooth",
@@ -186,6 +195,14 @@ CATALOG: dict[str, AttackEntry] = {
         family=ENSEMBLE,
         budget="eps",
         cite=("croce2020reliable", "croce2024towards"),
+    ),
+    "ensemble2": AttackEntry(
+        module="ensemble",
+        kind="Ensemble2",
+        summary="the ensemble and a long annealed run: the worst of six attacks per volume",
+        family=ENSEMBLE,
+        budget="eps",
+        cite=("croce2020reliable", "croce2024towards", "dong2018boosting"),
     ),
     "cospgd_mean": AttackEntry(
         module="published",

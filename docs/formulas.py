@@ -64,8 +64,16 @@ FORMULAS: dict[str, tuple[str, ...]] = {
         r"g_{t+1} = \mu\,g_t + \frac{B * \nabla_x L}{\lVert B * \nabla_x L \rVert_1}",
         _ALONG,
     ),
+    "annealed": (
+        r"g_{t+1} = \mu\,g_t + \frac{\nabla_x L}{\lVert \nabla_x L \rVert_1}, \quad \alpha_t = "
+        r"\frac{\alpha}{2}\left(1 + \cos \frac{\pi t}{T}\right)",
+        _ALONG.replace(r"\alpha", r"\alpha_t"),
+    ),
     "ensemble": (
         r"x'_i = x_i^{(m^*)}, \quad m^* = \operatorname{argmin}_{m = 1..5} \mathrm{Dice}\bigl(f(x_i^{(m)}), y_i\bigr)",
+    ),
+    "ensemble2": (
+        r"x'_i = x_i^{(m^*)}, \quad m^* = \operatorname{argmin}_{m = 1..6} \mathrm{Dice}\bigl(f(x_i^{(m)}), y_i\bigr)",
     ),
 }
 """Name of an attack to its displayed formulas, in order."""

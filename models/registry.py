@@ -56,7 +56,7 @@ CATALOG: dict[str, ModelEntry] = {
         function="unet",
         summary="residual UNet",
         family=CONVOLUTIONAL,
-        source="Kerfoot et al., STACOM 2018",
+        source="Kerfoot et al., STACOM 2018, doi:10.1007/978-3-030-12029-0_40",
         cite=("kerfoot2018left",),
     ),
     "segresnet": ModelEntry(

@@ -37,6 +37,7 @@ from .submit import submit
 from .suite import suite
 from .train import train
 from .verify import verify
+from .view import view
 
 # Typer brings its own copy of click from 0.20 on; this is ClickException of whichever it uses.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -66,7 +67,7 @@ app = typer.Typer(
 
 # In the order of `--help`.
 for command in (
-    run, suite, check, compare, frequency, steal, figures, train, leaderboard, submit, verify, cite, data, mark, unlock, marking, migrate,
+    run, suite, check, compare, frequency, steal, figures, view, train, leaderboard, submit, verify, cite, data, mark, unlock, marking, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(list_registries)

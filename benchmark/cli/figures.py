@@ -12,7 +12,8 @@ def figures(request: FiguresRequest) -> int:
     """Draw attacked cases in three planes, and budget curves and transfer heat maps of the records.
 
     Attacks run again with the seeds of the records, so a picture shows what was scored and says whether it is.
-    Without models and attacks only the records are drawn; no data are needed for that.
+    Without models and attacks only the records are drawn; no data are needed for that. With --ranking the page gets
+    its picture of the best and of the worst model.
     """
     from ..show.figures.canvas import require_matplotlib
 

@@ -126,30 +126,6 @@ def values_of(request: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, value
 
 
-def typed(request: Any, keep: Sequence[str]) -> list[str]:
-    """The words that give some fields of a request their values; nothing for one that has its default.
-
-    Example:
-        >>> from robustvox.benchmark.specs.crossing import Crossing
-        >>> typed(Crossing(models=("unet",), split="test", untrained=True), ("models", "split", "untrained", "seed"))
-        ['--model', 'unet', '--split', 'test', '--untrained']
-    """
-    options, words = declared(type(request), None), list[str]()
-    for name, value in values_of(request):
-        if name not in keep or name not in options or value == options[name][0].default:
-            continue
-        field, hint = options[name]
-        shown = flag_of(field, next(extra for extra in get_args(hint)[1:] if isinstance(extra, Option)))
-        on, _, off = shown.partition("/")
-        if isinstance(value, bool):
-            words.append(on if value else off)
-        else:
-            words += [
-                word for one in (value if isinstance(value, tuple) else (value,)) for word in (on, str(one))
-            ]
-    return words
-
-
 def _is_many(hint: Any) -> bool:
     return get_origin(hint) is tuple or (
         get_origin(hint) in (Union, types.UnionType)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from robustvox.datasets import Volume, patient_of
+from robustvox.datasets import ChannelWindows, IntensityWindow, Volume, patient_of
 from robustvox.models import SlidingWindow
 from robustvox.models.window_memory import release
 
@@ -95,6 +95,8 @@ class Bench:
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
         #: millilitres of every organ that a case has, by class id, likewise
         self.organs_ml: dict[str, dict[int, float]] = {}
+        #: what the intensities of each case mean, likewise
+        self.windows: dict[str, IntensityWindow | ChannelWindows] = {}
 
     @property
     def doing(self) -> str:
@@ -318,6 +320,7 @@ class Bench:
             if share is not None:
                 self.filled.setdefault(model.key, {})[case_id] = share
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
+        self.windows[case_id] = volume.window
         if not getattr(dataset, "overlapping", ()):
             self.organs_ml[case_id] = organ_sizes(volume)
         return PreparedCase(volume, case_fingerprint(self.plan.dataset, volume), scorer)

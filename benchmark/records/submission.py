@@ -1,6 +1,7 @@
 """A submission: records, outcomes of checks, a card, and the checkpoint under its sha256, in one folder.
 
-card.json                         who, what, under which licence, which numbers are claimed
+card.json                         who, what, under which licence, which numbers are claimed; published, it is
+                                  results/cards/<sha256>.json
 checkpoints/<sha256>.safetensors  of a network of the registry; others say in the card where their code is
 <dataset>/records, <dataset>/checks   as a run wrote them
 """
@@ -22,11 +23,13 @@ from .schema import problem_of
 from .sources import SOURCE
 from .writing import replace_file
 
-CARD, CHECKPOINTS = "card.json", "checkpoints"
+CARD, CHECKPOINTS, CARDS = "card.json", "checkpoints", "cards"
+LONGEST = 2000
+"""Letters of a field of a card."""
 CLOSE = 0.0005
 """Dice; a claim is a number of the tables, rounded to three digits."""
 
-_Said = Annotated[str, Field(min_length=1)]
+_Said = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 _Dice = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -43,7 +46,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
     title: _Said
-    authors: Annotated[list[_Said], Field(min_length=1)]
+    authors: Annotated[list[_Said], Field(min_length=1, max_length=200)]
     paper: _Said
     code: _Said
     data: _Said
@@ -79,15 +82,10 @@ def card_problems(folder: Path, model: str, sha256: str, protocol: str, claims: 
         model, sha256, protocol, claims: as the records have them.
     """
     path = folder / CARD
-    try:
-        found = json.loads(read_bytes(path))
-    except (ValueError, RecursionError):
-        found = None
-    problem = problem_of(Card, found, "card") if isinstance(found, dict) else "no JSON object"
-    if problem:
-        yield f"{path}: expected every field filled in ('none' is an answer), got {problem}"
+    card = read_submitted(path)
+    if isinstance(card, str):
+        yield card
         return
-    card = Card.model_validate(found)
     for what, said, recorded in (
         ("model", card.model, model), ("sha256", card.sha256, sha256), ("protocol", card.protocol, protocol),
     ):  # fmt: skip
@@ -108,6 +106,46 @@ def card_problems(folder: Path, model: str, sha256: str, protocol: str, claims: 
         found = hashlib.sha256(file.read_bytes()).hexdigest()
         if found != file.stem:
             yield f"{file}: expected the sha256 as its name, got {found}; it is another checkpoint"
+
+
+def read_submitted(path: Path) -> Card | str:
+    """The card in a file, or what is wrong with it in a line."""
+    try:
+        found = json.loads(read_bytes(path))
+    except (ValueError, RecursionError):
+        found = None
+    problem = problem_of(Card, found, "card") if isinstance(found, dict) else "no JSON object"
+    if problem:
+        return f"{path}: expected every field filled in ('none' is an answer), got {problem}"
+    return Card.model_validate(found)
+
+
+def published_card(results: Path, sha256: str) -> Card | None:
+    """What was said of a checkpoint when it was published; nothing where nobody said anything that can be read."""
+    path = _place(results, sha256)
+    card = read_submitted(path) if sha256 and path.is_file() else ""
+    return card if isinstance(card, Card) and card.sha256 == sha256 else None
+
+
+def publish_card(card: Card, results: Path) -> None:
+    """Keep a card with the published results."""
+    path = _place(results, card.sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n")
+
+
+def published_problems(results: Path) -> Iterator[str]:
+    """Published cards that nobody can read, or that are of another checkpoint than their name says, a line each."""
+    for path in sorted((results / CARDS).glob("*.json")):
+        card = read_submitted(path)
+        if isinstance(card, str):
+            yield card
+        elif path != _place(results, card.sha256):
+            yield f"{path}: expected the card of the checkpoint in its name, got that of {card.sha256}; publish it again"
+
+
+def _place(results: Path, sha256: str) -> Path:
+    return results / CARDS / f"{component(sha256)}.json"
 
 
 def copy_run(run: Path, folder: Path) -> None:

@@ -42,10 +42,11 @@ class Row:
         failed: cases that have no result.
         clean, dice, low, high: mean Dice of the very cases of the row, and the interval of the attacked mean; NaN
             where there is none.
-        hd95_clean, hd95: mean HD95 in mm.
+        hd95_clean, hd95: mean HD95 in :attr:`unit`.
         l2, psnr: measured L2 of the change, and its PSNR in dB.
         missing, invented: organs of a case that the prediction lacks, or has and the reference lacks.
         state: what checks say, a word of :mod:`robustvox.benchmark.records.states`.
+        checked: how many checks were computed.
         broken: ids of the checks that failed.
         lacking: ids of checks that the suite asks for and nobody computed.
         flags: as in the table.
@@ -71,6 +72,7 @@ class Row:
     missing: int = 0
     invented: int = 0
     state: str = CONTROL
+    checked: int = 0
     broken: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
@@ -91,6 +93,16 @@ class Row:
     def seen(self) -> bool:
         """Whether the change is so large that it shows nothing of an attack; see :data:`SEEN_DB`."""
         return self.psnr < SEEN_DB
+
+    @property
+    def unit(self) -> str:
+        """Of its HD95."""
+        return "voxels" if "hd95-voxels" in self.flags else "mm"
+
+    @property
+    def drops_lost(self) -> bool:
+        """Whether its HD95 leaves out organs that are gone."""
+        return "drops-lost" in self.flags
 
     @property
     def drop(self) -> float:
@@ -256,6 +268,7 @@ class _Reader:
             missing=int(entry["missing"]),
             invented=int(entry["hallucinated"]),
             state=state.name,
+            checked=len(self._states.get((entry["protocol"], sha256, entry["attack"]), {})),
             broken=state.failed if state.name == FAILED else (),
             lacking=state.lacking,
             flags=tuple(filter(None, str(entry["flags"]).split(";"))),

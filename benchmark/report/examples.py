@@ -2,16 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..harness.compute import mean_dice
+import numpy as np
+
+from ..harness.compute import ClassScore, Scored, mean_dice
+from ..harness.faults import CASE_FAILURES
 from ..plan.attacks import short_name
+from ..plan.plan import Job
 from ..show.figures.slices import Example
 
 if TYPE_CHECKING:
-    from ..harness.compute import Scored
+    from ..craft.named import NamedModel
+    from ..harness.bench import Bench
     from ..plan.plan import Plan
+    from ..records.reading import Records
+    from ..records.unit import Unit
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case on one target, clean and attacked, and what the records say of it."""
+
+    clean: Scored
+    attacked: Scored
+    note: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that gave no pair."""
+
+    job: Job
+    error: BaseException
+
+
+def attacked_pairs(
+    bench: Bench, jobs: Sequence[tuple[Job, NamedModel]], records: Records
+) -> Iterator[Pair | Failed]:
+    """Every attack again, with the seeds of the records; one pair or failure per job, in order.
+
+    Args:
+        bench: computes them; the clean prediction once per case and target.
+        jobs: with the target each is scored on.
+        records: of the dataset.
+    """
+    clean: dict[tuple[str, tuple[str, str]], Scored] = {}
+    for job, target in jobs:
+        try:
+            key = (job.case, target.key)
+            if key not in clean:
+                # Volumes of the case before are not needed any more.
+                clean = {k: v for k, v in clean.items() if k[0] == job.case}
+                clean[key] = bench.scored(Job(job.case, None, None, (target,)), target)
+            attacked = bench.scored(job, target)
+            unit = bench.plan.unit(job, target, bench.case(job.case).data_sha256)
+            yield Pair(clean[key], attacked, compare_with_record(records, unit, attacked.outcome.scores))
+        except CASE_FAILURES as error:
+            yield Failed(job, error)
+
+
+def compare_with_record(records: Records, unit: Unit, scores: Sequence[ClassScore]) -> str:
+    """One sentence on whether the record of this very unit says the same.
+
+    Args:
+        records: of the dataset.
+        unit: what was scored.
+        scores: its scores as computed now.
+    """
+    found = records.scores[records.scores["unit"] == unit.key]
+    if not len(found):
+        return f"No record of this case, attack, checkpoint and seed ({unit.key})."
+    recorded = dict(zip(found["class_id"], found["dice"], strict=True))
+    now = {score.class_id: score.dice for score in scores}
+    if recorded.keys() != now.keys():
+        return f"Record {unit.key} holds other classes."
+    pairs = np.array([(recorded[k], now[k]) for k in now], float)
+    if np.array_equal(pairs[:, 0], pairs[:, 1], equal_nan=True):
+        return f"Equal to record {unit.key} in the Dice of every class."
+    difference = np.abs(pairs[:, 0] - pairs[:, 1])
+    if not np.isfinite(difference).all():
+        return f"Record {unit.key} differs in which classes are present."
+    return f"Record {unit.key} differs by up to {difference.max():.2g} Dice in a class."
 
 
 def make_example(plan: Plan, clean: Scored, attacked: Scored, notes: Sequence[str] = ()) -> Example:

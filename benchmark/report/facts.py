@@ -48,7 +48,6 @@ class Run:
         started: seconds since the epoch.
         seconds: how long it took.
         gallery: holds the case to show.
-        typed: options that give a command the same models, data, rules and results.
     """
 
     bench: Bench
@@ -60,7 +59,6 @@ class Run:
     started: float
     seconds: float
     gallery: FirstCase
-    typed: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -103,20 +101,21 @@ def facts(run: Run) -> dict[str, Any]:
         **_trust(run, found),
         "settings": _settings(run),
         "viewers": viewers(run.reports),
+        "view_command": _view_command(run, found),
     }
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    plan, command = run.bench.plan, str(run.environment["command"])
+    plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
     costs: Any = run.records.costs[run.records.costs["attack"] != CLEAN]
     linf = costs.groupby("attack")["linf"].max().dropna().to_dict()
     provenance = sorted((str(k).replace("_", " "), str(v)) for k, v in plan.dataset.provenance.items())
     return {
         "command": command,
         "has_folders": asked.has_folders(command),
-        "attacks": asked.attacks_table(plan, linf),
+        "attacks": asked.attacks_table(plan, linf, asked.common_window(run.bench.windows.values())),
         "data": provenance,
-        "licences": [(m.name, m.licence) for m in plan.models if m.licence],
+        "licences": [(m.shown, m.licence) for m in plan.models if m.licence],
     }
 
 
@@ -125,8 +124,9 @@ def _answered(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
     return {
         "verdicts": [judge(model) for model in found],
         "compared": compared(found, comparison(run.records)) if len(found) > 1 else "",
-        "worst": [worst for model in found if (worst := worst_organs(model, sizes)) is not None],
+        "worst": [worst for model in found if (worst := worst_organs(model, sizes, _unit(run))) is not None],
         "sizes_known": bool(sizes),
+        "drops_lost": run.bench.plan.protocol.drop_lost,
     }
 
 
@@ -135,7 +135,7 @@ def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
     return [
         {
             "title": title,
-            "results": tables.results(table, f"{title} results"),
+            "results": tables.results(table, f"{title} results", _unit(run)),
             "measured": tables.measured(table, f"{title}: change and cost"),
         }
         for title, table in kinds
@@ -143,22 +143,41 @@ def _tables(run: Run, flags: Frame, states: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _view_command(run: Run, found: Sequence[Evidence]) -> str:
+    """To look through the case that the strongest attack of all hurt most."""
+    plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
+    known = {model.shown: model.name for model in plan.surrogates}
+    rows = [(row, model.model) for model in found if model.white_box for row in model.attacks]
+    rows = [(row, known[model]) for row, model in rows if model in known]
+    if not rows:
+        return ""
+    row, model = min(rows, key=lambda entry: entry[0].dice)
+    case = min(row.by_case, key=lambda case: (row.by_case[case], case))
+    return asked.view_command(command, plan, model, case, row.attack)
+
+
+def _unit(run: Run) -> str:
+    """Of HD95 under the run's protocol."""
+    return "voxels" if run.bench.plan.protocol.voxel_hd95 else "mm"
+
+
 def _trust(run: Run, found: Sequence[Evidence]) -> dict[str, Any]:
-    plan, command = run.bench.plan, str(run.environment["command"])
-    suite, lacking = asked.untried(plan.protocol.name, [attack.spec for attack in plan.attacks])
+    plan, command = run.bench.plan, asked.as_called(str(run.environment["command"]))
+    suite, lacking = asked.untried(
+        plan.protocol.name,
+        [*(attack.spec for attack in plan.attacks), *(saved.note.attack for saved in plan.saved)],
+    )
     texts = [row.text for row in lacking]
     return {
         "states": trust.states_table(found),
         "groups": trust.check_groups(load_outcomes(run.folder / "checks"), plan),
-        "check_command": asked.check_command(plan, run.typed),
+        "check_command": asked.check_command(command, plan),
         "sample": trust.sample(found, plan),
         "computed": trust.computed(run.environment, plan.device),
         "flags": trust.flags_explained(found),
         "suite": suite,
         "untried": [row.label for row in lacking],
-        "untried_command": asked.with_attacks(command, plan, texts, run.typed)
-        if texts and plan.surrogates
-        else "",
+        "untried_command": asked.with_attacks(command, plan, texts) if texts and plan.surrogates else "",
         "transfer": not plan.white_box or bool(plan.saved),
     }
 

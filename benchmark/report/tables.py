@@ -18,7 +18,7 @@ class Cell:
     Attributes:
         text: what it says.
         kind: how it is set: ``number``, ``main`` for the number that matters, ``text`` for prose that wraps, ``word`` for
-            names that may break anywhere, or nothing.
+            names that may break anywhere, ``spec`` for those that break behind commas, or nothing.
         title: what a pointer over it shows.
         flags: small marks behind the text.
     """
@@ -107,7 +107,7 @@ _RESULTS: Mapping[str, _Make] = {
     "flags": _flags,
     "HD95 mm, clean → attacked": _numbers(("hd95_clean_mm", "hd95_adv_mm"), 1, " → "),
     "NSD, clean → attacked": _numbers(("nsd_clean", "nsd_adv"), 3, " → "),
-    "organs lost, invented": _numbers(("missing", "hallucinated"), 0, ", "),
+    "organs gone, invented": _numbers(("missing", "hallucinated"), 0, ", "),
 }
 
 
@@ -122,9 +122,11 @@ _MEASURED: Mapping[str, _Make] = {
 }
 
 
-def results(table: Frame, title: str) -> Table:
-    """What came out, a row per attack, what it is worth beside the Dice."""
-    return _made(table, title, _RESULTS)
+def results(table: Frame, title: str, unit: str = "mm") -> Table:
+    """What came out, a row per attack, what it is worth beside the Dice; ``unit`` is that of HD95."""
+    return _made(
+        table, title, {name.replace("HD95 mm", f"HD95 {unit}"): make for name, make in _RESULTS.items()}
+    )
 
 
 def measured(table: Frame, title: str) -> Table:

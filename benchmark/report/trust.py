@@ -8,8 +8,6 @@ from typing import Any
 from ..plan.attacks import short_name
 from ..plan.plan import Plan
 from ..records.reading import Frame
-from ..records.states import CONTROL
-from ..show.labels import is_noise
 from ..show.page.flags import QUESTIONS, explain, meaning
 from .evidence import Evidence, Row
 from .tables import Cell, Table
@@ -29,7 +27,10 @@ def states_table(found: Iterable[Evidence]) -> Table:
             rows.append(tuple(Cell(text, kind) for text, kind in zip(cells, _KINDS, strict=True)))
             kinds.append("fail" if row.broken else "")
     return Table(
-        "Checks", ("model", "attack", "checks", "what failed", "not computed"), tuple(rows), tuple(kinds)
+        "Checks",
+        ("model", "attack", "checks", "what failed", "suite still asks for"),
+        tuple(rows),
+        tuple(kinds),
     )
 
 
@@ -37,14 +38,14 @@ _KINDS = ("word", "word", "", "text", "text")
 
 
 def _found(row: Row) -> str:
-    if row.state == CONTROL:
-        return "noise, nothing to check"
+    if not row.checked:
+        return "not checked yet"
     return "; ".join(f"{check}: {meaning(check)}" for check in row.broken) or "nothing"
 
 
 def _lacking(row: Row) -> str:
     if not row.lacking:
-        return "nothing that the suite asks for" if row.state != "unchecked" else "any"
+        return "nothing"
     more = len(row.lacking) - _LISTED
     return ", ".join(row.lacking[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
@@ -53,17 +54,16 @@ def check_groups(known: Frame, plan: Plan) -> list[dict[str, Any]]:
     """Per attacked model and attack of the run, what ``check`` has found so far."""
     known = known[(known["dataset"] == plan.dataset.name) & (known["protocol"] == plan.protocol.name)]
     groups = []
-    for model in dict.fromkeys(m.key for m in plan.surrogates):
+    for model in {m.key: m for m in plan.surrogates}.values():
         for attack in plan.attacks:
-            mine = known[(known["surrogate_sha256"] == model[1]) & (known["attack"] == attack.spec)]
+            mine = known[(known["surrogate_sha256"] == model.sha256) & (known["attack"] == attack.spec)]
             found, label = mine.to_dict("records"), short_name(attack.spec)
             groups.append(
                 {
-                    "name": f"{model[0]}, {label}",
-                    "noise": is_noise(attack.spec),
+                    "name": f"{model.shown}, {label}",
                     "flags": [entry["flag"] for entry in found if entry["flag"]],
                     "found": len(found),
-                    "table": outcomes_table(f"Checks of {model[0]}, {label}", found),
+                    "table": outcomes_table(f"Checks of {model.shown}, {label}", found),
                 }
             )
     return groups

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from ..metrics.statistics import LEAST_UNITS
 from ..records.states import PASSED, UNCHECKED, WARNED
-from ..show.page.flags import meaning
+from ..show.page.flags import explain, meaning
 from .evidence import SEEN_DB, Evidence, Row
 
 NOTHING = 0.01
@@ -77,7 +77,7 @@ def judge(found: Evidence) -> Verdict:
     reason = _no_answer(found)
     worst = _strongest(found)
     if reason or worst is None:
-        points = [*_missing(found), *_checks(found), *_organs(found), *_limits(found)]
+        points = [*_missing(found), *_checks(found), *_flags(found), *_organs(found), *_limits(found)]
         return Verdict(found.model, Tone.NONE, reason, tuple(points))
     tone, headline = _headline(found, worst)
     points = [
@@ -90,6 +90,7 @@ def judge(found: Evidence) -> Verdict:
         *_transfer(found),
         *_missing(found),
         *_checks(found),
+        *_flags(found),
         *_limits(found),
     ]
     return Verdict(found.model, tone, headline, tuple(points))
@@ -172,20 +173,21 @@ def _interval(row: Row) -> Iterator[tuple[str, str]]:
     else:
         said = f"95% interval of the attacked mean: {row.low:.3f} to {row.high:.3f} ({whom}, patients resampled)."
     low, high = min(row.by_case, key=_by(row)), max(row.by_case, key=_by(row))
-    if row.cases > 1:
+    if row.cases > 1 and f"{row.by_case[low]:.3f}" == f"{row.by_case[high]:.3f}":
+        said += f" All cases have {row.by_case[low]:.3f}."
+    elif row.cases > 1:
         said += f" Cases lie between {row.by_case[low]:.3f} ({low}) and {row.by_case[high]:.3f} ({high})."
     yield "How sure", said
 
 
 def _distance(row: Row) -> Iterator[tuple[str, str]]:
-    if not math.isnan(row.hd95_clean) and not math.isnan(row.hd95):
-        said = f"HD95 goes from {row.hd95_clean:.1f} to {row.hd95:.1f} mm"
-        lost = (
-            f"; {row.missing} time{_s(row.missing)} an organ is gone, which counts the volume's diagonal"
-            if row.missing
-            else ""
-        )
-        yield "Surfaces", f"{said}{lost}."
+    if math.isnan(row.hd95_clean) or math.isnan(row.hd95):
+        return
+    said = f"HD95 goes from {row.hd95_clean:.1f} to {row.hd95:.1f} {row.unit}"
+    if row.missing:
+        counts = "is left out of it" if row.drops_lost else "counts the volume's diagonal"
+        said += f"; {row.missing} time{_s(row.missing)} an organ is gone, which {counts}"
+    yield "Surfaces", f"{said}."
 
 
 def _noise(found: Evidence, worst: Row) -> Iterator[tuple[str, str]]:
@@ -222,7 +224,7 @@ def _noise(found: Evidence, worst: Row) -> Iterator[tuple[str, str]]:
     if share >= 1:
         said += ": no less than the attack, so nothing here is the attack's doing."
     elif share < 0.01:
-        said += ", less than 1% of the drop: the harm is the attack's doing."
+        said += ": the harm is the attack's doing."
     elif share >= EXPLAINS:
         said += f", {share:.0%} of the drop: most of the harm is done by any disturbance of this size."
     else:
@@ -336,6 +338,20 @@ def _checks(found: Evidence) -> Iterator[tuple[str, str]]:
             said.append(text.format(listed(labels, _NAMED)))
     if said:
         yield "Checks", " ".join(said)
+
+
+def _flags(found: Evidence) -> Iterator[tuple[str, str]]:
+    """What the rows say of themselves; checks have their own point."""
+    flags: dict[str, list[str]] = {}
+    for row in found.rows:
+        for flag in row.flags:
+            if ":" not in flag:
+                flags.setdefault(flag, []).append(row.label)
+    if flags:
+        told = (
+            f"{listed(labels, _NAMED)}: {flag}. {explain(flag)}" for flag, labels in sorted(flags.items())
+        )
+        yield "Flags", " ".join(told)
 
 
 def _limits(found: Evidence) -> Iterator[tuple[str, str]]:

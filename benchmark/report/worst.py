@@ -17,7 +17,7 @@ _HEADINGS = (
     "worst case",
     "its attack",
     "its Dice, clean → attacked",
-    "its HD95 mm, clean → attacked",
+    "its HD95 {}, clean → attacked",
 )
 
 
@@ -48,12 +48,13 @@ def mean_sizes(by_case: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
     return {class_id: math.fsum(ml) / len(ml) for class_id, ml in sorted(found.items())}
 
 
-def worst_organs(found: Evidence, sizes: Mapping[int, float]) -> Worst | None:
+def worst_organs(found: Evidence, sizes: Mapping[int, float], unit: str = "mm") -> Worst | None:
     """The table of a model; None where no organ was attacked.
 
     Args:
         found: what the rows say of it.
         sizes: of :func:`mean_sizes`, empty where nobody knows.
+        unit: of HD95.
     """
     organs = [organ for organ in found.organs if organ.cases or organ.unfound]
     if not any(organ.cases for organ in organs):
@@ -61,7 +62,8 @@ def worst_organs(found: Evidence, sizes: Mapping[int, float]) -> Worst | None:
     organs.sort(key=lambda organ: (sizes.get(organ.class_id, math.inf), organ.class_id))
     rows = tuple(_row(organ, sizes.get(organ.class_id, math.nan)) for organ in organs)
     kinds = tuple("bad" if organ.lost else "" for organ in organs)
-    table = Table(f"Worst case of every organ, {found.model}", _HEADINGS, rows, kinds)
+    headings = tuple(heading.format(unit) for heading in _HEADINGS)
+    table = Table(f"Worst case of every organ, {found.model}", headings, rows, kinds)
     return Worst(table, _by_size([o for o in organs if o.cases and o.class_id in sizes], sizes))
 
 

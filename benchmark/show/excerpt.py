@@ -28,6 +28,12 @@ BRIEF_START, BRIEF_END = "<!-- ranking:start -->", "<!-- ranking:end -->"
 PAGES = ("README.md", "docs/results.md")
 
 
+UNFINISHED, MARK = "C6:fail", " ‡"
+"""The flag of a row whose attack finds more with twice the steps, and what stands behind its Dice."""
+
+NOTE = f"{MARK.strip()} Not converged: the attack finds more with twice the steps (check C6).\n"
+
+
 DATASET, PROTOCOL, MODEL = "hippocampus", DEFAULT_PROTOCOL, "unet"
 
 
@@ -132,7 +138,7 @@ def first_look(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]
     if not rows:
         return _none()
     columns = {name: COLUMNS[name] for name in FIRST_LOOK}
-    return f"{_models(rows, places.get(DATASET, ()), columns)}"
+    return _noted(_models(rows, places.get(DATASET, ()), columns))
 
 
 def excerpt(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]) -> str:
@@ -146,8 +152,8 @@ def excerpt(tables: Mapping[str, Frame], places: Mapping[str, Sequence[Place]]) 
         f"{DATASET.capitalize()}, {patients} validation patients, protocol `{PROTOCOL}`, small networks of the zoo, mean\n"
         "foreground Dice with 95% bootstrap interval over patients. Worst case: per patient the lowest Dice over the whole\n"
         "suite, which ranks the models; n/a where a row of it is lacking. Checks: the worst state of the suite's rows.\n\n"
-        f"{_models(rows, places.get(DATASET, ()))}\n"
-        f"The attacks side by side on one of them, defaults unless written:\n\n{_attacks(rows)}"
+        f"{_noted(_models(rows, places.get(DATASET, ())))}\n"
+        f"The attacks side by side on one of them, defaults unless written:\n\n{_noted(_attacks(rows))}"
     )
 
 
@@ -210,4 +216,10 @@ def find(rows: list[dict[str, Any]], spec: str) -> dict[str, Any] | None:
 def _dice(row: dict[str, Any] | None) -> str:
     if row is None or row["dice_adv"] != row["dice_adv"]:
         return "n/a"
-    return with_interval(row["dice_adv"], row["dice_adv_low"], row["dice_adv_high"], digits=2, between="-")
+    dice = with_interval(row["dice_adv"], row["dice_adv_low"], row["dice_adv_high"], digits=2, between="-")
+    return dice + MARK if UNFINISHED in row["flags"].split(";") else dice
+
+
+def _noted(table: str) -> str:
+    """The table, and below it what its mark means, where it has one."""
+    return f"{table}\n{NOTE}" if MARK in table else table

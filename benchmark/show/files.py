@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..records.outcomes import load_flags, load_warnings
 from ..records.reading import Frame, Records, load_records
 from ..records.sources import is_published
 from ..records.states import load_states
+from ..records.submission import published_problems
 from ..records.suite import admitted, impostors
 from ..records.writing import replace_file
 from ..specs.suites import SUITES
@@ -150,6 +152,7 @@ def check(results: Path) -> list[str]:
                 lineterm="",
             )
             problems.append("\n".join(lines) or f"{path}: empty, no records behind it")
+    problems += published_problems(results)
     for folder, records in loaded.items():
         problems += row_problems(folder, records)
         problems += impostors(folder, records)
@@ -175,7 +178,7 @@ def load_board(folder: Path) -> Any:
 
 def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame, labels: Labels) -> Any:
     """What the page shows of a dataset, models named as in its tables."""
-    from .page import Board, load_notes, load_sources
+    from .page import Board, load_entries, load_notes, load_pictures, load_sources
 
     hashes = ["unit", "surrogate_sha256", "target_sha256"]
     classes = records.scores.merge(records.costs[hashes], on="unit")
@@ -186,18 +189,21 @@ def _board(folder: Path, records: Frame, cases: Frame, table: Frame, same: Frame
         pairs = zip(frame["surrogate"], frame["surrogate_sha256"], strict=True)
         return [names.get(pair, pair[0]) for pair in pairs]
 
-    return Board(
+    board = Board(
         folder=folder.name,
         white_box=table[same],
         transfer=table[~same],
         outcomes=load_warnings(folder / "checks"),
         sources=load_sources(folder / "records"),
         organs=read_organs(folder),
+        pictures=load_pictures(folder),
         notes=load_notes(folder / "records"),
         ranked=with_hashes(_suited(records, cases), records),
         checks=load_states(folder / "checks"),
         **{k: with_hashes(frame.assign(stored=stored(frame)), records) for k, frame in frames.items()},
     )
+    models = {shown: (board.stored.get(shown, shown), sha256) for shown, sha256 in board.sha256.items()}
+    return replace(board, entries=load_entries(folder.parent, board.name, models))
 
 
 def _suited(records: Records, cases: Frame) -> Frame:

@@ -20,11 +20,13 @@ class DefenceEntry:
     Attributes:
         summary: one line for people.
         cite: keys of the bibliography; none for a control of our own.
+        source: its paper; none for a control of our own.
         control: whether it is no defence but what one is compared with.
     """
 
     summary: str
     cite: tuple[str, ...] = ()
+    source: str = ""
     control: bool = False
 
 
@@ -32,18 +34,27 @@ CATALOG: Mapping[str, DefenceEntry] = {
     "pgd_at": DefenceEntry(
         "adversarial training, half of the windows attacked by PGD or any other attack",
         ("madry2018towards",),
+        "Madry et al., arXiv:1706.06083",
     ),
     "trades": DefenceEntry(
-        "plain loss, and the divergence of predictions under an attack on them", ("zhang2019trades",)
+        "plain loss, and the divergence of predictions under an attack on them",
+        ("zhang2019trades",),
+        "Zhang et al., arXiv:1901.08573",
     ),
     "vaft": DefenceEntry(
-        "clean and VAFA-attacked windows, and the distance of the logits' spectra", ("hanif2023frequency",)
+        "clean and VAFA-attacked windows, and the distance of the logits' spectra",
+        ("hanif2023frequency",),
+        "Hanif et al., arXiv:2307.07269",
     ),
     "free": DefenceEntry(
-        "every batch several times, noise moved by the training's own gradients", ("shafahi2019free",)
+        "every batch several times, noise moved by the training's own gradients",
+        ("shafahi2019free",),
+        "Shafahi et al., arXiv:1904.12843",
     ),
     "adaptive": DefenceEntry(
-        "adversarial training with a radius per case that grows while it holds", ("ma2022adaptive",)
+        "adversarial training with a radius per case that grows while it holds",
+        ("ma2022adaptive",),
+        "Ma and Liang, arXiv:2206.01736",
     ),
     "noise": DefenceEntry("half of the windows with random signs of the attack's size", control=True),
     "corrupt": DefenceEntry("half of the windows blurred, rescaled or noised as scanners do", control=True),

@@ -73,6 +73,7 @@ class FiguresRequest:
         crossing: what a run would be; without models and attacks only the records are drawn.
         computing: how the attacks run again.
         results: where the records are.
+        ranking: whether instead the best and the worst model of the ranking are drawn, for the page.
         folder: of the figures; ``<dataset>/`` is made in it.
         formats: among :data:`~robustvox.benchmark.show.figures.canvas.FORMATS`, with commas.
         convention: among :data:`~robustvox.benchmark.show.figures.planes.CONVENTIONS`.
@@ -83,9 +84,33 @@ class FiguresRequest:
     results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = RESULTS
     formats: Annotated[str, Option(flag="--format", metavar="png,svg,pdf", help="File formats.")] = "png,svg"
     convention: Annotated[str, Option(help="Slices radiological or neurological.")] = "radiological"
+    ranking: Annotated[
+        bool, Option(help="Only the best and the worst ranked model, for the page of --results.")
+    ] = False
     folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the figures.")] = Path(
         "figures"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRequest:
+    """The command line of ``view``: cases, and what a run of them would be.
+
+    Args:
+        crossing: models, attacks and data, or a folder of saved volumes; its ``cases`` are ``ids``.
+        computing: how the attacks run again.
+        ids: of the cases.
+        results: where the records are.
+        convention: among :data:`~robustvox.benchmark.show.figures.planes.CONVENTIONS`.
+        folder: of the pages; ``<dataset>/`` is made in it.
+    """
+
+    crossing: Crossing
+    computing: Computing
+    ids: Annotated[tuple[str, ...], Option(argument=True, metavar="CASE", help="Case ids; may repeat.")] = ()
+    results: Annotated[Path, Option(metavar="DIR", help="Folder of records and tables.")] = RESULTS
+    convention: Annotated[str, Option(help="Opens radiological or neurological.")] = "radiological"
+    folder: Annotated[Path, Option(flag="--out", metavar="DIR", help="Folder of the pages.")] = Path("views")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustvox.attacks import ATTACKS, FGSM, PGD, Attack, Ensemble
+from robustvox.attacks import ATTACKS, FGSM, PGD, Annealed, Attack, Ensemble, Ensemble2
 
 
 class Net(nn.Module):
@@ -102,9 +102,19 @@ class QuickEnsemble(Ensemble):
         return (PGD(eps=self.eps, steps=3), PGD(eps=self.eps, steps=3, loss="ce"), FGSM(eps=self.eps))
 
 
+class QuickEnsemble2(Ensemble2):
+    """Of the second ensemble what it has beside the first."""
+
+    def members(self) -> tuple[Attack, ...]:
+        return (PGD(eps=self.eps, steps=3), Annealed(eps=self.eps, steps=3))
+
+
+QUICK_ENSEMBLES = {"ensemble": QuickEnsemble, "ensemble2": QuickEnsemble2}
+
+
 def _quick(key: str, **overrides: Any) -> Attack:
-    if key == "ensemble":
-        return QuickEnsemble(**overrides)
+    if key in QUICK_ENSEMBLES:
+        return QUICK_ENSEMBLES[key](**overrides)
     small = {"steps": 3, "block_size": 4, "queries": 12, "sigma": 0.5}
     names = {field.name for field in fields(ATTACKS[key])}
     settings = {name: value for name, value in small.items() if name in names}

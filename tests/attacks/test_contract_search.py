@@ -14,7 +14,7 @@ from robustvox.attacks.losses import LOSSES
 from robustvox.attacks.task import BestIterate, input_gradient
 
 #: attacks with a step size whose other schedules know how many steps there will be
-HORIZON = {"segpgd"}
+HORIZON = {"annealed", "segpgd"}
 
 #: budget knob -> three values that must hurt more and more
 LADDERS = {

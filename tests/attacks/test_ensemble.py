@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from robustvox.attacks import APGD, FGSM, PGD, Ensemble
+from robustvox.attacks import APGD, FGSM, PGD, Annealed, Ensemble, Ensemble2
 
 
 def generator(seed: int = 3) -> torch.Generator:
@@ -77,3 +77,23 @@ def test_the_standard_has_no_parameter_but_its_budget():
     assert all(member.radius == 4 / 255 for member in members)
     assert len(set(members)) == len(members)
     assert Ensemble().min_classes == 2
+
+
+def test_the_second_has_the_members_of_the_first_and_a_long_annealed_run():
+    *first, last = Ensemble2(eps=4 / 255).members()
+    assert tuple(first) == Ensemble(eps=4 / 255).members()
+    assert last == Annealed(eps=4 / 255, steps=400, momentum=0.9, loss="dice")
+    assert [field.name for field in dataclasses.fields(Ensemble2)] == ["eps"]
+
+
+@pytest.mark.filterwarnings("ignore:APGD")
+def test_the_second_is_never_weaker_than_the_first(make_case, naive_dice, monkeypatch):
+    monkeypatch.setattr("robustvox.attacks.ensemble._STEPS", 4)
+    left = []
+    for seed in range(4):
+        model, images, labels = make_case(batch=3, seed=seed)
+        found = [kind()(model, images, labels, generator=generator()) for kind in (Ensemble, Ensemble2)]
+        left.append(torch.stack([naive_dice(model(x).argmax(1), labels, 3) for x in found]))
+    first, second = torch.cat(left, 1)
+    assert (second <= first).all()
+    assert (second < first).any(), "its last member wins nowhere"

@@ -40,7 +40,7 @@ def meta_task(masked: bool, targeted: bool) -> Task:
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.filterwarnings("ignore:APGD")
 def test_an_attack_asks_for_no_number(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensemble, "_STEPS", 10)
+    monkeypatch.setattr(ensemble, "_STEPS", 4)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
     kind = ATTACKS[name]
     attack = kind(**{k: v for k, v in SHORT.items() if k in kind.__dataclass_fields__})
@@ -56,7 +56,7 @@ def test_an_attack_asks_for_no_number(name: str, masked: bool, monkeypatch: pyte
 def test_an_attack_on_samples_of_any_shape_asks_for_no_number(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble, "_STEPS", 10)
+    monkeypatch.setattr(ensemble, "_STEPS", 4)
     kind, task = ATTACKS[name], meta_task(masked=True, targeted=False)
     task.boxes = [(slice(0, 9), slice(1, 7), slice(0, 7)), (slice(2, 7), slice(0, 8), slice(1, 6))]
     task.model = _within(task.model, task.labels == 0, task.images)

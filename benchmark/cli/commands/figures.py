@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...craft.named import NamedModel
 from ...harness.bench import Bench
-from ...harness.compute import ClassScore, Failure, Scored
+from ...harness.compute import Failure
 from ...harness.faults import CASE_FAILURES
 from ...plan.attacks import short_name
 from ...plan.build import build_plan
@@ -18,7 +16,7 @@ from ...plan.plan import Job, Plan
 from ...records.reading import Records, load_records
 from ...records.sources import claim_figures, recorded_name
 from ...records.volumes import case_slug, slug
-from ...report.examples import make_example
+from ...report.examples import Failed, attacked_pairs, make_example
 from ...show.figures.canvas import FORMATS, require_matplotlib, save
 from ...show.figures.curves import budget_curves, distortion_curves
 from ...show.figures.heatmap import transfer_heatmaps
@@ -29,35 +27,10 @@ from ...specs.requests import FiguresRequest
 from ...specs.spec import UsageError
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .picture import draw_ranking
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ...records.unit import Unit
-
-
-def compare_with_record(records: Records, unit: Unit, scores: Sequence[ClassScore]) -> str:
-    """One sentence on whether the record of this very unit says the same.
-
-    Args:
-        records: of the dataset.
-        unit: what was scored.
-        scores: its scores as computed now.
-    """
-    found = records.scores[records.scores["unit"] == unit.key]
-    if not len(found):
-        return f"No record of this case, attack, checkpoint and seed ({unit.key})."
-    recorded = dict(zip(found["class_id"], found["dice"], strict=True))
-    now = {score.class_id: score.dice for score in scores}
-    if recorded.keys() != now.keys():
-        return f"Record {unit.key} holds other classes."
-    pairs = np.array([(recorded[k], now[k]) for k in now], float)
-    if np.array_equal(pairs[:, 0], pairs[:, 1], equal_nan=True):
-        return f"Equal to record {unit.key} in the Dice of every class."
-    difference = np.abs(pairs[:, 0] - pairs[:, 1])
-    if not np.isfinite(difference).all():
-        return f"Record {unit.key} differs in which classes are present."
-    return f"Record {unit.key} differs by up to {difference.max():.2g} Dice in a class."
 
 
 def draw_figures(request: FiguresRequest) -> int:
@@ -74,6 +47,8 @@ def draw_figures(request: FiguresRequest) -> int:
         wrong = [name for name in given if name not in known]
         if wrong or not given:
             raise UsageError(f"expected {what} among {', '.join(known)}, got {', '.join(wrong) or 'nothing'}")
+    if request.ranking:
+        return draw_ranking(request)
     console = make_console()
     crossing, results = request.crossing, request.results
     if bool(crossing.models) != bool(crossing.attacks):
@@ -141,20 +116,15 @@ def _examples(
     bench: Bench, jobs: Sequence[tuple[Job, NamedModel]], records: Records
 ) -> Iterator[tuple[Job, Example | BaseException, str]]:
     """Every attack again, with the seeds of the records, and what the records say; a failure replaces its example."""
-    clean: dict[tuple[str, tuple[str, str]], Scored] = {}
-    for job, target in jobs:
-        try:
-            key = (job.case, target.key)
-            if key not in clean:
-                # Volumes of the case before are not needed any more.
-                clean = {k: v for k, v in clean.items() if k[0] == job.case}
-                clean[key] = bench.scored(Job(job.case, None, None, (target,)), target)
-            attacked = bench.scored(job, target)
-            unit = bench.plan.unit(job, target, bench.case(job.case).data_sha256)
-            note = compare_with_record(records, unit, attacked.outcome.scores)
-            yield job, make_example(bench.plan, clean[key], attacked, [note]), note
-        except CASE_FAILURES as error:
-            yield job, error, ""
+    for pair in attacked_pairs(bench, jobs, records):
+        if isinstance(pair, Failed):
+            yield pair.job, pair.error, ""
+        else:
+            yield (
+                pair.attacked.job,
+                make_example(bench.plan, pair.clean, pair.attacked, [pair.note]),
+                pair.note,
+            )
 
 
 def _draw_records(

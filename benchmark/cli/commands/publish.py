@@ -8,6 +8,7 @@ from pathlib import Path
 from ...records.coverage import orphans, record_folders, row_problems
 from ...records.publish import add, conflicts, mark_published
 from ...records.reading import load_records
+from ...records.submission import CARD, Card, publish_card, read_submitted
 from ...records.suite import impostors
 from ...show.budgets import overruns
 from ...show.files import write
@@ -26,7 +27,9 @@ def publish(run: Path, results: Path, echo: Callable[[str], None] = say) -> int:
         RecordsError: damaged records, or another writer.
     """
     folders = _datasets(run)
+    card = read_submitted(run / CARD) if (run / CARD).is_file() else None
     problems = [text for folder in folders for text in _problems(folder, results / folder.name)]
+    problems += _card_problems(run / CARD, card, folders) if not problems else []
     for text in problems:
         echo(text)
     if problems:
@@ -37,6 +40,8 @@ def publish(run: Path, results: Path, echo: Callable[[str], None] = say) -> int:
         echo(
             f"{done.dataset}: {done.rows} rows added, {done.known} were published already, {done.checks} outcomes of checks"
         )
+    if isinstance(card, Card):
+        publish_card(card, results)
     mark_published(results)
     write(results, readme=True)
     return DONE
@@ -57,3 +62,14 @@ def _problems(run: Path, published: Path) -> Iterator[str]:
         yield from impostors(run / "records", records)
         yield from overruns(run / "records", records)
         yield from conflicts(run, published)
+
+
+def _card_problems(path: Path, card: Card | str | None, folders: list[Path]) -> Iterator[str]:
+    """What is wrong with the card that came with a run; nothing where none did."""
+    if isinstance(card, str):
+        yield card
+    elif card is not None:
+        costs = [load_records(folder / "records").costs for folder in folders]
+        known = {sha256 for frame in costs for sha256 in frame["surrogate_sha256"]}
+        if card.sha256 not in known:
+            yield f"{path}: expected the sha256 of a model that was run, got {card.sha256}; correct the card"

@@ -41,19 +41,14 @@ from ...show.model_labels import relabelled, shown_labels
 from ...show.tables.results import both
 from ...show.tables.views import uneven
 from ...specs.compute import Compute
-from ...specs.crossing import CROSSED
 from ...specs.program import pasted
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
-from ..options import typed
 from .console import escape, make_console, progress, say
 from .json_rows import Emit, json_rows
 from .labels import labels_of
 from .terminal_table import results_table
-
-AGAIN = (*(name for name in CROSSED if name not in ("attacks", "cases")), "out")
-"""Options of a run that a command which checks it takes too."""
 
 
 def run_benchmark(request: RunRequest, executor: Executor | None = None, *, beside: bool = False) -> int:
@@ -139,7 +134,6 @@ def _run(
                 started=started,
                 seconds=time.perf_counter() - clock,
                 gallery=gallery,
-                typed=typed(request, AGAIN),
             ),
         )
     for line in plan.refused:

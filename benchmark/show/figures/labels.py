@@ -13,10 +13,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+CLASS_COLORS = (
+    *OKABE_ITO,
+    *("#780F4B", "#0000FF", "#78FFFF", "#3C2D96", "#9669FF", "#4B5A00", "#69D296", "#B42D78", "#D20FC3"),
+)
+"""Of classes 1 to 16. Those after the seventh are the farthest from all before them that are neither gray, black nor
+white, one after another, in OKLab as people see them with all, without red and without green cones."""
+
+
 def class_style(class_id: int) -> tuple[str, str]:
-    """Color and line style of a class; ids that share a color differ in the style of their outline."""
+    """Color and line style of a class; sixteen colors, and a broken or dotted outline after the seventh and fourteenth.
+
+    Example:
+        >>> len({class_style(k)[0] for k in range(1, 17)}), len({class_style(k) for k in range(1, 22)})
+        (16, 21)
+    """
     styles = ("solid", (0, (2, 1)), (0, (1, 0.8)))
-    color = OKABE_ITO[(class_id - 1) % len(OKABE_ITO)]
+    color = CLASS_COLORS[(class_id - 1) % len(CLASS_COLORS)]
     return color, styles[(class_id - 1) // len(OKABE_ITO) % len(styles)]  # type: ignore[return-value]
 
 
@@ -28,7 +41,9 @@ def legend_style(class_id: int) -> Mapping[str, Any]:
     return {"facecolor": to_rgba(color, 0.35), "edgecolor": color, "linestyle": line, "linewidth": 1.0}
 
 
-def paint_labels(axes: Axes, labels: np.ndarray, extent: Sequence[float], alpha: float = 0.35) -> None:
+def paint_labels(
+    axes: Axes, labels: np.ndarray, extent: Sequence[float], alpha: float = 0.35, linewidth: float = 0.9
+) -> None:
     """Fill and outline every class of a slice, outlines along the borders of voxels.
 
     Args:
@@ -36,6 +51,7 @@ def paint_labels(axes: Axes, labels: np.ndarray, extent: Sequence[float], alpha:
         labels: ``(rows, columns)`` class ids, first row on top.
         extent: left, right, bottom, top of the slice in the units of the axes.
         alpha: opacity of the fill.
+        linewidth: of the outlines, points.
     """
     from matplotlib.colors import to_rgba
     from matplotlib.patches import PathPatch
@@ -46,7 +62,7 @@ def paint_labels(axes: Axes, labels: np.ndarray, extent: Sequence[float], alpha:
         mask = labels == class_id
         fill[mask] = to_rgba(color, alpha)
         axes.add_patch(
-            PathPatch(outline(mask, extent), fill=False, edgecolor=color, linestyle=line, linewidth=0.9)
+            PathPatch(outline(mask, extent), fill=False, edgecolor=color, linestyle=line, linewidth=linewidth)
         )
     axes.imshow(fill, extent=tuple(extent), interpolation="nearest")  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ from ...records.reading import Frame
 from ...records.states import CheckState, Found, state_of
 from ...specs.spec import CLEAN as CLEAN
 from ..labels import is_noise
+from .entries import Entry
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Board:
         notes: what every table of the data has to say.
         ranked: as ``cases``, of the rows alone that a suite admits; the same where nothing says.
         checks: what every check found, from :func:`robustvox.benchmark.records.states.load_states`.
+        entries: who stands behind each model, by the name that is shown.
+        pictures: what ``figures --ranking`` drew, by the hash of the rows that it shows.
         sources: lines that say where the data come from, under which licence.
     """
 
@@ -44,6 +47,8 @@ class Board:
     notes: tuple[str, ...] = ()
     ranked: Frame = None
     checks: Found = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

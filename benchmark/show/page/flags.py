@@ -70,12 +70,16 @@ FAILURES = {
 
 NOTES = {
     "no-progress": "On some case no step of the attack beat its start: no gradient, a wrong sign or too large a step.",
+    "unchanged": "On some case the attack gave back the very volume it was given.",
     "nonfinite-loss": "On some case the attack met a loss that was NaN or infinite.",
     "unmatched": "On some case no value of the knob gave the distortion of the reference.",
     "untrained": "The weights are random; the row tests the pipeline and says nothing about the architecture.",
     "training-case": "On some case the model was trained on the very volume it is scored on.",
     "tf32": "The network computed in TF32, which rounds factors to 10 bits; float32 elsewhere.",
     "bf16": "The network computed in bfloat16, which keeps 7 bits; float32 elsewhere.",
+    "with-background": "The protocol counts the background as a class in every mean.",
+    "hd95-voxels": "The protocol measures HD95 in voxels, whatever the heading says.",
+    "drops-lost": "The protocol leaves out of HD95 an organ that only one side has, and of Dice one that only the prediction has.",
     "clean-incomplete": "Some scored case has no clean record, so there are no clean means.",
 }
 

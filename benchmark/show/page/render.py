@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ..html import environment, policy
 from .board import Board
-from .curves import BOTTOM, HEIGHT, LEFT, MARKERS, RIGHT, TOP, WIDTH
+from .curves import BOTTOM, LEFT, MARKERS, RIGHT, WIDTH
 from .matrices import SHADES
 from .view import COLUMNS, FILTERS, section
 
@@ -32,8 +32,8 @@ def render_page(boards: Iterable[Board]) -> str:
         # Nothing else may run or apply, and nothing may be fetched: a second wall behind the escaping.
         policy=policy([style], [early, script]),
         chart={
-            **{"width": WIDTH, "height": HEIGHT, "shades": SHADES, "markers": MARKERS},
-            **{"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+            **{"width": WIDTH, "shades": SHADES, "markers": MARKERS},
+            **{"left": LEFT, "right": WIDTH - RIGHT, "below": BOTTOM},
         },
     )  # fmt: skip
 

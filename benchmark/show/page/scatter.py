@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...metrics.statistics import with_interval
-from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, short, spread
+from .curves import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Point, height_for, short, spread
 from .ranking import Place
 
 DASH = "\u2013"
@@ -28,12 +28,13 @@ class Dot(Point):
 
 @dataclass(frozen=True)
 class Scatter:
-    """Dots, ticks of both axes in pixels with their text, and the marker of every defence."""
+    """Dots, ticks of both axes in pixels with their text, the marker of every defence, and the height of the picture."""
 
     dots: tuple[Dot, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     markers: tuple[tuple[str, int], ...]
+    height: int
 
 
 def scatter(places: Sequence[Place]) -> Scatter | None:
@@ -42,18 +43,19 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
         return None
     left, right = _bounds([place.clean for place in places])
     bottom, top = _bounds([value for place in places for value in place.bar])
+    height = height_for(len(places))
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - left) / (right - left)
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - bottom) / (top - bottom)
+        return height - BOTTOM - (height - TOP - BOTTOM) * (value - bottom) / (top - bottom)
 
     markers = {
         name: number
         for number, name in enumerate(dict.fromkeys(sorted({p.defence for p in places}, key=_first)))
     }
-    label_y = spread({place.model: y(place.worst) for place in places})
+    label_y = spread({place.model: y(place.worst) for place in places}, height - BOTTOM)
     dots = tuple(
         Dot(
             x=x(place.clean),
@@ -76,6 +78,7 @@ def scatter(places: Sequence[Place]) -> Scatter | None:
         tuple((x(tick), f"{tick:.2f}") for tick in _ticks(left, right)),
         tuple((y(tick), f"{tick:.2f}") for tick in _ticks(bottom, top)),
         tuple(markers.items()),
+        height,
     )
 
 

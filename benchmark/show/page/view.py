@@ -10,13 +10,16 @@ from urllib.parse import quote
 
 from ...records.paths import records_file
 from ...specs.names import component
+from ..figures.labels import class_style
 from ..labels import NATURAL, AttackName, attack_names, model_defence, model_family
 from .board import Board, Frame
 from .curves import charts
 from .flags import details, explain
 from .matrices import Matrix, class_matrices, transfer_matrices
 from .organs import BySize, Extremes, by_size, extremes
-from .ranking import Place, rank, worst_cases
+from .pictured import COLUMNS as PANELS
+from .pictured import embedded, pictured
+from .ranking import Place, Ranking, rank, worst_cases
 from .scatter import scatter
 
 #: key, heading, whether it sorts as a number, explanation
@@ -75,6 +78,8 @@ def section(board: Board) -> dict[str, Any]:
         "id": f"d-{component(board.folder)}",
         "name": board.name,
         "folder": _link(board.folder),
+        "counted": _counted,
+        "models": {name: (_anchor(board, name), entry) for name, entry in sorted(board.entries.items())},
         "sources": board.sources,
         "notes": board.notes,
         "facts": ", ".join(
@@ -96,6 +101,11 @@ def section(board: Board) -> dict[str, Any]:
         "attacks": sorted(names.values(), key=lambda a: (a.name, a.budget, a.label)),
         "flags": [(flag, explain(flag)) for flag in flags],
     }
+
+
+def _anchor(board: Board, model: str) -> str:
+    """Where the page tells of a model; nowhere where nothing is known of it."""
+    return f"d-{component(board.folder)}-m-{component(model)}" if model in board.entries else ""
 
 
 def _counted(number: int, noun: str) -> str:
@@ -193,7 +203,35 @@ def _ranking(board: Board, protocol: str) -> dict[str, Any]:
         "unranked": ranking.unranked,
         "ranked": len(ranking.places),
         "scatter": scatter(ranking.places),
+        "picture": _picture(board, ranking),
         "groups": _groups(ranking.places),
+    }
+
+
+def _picture(board: Board, ranking: Ranking) -> dict[str, Any] | None:
+    """The best and the worst model on one case: what the records say of it, and the picture of just these rows."""
+    shown = pictured(board, ranking)
+    if shown is None:
+        return None
+    data = board.pictures.get(shown.key)
+    return {
+        "image": embedded(data) if data is not None else None,
+        "stale": data is None and bool(board.pictures),
+        "case": shown.case,
+        "attack": shown.label,
+        "panels": PANELS,
+        "rows": [
+            {
+                "place": row.place,
+                "model": row.model,
+                "clean": fixed(row.clean, 3),
+                "attacked": fixed(row.attacked, 3),
+                "linf": fixed(row.linf * 255, 1),
+            }
+            for row in shown.rows
+        ],
+        "classes": [(name, class_style(number)[0]) for number, name in shown.classes],
+        "command": f"python -m benchmark figures --ranking --dataset {board.name} --data-root DIR",
     }
 
 

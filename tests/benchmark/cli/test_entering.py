@@ -6,6 +6,7 @@ The suite of these tests is small, so that all of it takes a second; the real on
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -180,7 +181,8 @@ def test_an_own_architecture_goes_from_suite_to_publication(toy, monkeypatch, ca
     publish = ["leaderboard", "--publish", str(theirs / "received"), "--out", str(theirs / "results")]
     assert main(publish) == 0
     page = (theirs / "results" / "index.html").read_text()
-    assert '<th scope="row">own_network:make ' in page.replace("\n", "")
+    assert re.search(r'<th scope="row"><a href="#d-[^"]+">own_network:make</a> ', page.replace("\n", ""))
+    assert "none, by A. Stranger" in page, "the card that came with it stands behind its name"
     assert main(["leaderboard", "--check", "--out", str(theirs / "results")]) == 0
 
 

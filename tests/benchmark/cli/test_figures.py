@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.cli.commands.figures import compare_with_record
 from robustvox.benchmark.harness.compute import ClassScore, mean_dice
 from robustvox.benchmark.records.reading import load_records
+from robustvox.benchmark.report.examples import compare_with_record
 
 from ..first_form import rows_in
 

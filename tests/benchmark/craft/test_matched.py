@@ -44,7 +44,7 @@ def small(key: str) -> Attack:
 def with_a_knob() -> list[str]:
     keys = []
     for key, kind in ATTACKS.items():
-        if key == "ensemble":  # hundreds of passes
+        if hasattr(kind, "members"):  # hundreds of passes
             continue
         try:
             find_knob(kind())

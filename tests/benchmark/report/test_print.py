@@ -83,7 +83,7 @@ def wide_report() -> str:
         "Attacks and budgets",
         ("attack", "what it is", "budget", "largest change", "whole specification"),
         ((Cell(ATTACK, "word"), Cell("word " * 12, "text"), Cell("q_max 20, no L∞ bound", "word"),
-          Cell("38.8/255", "number"), Cell(f"{ATTACK}@l2~0.02={ATTACK * 3}", "text")),) * 3,
+          Cell("38.8/255", "number"), Cell(f"{ATTACK}@l2~0.02={ATTACK * 3}", "spec")),) * 3,
     )  # fmt: skip
     settings = {
         "run": {"command": "x" * 200, "cases": ["hippocampus_001"] * 48},
@@ -95,16 +95,16 @@ def wide_report() -> str:
         models=[("unet", "0" * 64)] * 2, readings=[("unet", ["RAS"])], cases=["hippocampus_001"] * 48,
         command="python -m benchmark " + "--model unet " * 40, has_folders=True, attacks=asked,
         data=[("folder", "/" + "folder" * 40)], licences=[("unet", "CC-BY-SA 4.0")],
-        verdicts=[judge(model), judge(replace(model, rows=()))], compared="word " * 60, worst=[worst], sizes_known=True,
+        verdicts=[judge(model), judge(replace(model, rows=()))], compared="word " * 60, worst=[worst], sizes_known=True, drops_lost=False,
         tables=[{"title": "Transfer", "results": results(frame, "Transfer results"), "measured": measured(frame, "Change")}],
         lines=chart([model]), ticks=TICKS, most=MOST, figures=[{"light": PIXEL, "dark": PIXEL, "caption": "c", "alt": "a"}],
         failures=plain("Failed cases", ("case", "jobs", "reason"), [("hippocampus_001", "pgd on unet", "/" + "folder" * 30)]),
         states=states_table([model]), check_command="python -m benchmark check", sample="48 cases", computed="cpu",
-        groups=[{"name": f"unet, {ATTACK}", "noise": False, "flags": [], "found": 24,
+        groups=[{"name": f"unet, {ATTACK}", "flags": [], "found": 24,
                  "table": outcomes_table("Checks", [outcome] * 24)}],
         flags=flags_explained([model]), suite="robustvox-1", untried=["PGD 8/255"] * 6, untried_command="python " + "x " * 300,
         transfer=True, settings=every_setting(settings), viewers=[("hippocampus_001", "./view_hippocampus_001.html")],
-        missing="No slices.",
+        missing="No slices.", view_command="python -m benchmark view " + "x " * 200,
     )  # fmt: skip
 
 

@@ -55,6 +55,12 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    """Pictures of a few pixels: what they show is tested where they are drawn."""
+    monkeypatch.setattr("robustvox.benchmark.report.writing._DPI", 30)
+
+
 def corner(png):
     """The color of a picture's first pixel."""
     from matplotlib.image import imread
@@ -202,12 +208,25 @@ def evil(tmp_path):
 
 def test_names_are_text_whatever_they_hold(evil):
     assert [event.status for event in evil.events] == ["computed", "computed", "failed", "failed"]
+    evil.reports.mkdir(parents=True)
+    for name in (
+        'view_"><img src=x onerror=alert(1)>.html',
+        "view_case_1.html",
+        "view_.html",
+        "review_a.html",
+    ):
+        (evil.reports / name).touch()
     text = render_report(evil)
     page = Page(text)
     assert "script" not in page.tags
     assert EVIL not in text
     assert page.text.count(EVIL) > 20
-    assert all(source.startswith("data:image/") for source in page.sources)
+    pictures, links = (
+        [s for s in page.sources if s.startswith("data:image/") == kind] for kind in (True, False)
+    )
+    assert len(pictures) == 2
+    assert links == ["./view_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E.html", "./view_case_1.html"]
+    assert '"><img src=x onerror=alert(1)>' in page.text
     assert "circle" in page.tags
 
 

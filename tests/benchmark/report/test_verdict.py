@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def test_fewer_than_eight_patients_have_no_interval():
     )
     frames = verdict(attack(0.4, n=4, patients=2))
     assert point(frames, "How sure").startswith("No interval: 4 cases of 2 patients,")
+    assert point(frames, "How sure").endswith("All cases have 0.400.")
     alone = verdict(attack(0.4, n=1))
     assert point(alone, "How sure").startswith("No interval: 1 case, and")
     assert "Cases lie" not in point(alone, "How sure")
@@ -126,12 +128,12 @@ def test_fewer_than_eight_patients_have_no_interval():
     [
         (
             noise(0.8),
-            "Of the same size (gn std 8/255, L2 10 beside 10) it costs nothing, less than 1% of the drop",
+            "Of the same size (gn std 8/255, L2 10 beside 10) it costs nothing: the harm is the attack's doing.",
         ),
         (noise(0.7), "it costs 0.100 of Dice, 25% of the drop: the rest is the attack's doing."),
         (noise(0.5), "it costs 0.300 of Dice, 75% of the drop: most of the harm is done by any disturbance"),
         (noise(0.3), "no less than the attack, so nothing here is the attack's doing."),
-        (noise(0.85), "it costs nothing, less than 1% of the drop"),
+        (noise(0.85), "it costs nothing: the harm is the attack's doing."),
         (
             noise(0.7, l2=5.0),
             "What was tried is smaller (gn std 8/255, L2 5 beside 10) and costs 0.100 of Dice",
@@ -148,6 +150,17 @@ def test_noise_is_compared_over_the_cases_that_both_have():
     worst = attack(0.5, by_case={"a": 0.8, "b": 0.2})
     control = noise(0.5, by_case={"b": 0.5})
     assert "costs 0.300 of Dice, 50% of the drop" in point(verdict(worst, control), "Random noise")
+
+
+def test_distances_have_the_unit_and_the_rule_of_the_protocol():
+    gone = attack(0.4, hd95_clean=1.0, hd95=70.0, missing=2)
+    assert point(verdict(gone), "Surfaces") == (
+        "HD95 goes from 1.0 to 70.0 mm; 2 times an organ is gone, which counts the volume's diagonal."
+    )
+    published = replace(gone, flags=("drops-lost", "hd95-voxels"), missing=1)
+    assert point(verdict(published), "Surfaces") == (
+        "HD95 goes from 1.0 to 70.0 voxels; 1 time an organ is gone, which is left out of it."
+    )
 
 
 def test_lost_organs_are_counted_and_named():
@@ -199,6 +212,17 @@ def test_checks_are_told_by_what_they_mean():
     assert (
         "Passed all that was asked: apgd. That proves nothing about an attack made for this network." in said
     )
+
+
+def test_flags_of_rows_are_told_in_words():
+    found = verdict(
+        attack(0.7, flags=("no-progress", "C8:fail")), attack(0.75, label="fgsm", flags=("no-progress",))
+    )
+    assert point(found, "Flags") == (
+        "pgd 8/255 and fgsm: no-progress. On some case no step of the attack beat its start: no gradient, a wrong sign or "
+        "too large a step."
+    )
+    assert "Flags" not in dict(verdict(attack(0.7)).points)
 
 
 def test_one_attack_and_one_step_say_so():

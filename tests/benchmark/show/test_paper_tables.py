@@ -203,6 +203,26 @@ def test_every_attack_of_the_excerpt_is_one_of_the_registry() -> None:
         assert not excerpts.find([{"attack": f"{spec}@l2~0.02=x"}], wanted)
 
 
+def test_a_row_that_has_not_converged_has_a_mark_and_the_mark_a_line() -> None:
+    row = {
+        "protocol": excerpts.PROTOCOL,
+        "attack": excerpts.COLUMNS["PGD 8/255"],
+        "checks": "failed",
+        "n_cases": 12,
+    }
+    row |= {"dice_clean": 0.9, "dice_adv": 0.5, "dice_adv_low": 0.4, "dice_adv_high": 0.6}
+    rows = [
+        row | {"surrogate": "unet", "flags": "C14:warn;C6:fail"},
+        row | {"surrogate": "unetr", "flags": "C6:warn"},
+    ]
+    text = excerpts.first_look({excerpts.DATASET: DataFrame(rows)}, {})
+    unet, unetr, note = (line for line in text.splitlines()[2:] if line)
+    assert "0.50 (0.40-0.60) ‡ |" in unet
+    assert "0.50 (0.40-0.60) |" in unetr
+    assert note.startswith("‡ Not converged")
+    assert "‡" not in excerpts.first_look({excerpts.DATASET: DataFrame(rows[1:])}, {})
+
+
 def test_only_a_readme_with_markers_beside_the_results_changes(tmp_path: Path) -> None:
     results = tmp_path / "results"
     fill(results, {"unet": [0.5] * 8, "mine": [0.625] * 8}, excerpts.ATTACKS["pgd"])

@@ -148,6 +148,34 @@ def test_nothing_changed_and_nothing_there_is_still_a_figure(example):
         slice_figure(example(reference=np.zeros((5, 6), int)))
 
 
+def oklab(colors, cones=((1, 0, 0), (0, 1, 0), (0, 0, 1))):
+    """Colors in OKLab (Ottosson 2020), as eyes with these cones see them (Machado et al. 2009, linear RGB)."""
+    rgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.transpose(cones)
+    first = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+    second = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return np.cbrt(np.clip(linear, 0, 1) @ np.transpose(first)) @ np.transpose(second)
+
+
+@pytest.mark.parametrize(
+    ("cones", "least"),
+    [
+        (((1, 0, 0), (0, 1, 0), (0, 0, 1)), 0.12),
+        (((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)), 0.075),
+        (((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)), 0.075),
+    ],
+    ids=["all", "without red", "without green"],
+)
+def test_sixteen_classes_have_colors_of_their_own(cones, least):
+    """The nearest of the first seven, Okabe and Ito's, are 0.156 apart, and 0.076 without green cones."""
+    colors = oklab([class_style(k)[0] for k in range(1, 17)], cones)
+    apart = np.linalg.norm(colors[:, None] - colors[None], axis=2)
+    assert apart[np.triu_indices(16, 1)].min() > least
+    assert (
+        np.linalg.norm(oklab([class_style(k)[0] for k in range(1, 17)])[:, 1:], axis=1).min() > 0.08
+    )  # none is gray
+
+
 def test_many_classes_are_told_apart(example):
     assert len({class_style(k) for k in range(1, 22)}) == 21
     reference = np.arange(9 * 12 * 7).reshape(9, 12, 7) % 16

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -23,8 +25,22 @@ SHAS = {"unet": "a" * 64, "unet@pgd_at": "b" * 64, "segresnet": "c" * 64}
 DICE = {"unet": [0.5, 0.3], "unet@pgd_at": [0.8, 0.7], "segresnet": [0.4, 0.2]}
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("defences")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        fill_ranked(folder)
+    return folder
+
+
 @pytest.fixture
-def results(tmp_path):
+def results(filled, tmp_path):
+    return shutil.copytree(filled, tmp_path / "results")
+
+
+def fill_ranked(tmp_path) -> None:
+    """Records of three models that have the whole suite, nine cases each."""
     with RecordStore(tmp_path / "toy" / "records") as store:
         for model, sha in SHAS.items():
             for case in range(9):
@@ -34,7 +50,6 @@ def results(tmp_path):
                     dice = [value + 0.01 * case for value in DICE[model]]
                     score(store, replace(unit(f"c{case}", attack, "unet"), **named), dice)
     write_organs(tmp_path / "toy", ["background", "liver", "<b>spleen"], [{1: 1500.0, 2: 200.0}])
-    return tmp_path
 
 
 def page(results) -> str:
@@ -47,9 +62,8 @@ def test_models_are_grouped_by_defence_and_ranked_over_all(results):
     assert "pgd_at" in text[first : first + 80]  # the best place is first
     assert "natural" in text[second : second + 80]
     ranking = text[first : text.index("</table>", first)]
-    assert [ranking.index(name) for name in (">unet@pgd_at ", ">unet ", ">segresnet ")] == sorted(
-        ranking.index(name) for name in (">unet@pgd_at ", ">unet ", ">segresnet ")
-    )
+    places = [ranking.index(f">{name}</a> ") for name in ("unet@pgd_at", "unet", "segresnet")]
+    assert places == sorted(places)
     assert "<td>1</td>" in ranking
     assert "<td>3</td>" in ranking
 

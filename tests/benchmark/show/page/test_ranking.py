@@ -14,13 +14,14 @@ from scipy import stats
 from robustvox.benchmark.metrics.statistics import compare
 from robustvox.benchmark.show.labels import attack_names, model_family
 from robustvox.benchmark.show.page.board import Board
-from robustvox.benchmark.show.page.curves import HEIGHT, TOP, charts
+from robustvox.benchmark.show.page.curves import BOTTOM, LEFT, LINE, TOP, charts
 from robustvox.benchmark.show.page.ranking import rank, worst_cases
 from robustvox.benchmark.show.tables.results import COLUMNS
 from robustvox.benchmark.specs.suite_cases import SUITE_CASES
 from robustvox.benchmark.specs.suites import Suite, SuiteRow
+from robustvox.models import CATALOG as MODELS
 
-PGD, APGD, FGSM = "pgd:eps=8/255,steps=20", "apgd:eps=8/255", "fgsm:eps=8/255"
+PGD, PGD4, APGD, FGSM = "pgd:eps=8/255,steps=20", "pgd:eps=4/255,steps=20", "apgd:eps=8/255", "fgsm:eps=8/255"
 NAMES = attack_names(
     dict.fromkeys((PGD, APGD, FGSM, "pgd:eps=4/255,steps=20", "gn:std=8/255", "vafa:eps=none,q_max=20"), 1)
 )
@@ -233,10 +234,54 @@ def test_curves_pass_through_clean_and_names_do_not_overlap() -> None:
     heights = sorted(curve.label_y for curve in chart.curves)
     assert min(np.diff(heights)) > 11.9
     assert heights[0] >= TOP
-    assert heights[-1] <= HEIGHT
+    assert heights[-1] <= chart.height - BOTTOM
     for curve in chart.curves:
         assert len(curve.points) == 3
         assert curve.points[0].y < curve.points[1].y  # lower Dice lies lower
         assert (curve.points[1].x - curve.points[0].x) * 2 == pytest.approx(
             curve.points[2].x - curve.points[0].x
         )
+
+
+def test_charts_share_their_axes_and_show_every_model() -> None:
+    base = dict.fromkeys(COLUMNS, 0.5) | {"protocol": "p", "dice_clean": 0.9, "l2": 1.0}
+    dice = {PGD4: 0.7, PGD: 0.2, "fgsm:eps=4/255": 0.8, FGSM: 0.75}
+    both = [base | {"surrogate": "unet", "attack": spec, "dice_adv": value} for spec, value in dice.items()]
+    weak = [base | {"surrogate": m, "attack": PGD, "dice_adv": 0.6, "dice_adv_low": np.nan} for m in MODELS]
+    vafa = [
+        base | {"surrogate": "unet", "attack": f"vafa:eps=none,q_max={q},steps=20", "dice_adv": 0.8}
+        for q in (20, 30)
+    ]
+    table = pd.DataFrame([*both, *weak[1:], *vafa], columns=list(COLUMNS))
+    pgd, fgsm, frequency = charts(
+        Board("toy", table, table[:0], *[table[:0]] * 4), attack_names(dict.fromkeys(table["attack"], 1))
+    )
+    assert [chart.title.split(":")[0] for chart in (pgd, fgsm, frequency)] == ["pgd", "fgsm", "vafa"]
+    # Whoever met one budget alone is there too, from clean to that budget.
+    assert {curve.model for curve in pgd.curves} == set(MODELS)
+    assert {len(curve.points) for curve in pgd.curves if curve.model != "unet"} == {2}
+    assert pgd.y_ticks == fgsm.y_ticks == frequency.y_ticks
+    assert pgd.height == fgsm.height == frequency.height
+    assert pgd.x_ticks == fgsm.x_ticks
+    assert pgd.x_ticks[-1][1] == "8"
+    assert (pgd.axis, frequency.axis) == ("eps in 1/255 of the intensity range", "q_max")
+    at = {chart.title[:3]: next(c for c in chart.curves if c.model == "unet").points for chart in (pgd, fgsm)}
+    assert [p.x for p in at["pgd"]] == [p.x for p in at["fgs"]]
+    assert [p.x for p in at["pgd"]][2] - LEFT == pytest.approx(2 * (at["pgd"][1].x - LEFT))
+    assert at["pgd"][0].y < at["fgs"][2].y < at["pgd"][1].y < at["pgd"][2].y
+
+
+def test_no_two_models_of_the_zoo_look_the_same_in_a_chart() -> None:
+    names = [
+        *MODELS,
+        *(f"{m}@{d}" for m in ("unet", "segresnet", "swin_unetr", "mamba_unet") for d in ("pgd_at", "noise")),
+    ]
+    base = dict.fromkeys(COLUMNS, 0.5) | {"protocol": "p"}
+    rows = [base | {"surrogate": m, "attack": spec} for m in names for spec in (PGD, PGD4)]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    (chart,) = charts(Board("toy", table, table[:0], *[table[:0]] * 4), attack_names({PGD: 1, PGD4: 1}))
+    assert len({(curve.family, curve.marker) for curve in chart.curves}) == len(names)
+    assert {curve.model for curve in chart.curves if curve.defended} == {
+        name for name in names if "@" in name
+    }
+    assert min(np.diff(sorted(curve.label_y for curve in chart.curves))) > LINE - 0.1
