@@ -69,7 +69,10 @@ def draw_ranking(request: FiguresRequest) -> int:
         say(text)
     if problems:
         return SOME_FAILED
-    data = strip([make_example(bench.plan, *pair) for pair in pairs])
+    try:
+        data = strip([make_example(bench.plan, *pair) for pair in pairs])
+    except ValueError as error:
+        raise UsageError(f"{wanted.case}: {error}") from error
     if len(data) > LARGEST:
         raise UsageError(
             f"expected a picture of at most {LARGEST} bytes, got {len(data)}; the slices are too large"
@@ -77,7 +80,7 @@ def draw_ranking(request: FiguresRequest) -> int:
     folder = request.results / name / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"*{SUFFIX}"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     path = folder / f"{wanted.key}{SUFFIX}"
     replace_file(path, data)
     say(

@@ -25,10 +25,17 @@ def strip(examples: Sequence[Example], quality: int = 80) -> bytes:
     Args:
         examples: of one case.
         quality: of the WebP, 1..100.
+
+    Raises:
+        ValueError: unless the volumes have three spatial axes.
     """
     from PIL import Image
 
     last = examples[-1]
+    if last.reference.ndim != 3:
+        raise ValueError(
+            f"expected a 3D volume, got shape {last.reference.shape}; slices are shown of 3D volumes only"
+        )
     voxel, _ = most_changed_voxel(last.clean_prediction, last.adversarial_prediction, last.reference)
     changed = last.clean_prediction != last.adversarial_prediction
     plane = max(

@@ -85,8 +85,9 @@ class Surroundings:
 
     def link(self, path: str, text: str = "") -> Link:
         """A link to a file of the repository that the results are in; only the text where there is none."""
-        there = (self.results.resolve().parent / path).is_file()
-        return Link(text or path, f"../{quote(path)}" if there else "")
+        root = self.results.resolve().parent
+        ours = _is_ours(root) and (root / path).is_file()
+        return Link(text or path, f"../{quote(path)}" if ours else "")
 
     def checkpoint(self, dataset: str, model: str, sha256: str) -> Path | None:
         """The zoo's file of a recorded model; None where it has none, or another one of that name."""
@@ -95,6 +96,12 @@ class Surroundings:
         if not re.fullmatch(r"[a-z0-9_]+", base) or not path.is_file():
             return None
         return path if hashlib.sha256(path.read_bytes()).hexdigest() == sha256 else None
+
+
+def _is_ours(root: Path) -> bool:
+    """Whether a folder is a clone of this project; files of these names in somebody else's are about something else."""
+    project = root / "pyproject.toml"
+    return project.is_file() and b'\nname = "robustvox"\n' in project.read_bytes().replace(b"\r", b"")
 
 
 def load_entries(results: Path, dataset: str, models: Mapping[str, tuple[str, str]]) -> dict[str, Entry]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...records.reading import read_bytes
 from ...records.unit import digest
 from ...specs.matched import parse_spec
 from ...specs.spec import CLEAN
@@ -87,7 +88,7 @@ def pictured(board: Board, ranking: Ranking) -> Pictured | None:
         (cases["protocol"] == ranking.protocol) & cases["surrogate"].isin([best.model, worst.model])
     ]
     attacked, clean = cases[cases["attack"] == row.spec], cases[cases["attack"] == CLEAN]
-    dice = attacked.pivot(index="case", columns="surrogate", values="dice")
+    dice = attacked.pivot(index="case", columns="surrogate", values="dice").dropna()
     away = (dice - dice.mean()).abs().sum(axis=1)
     case = min(away.index, key=lambda name: (round(away[name], 12), name))
     both = [
@@ -123,10 +124,8 @@ def _of(cases: Frame, model: str, case: str, column: str) -> float:
 
 def load_pictures(folder: Path) -> dict[str, bytes]:
     """The pictures of ``results/<dataset>``, by the hash of what they show."""
-    found = sorted((folder / FOLDER).glob(f"*{SUFFIX}"))
-    return {
-        path.stem: path.read_bytes() for path in found if path.is_file() and path.stat().st_size <= LARGEST
-    }
+    found = [path for path in sorted((folder / FOLDER).glob(f"*{SUFFIX}")) if path.is_file()]
+    return {path.stem: read_bytes(path) for path in found if path.stat().st_size <= LARGEST}
 
 
 def embedded(data: bytes) -> Picture | None:

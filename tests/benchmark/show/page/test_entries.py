@@ -14,7 +14,7 @@ import pytest
 from robustvox.benchmark.records.submission import CARDS, Card, publish_card, published_card
 from robustvox.benchmark.show.files import check, load_board, render
 from robustvox.benchmark.show.page import render_page
-from robustvox.benchmark.show.page.entries import Link, linked, load_entries, submitted_entry
+from robustvox.benchmark.show.page.entries import Link, Surroundings, linked, load_entries, submitted_entry
 from robustvox.models import CATALOG
 
 from .conftest import HOSTILE, sha
@@ -138,3 +138,14 @@ def test_every_link_of_the_published_page_leads_to_a_file_or_a_paper():
 def test_a_page_elsewhere_links_to_nothing_beside_it(toy_results):
     text = render(toy_results)[toy_results / "index.html"]
     assert "../" not in "".join(Page(text).attributes("href"))
+
+
+def test_files_of_the_same_names_in_another_project_are_not_linked(tmp_path):
+    (tmp_path / "LICENSE").write_text("MIT")
+    results = tmp_path / "runs"
+    results.mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "theirs"\n')
+    assert Surroundings(results).link("LICENSE", "Apache-2.0") == Link("Apache-2.0")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "robustvox"\n')
+    assert Surroundings(results).link("LICENSE", "Apache-2.0") == Link("Apache-2.0", "../LICENSE")
+    assert Surroundings(results).link("no file") == Link("no file")
