@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -114,6 +114,16 @@ def build(kind: type[Request], typed: Mapping[str, Any]) -> Request:
             value = typed[field.name]
             values[field.name] = tuple(value or ()) if _is_many(hint) else value
     return kind(**values)
+
+
+def values_of(request: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a request and of those inside it, by name."""
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if is_dataclass(value):
+            yield from values_of(value)
+        else:
+            yield field.name, value
 
 
 def _is_many(hint: Any) -> bool:

@@ -14,14 +14,14 @@ import itertools
 import os
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from ..specs.options import Option
 from ..specs.requests import RunRequest
 from ..specs.spec import UsageError
-from .options import build, declared, flag_of
+from .options import build, declared, flag_of, values_of
 
 NOT_IN_A_FILE = ("config", "dry_run")
 
@@ -52,7 +52,7 @@ def read_sweep(path: Path, typed: RunRequest) -> Sweep:
     options = {
         name: option for name, option in declared(RunRequest, None).items() if name not in NOT_IN_A_FILE
     }
-    given = {name: value for name, value in _values(typed) if _is_typed(name, value, options)}
+    given = {name: value for name, value in values_of(typed) if _is_typed(name, value, options)}
     fixed, crossed, entries = {}, {}, []
     for name, found in _read(path, _named(options)):
         if name in given:
@@ -74,16 +74,6 @@ def read_sweep(path: Path, typed: RunRequest) -> Sweep:
 
 def _defaults(options: Mapping[str, tuple[Field, Any]]) -> dict[str, Any]:
     return {name: field.default for name, (field, _) in options.items() if field.default is not MISSING}
-
-
-def _values(request: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a request and of those inside it."""
-    for field in fields(request):
-        value = getattr(request, field.name)
-        if is_dataclass(value):
-            yield from _values(value)
-        else:
-            yield field.name, value
 
 
 def _is_typed(name: str, value: Any, options: Mapping[str, tuple[Field, Any]]) -> bool:

@@ -100,6 +100,7 @@ def craft_together(
     batch = _Batch.of(volumes, predictor, device)
     generators = [noise_generator(seed, dataset, volume.id, attack.spec) for volume in volumes]
     meter, steps = Meter(predictor, limit), StepWatch() if steps is None else steps
+    steps.passed = lambda: meter.forwards + meter.backwards
     notes: list[object] = []
     with Stopwatch(device) as watch:
         fitted = attack.attack.at_spacing(volumes[0].spacing_mm)

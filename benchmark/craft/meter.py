@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from robustvox.attacks import StepInfo
+
+_MANY_PASSES = 8  # a step: then its passes are told too
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,45 @@ class StepWatch:
     point is the best one is no flag: twenty steps of PGD end so on most volumes, see check C6.
 
     As text it tells where the attack stands, ``step 3 of 20``; empty before the first step. ``share`` says it from 0 to
-    1.
+    1. An attack of many passes a step, or without steps, is told by its passes.
+
+    Args:
+        parts: how often the attack runs, once in every window where a protocol attacks one after another.
+        most: passes that it takes at most; 0 for unknown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int = 1, most: int = 0) -> None:
         self._steps = 0
         self._at = ""
-        self.share = 0.0
+        self._parts, self._part, self._step = parts, 0, -1
+        self._most, self._share = most, 0.0
+        self.passed: Callable[[], int] = int  # passes so far, as whoever crafts knows them
         self._progress: Tensor | None = None
         self._finite: Tensor | None = None
 
     def __call__(self, info: StepInfo) -> None:
         self._steps = max(self._steps, info.steps)
+        if info.step <= self._step:
+            self._part = min(self._part + 1, self._parts - 1)
+        self._step = info.step
         self._at = f"step {info.step} of {info.steps}"
-        self.share = min(info.step / info.steps, 1.0) if info.steps else 0.0
+        if self._parts > 1:
+            self._at += f", window {self._part + 1} of {self._parts}"
+        within = min(info.step / info.steps, 1.0) if info.steps else 0.0
+        self._share = (self._part + within) / self._parts
         progress, finite = info.best_step > 0, torch.isfinite(info.loss)
         self._progress = progress if self._progress is None else progress | self._progress
         self._finite = finite if self._finite is None else finite & self._finite
 
+    @property
+    def share(self) -> float:
+        """How far the attack is, by its steps or its passes, whichever says more."""
+        return max(self._share, min(self.passed() / self._most, 1.0) if self._most else 0.0)
+
     def __str__(self) -> str:
-        return self._at
+        passed = self.passed() if self._most > _MANY_PASSES * self._steps * self._parts else 0
+        told = f"pass {passed} of at most {self._most}" if passed else ""
+        return ", ".join(filter(None, (self._at, told)))
 
     def flags(self, sample: int = 0) -> set[str]:
         """What to say about the attack on one sample of its batch; nothing for one that showed no steps."""

@@ -56,6 +56,19 @@ def tiles(spatial: Sequence[int], roi_size: Sequence[int]) -> list[tuple[slice, 
     return [box for _, box in SlidingWindow(nn.Identity(), sides, overlap=0.0).windows(1, spatial)]
 
 
+def attacked_windows(protocol: Protocol, predictor: nn.Module, spatial: Sequence[int]) -> int:
+    """How often an attack runs on one volume: once in every tile, or once.
+
+    Example:
+        >>> from robustvox.benchmark.specs.protocols import PROTOCOLS
+        >>> window = SlidingWindow(nn.Identity(), (4, 4, 4), overlap=0.0)
+        >>> [attacked_windows(PROTOCOLS[name], window, (7, 3, 8)) for name in ("robustvox-1", "bmvc2024")]
+        [1, 4]
+    """
+    roi_size = getattr(predictor, "roi_size", None) if protocol.tiling else None
+    return len(tiles(spatial, roi_size)) if roi_size else 1
+
+
 class _Tiled:
     """One attack per tile, each from the clean volume; later tiles overwrite where two overlap."""
 

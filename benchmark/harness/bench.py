@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from robustvox.datasets import ChannelWindows, IntensityWindow, Volume, patient_of
+from robustvox.datasets import ChannelWindows, IntensityWindow, Volume
 from robustvox.models import SlidingWindow
 from robustvox.models.window_memory import release
 
 from ..craft.batches import Company, company_of, most_together
 from ..craft.crafting import Crafted, craft_together
-from ..craft.meter import Cost, StepWatch
+from ..craft.meter import Cost, StepWatch, Stopwatch
 from ..craft.named import NamedModel, predict
-from ..craft.view import truncate
+from ..craft.passes import most_passes
+from ..craft.view import attacked_windows, truncate
 from ..plan.plan import Job, Plan
 from ..plan.source import case_fingerprint
-from .compute import Failure, Outcome, Scored
+from .compute import Failure, Outcome, Scored, in_words
 from .desk import Desk, Later, OwnDesk, Scoring
 from .faults import CASE_FAILURES, Kind, kind_of
 from .saving import Saver, write_prediction, write_volume
-from .scoring import Change, PreparedCase, change_of, judge, organ_sizes, prepare_scorer
+from .scoring import Change, PreparedCase, change_of, judge, organ_sizes, patient_of_several, prepare_scorer
 
 Watch = Callable[[Scored], None]
 """Called with every prediction that was scored in this process."""
@@ -86,7 +88,9 @@ class Bench:
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._of_case: dict[str, _OfCase] = {}
-        self._doing: tuple[str, str, StepWatch] = "", "", StepWatch()
+        self._doing: tuple[str, Job | None, StepWatch] = "", None, StepWatch()
+        #: seconds of a forward on a clean image, the shortest so far
+        self.forwards: dict[tuple[str, str], float] = {}
         #: share of each model's window that each case fills, as far as cases were read
         self.filled: dict[tuple[str, str], dict[str, float]] = {}
         #: millilitres of every organ that a case has, by class id, likewise
@@ -103,7 +107,14 @@ class Bench:
     @property
     def attack(self) -> str:
         """The spec of the attack in work, empty for none."""
-        return self._doing[1]
+        job = self._doing[1]
+        return job.attack.spec if job and job.attack else ""
+
+    @property
+    def attacked(self) -> tuple[str, ...]:
+        """The key of the model under that attack, empty for none."""
+        job = self._doing[1]
+        return job.surrogate.key if job and job.surrogate else ()
 
     @property
     def share(self) -> float:
@@ -139,7 +150,10 @@ class Bench:
         bound, known = self.for_case(target, volume), self._known(volume).clean
         if target.key not in known:
             image = torch.from_numpy(volume.image)[None].to(self.plan.device)
-            known[target.key] = predict(bound, image).astype(np.int16)
+            with Stopwatch(self.plan.device) as watch:
+                known[target.key] = predict(bound, image).astype(np.int16)
+            # The first forward may also have set something up.
+            self.forwards[target.key] = min(watch.seconds, self.forwards.get(target.key, math.inf))
         return known[target.key]
 
     def for_case(self, model: NamedModel, volume: Volume) -> NamedModel:
@@ -302,8 +316,7 @@ class Bench:
         dataset = self.plan.dataset
         volume = dataset.load(case_id)
         for model in self.plan.models:
-            share = model.filled(volume)
-            if share is not None:
+            if (share := model.filled(volume)) is not None:
                 self.filled.setdefault(model.key, {})[case_id] = share
         scorer = prepare_scorer(dataset, volume, self.plan.protocol)
         self.windows[case_id] = volume.window
@@ -313,13 +326,13 @@ class Bench:
 
     def _begin(self, job: Job, many: int) -> StepWatch:
         """Say what is in work; the watch of its steps."""
-        steps = StepWatch()
+        parts, most = 1, 0
         if job.attack is not None and job.surrogate is not None:
-            what = f"{job.attack.spec} on {job.surrogate.shown}"
-        else:
-            what = "scoring" if job.saved is not None else "clean"
-        more = f" and {many - 1} more" if many > 1 else ""
-        self._doing = f"{job.case}{more}: {what}", job.attack.spec if job.attack else "", steps
+            spatial = self.case(job.case).volume.image.shape[1:]
+            parts = attacked_windows(self.plan.protocol, job.surrogate.predictor, spatial)
+            most = parts * most_passes(job.attack.attack)
+        steps = StepWatch(parts, most)
+        self._doing = in_words(job, many), job, steps
         return steps
 
     def _known(self, volume: Volume) -> _OfCase:
@@ -380,13 +393,8 @@ class Bench:
             prediction=prediction,
             cost=crafted.cost,
             flags=tuple(sorted({*crafted.flags, *self.plan.protocol.flags, *target.flags})),
-            patient=self._patient(job.case),
+            patient=patient_of_several(self.plan.dataset, job.case),
             change=changes[truncated],
             judged=self._desk.submit(case, judge, prediction.astype(np.int16), before, names),
             kept=(*kept, *self._keep_predictions(job, target, prediction)),
         )
-
-    def _patient(self, case: str) -> str:
-        """Whom a case is of; empty where it is the only one of its patient."""
-        patient = patient_of(self.plan.dataset, case)
-        return "" if patient == case else patient

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -43,7 +43,9 @@ class Tally:
         starting: workers that were asked what they have and did not answer yet.
         doing: tells what is in work at any moment, in a few words.
         attack: tells the spec of the attack that this process makes, empty for none.
+        surrogate: tells the key of the model under that attack.
         share: tells how far that attack is, 0 to 1.
+        forwards: tells the seconds of a forward on a whole volume, by the key of the model, as far as measured.
     """
 
     jobs: int
@@ -55,7 +57,9 @@ class Tally:
     starting: int = 0
     doing: Callable[[], str] = str
     attack: Callable[[], str] = str
+    surrogate: Callable[[], tuple[str, ...]] = tuple
     share: Callable[[], float] = float
+    forwards: Callable[[], Mapping[tuple[str, str], float]] = dict
 
     def __str__(self) -> str:
         many = f" on {self.workers} workers" if self.workers else ""

@@ -14,6 +14,7 @@ from ..craft.meter import Cost
 from ..craft.named import NamedModel
 from ..metrics.distortion import Distortion
 from ..metrics.success import VoxelSuccess
+from ..plan.attacks import brief
 from ..plan.plan import Job
 from .faults import Kind, kind_of, reason_of, trace_of
 
@@ -156,6 +157,16 @@ class Scored:
     def image(self) -> np.ndarray:
         """What was predicted, ``(C, *spatial)``."""
         return self.images[0].cpu().numpy()
+
+
+def in_words(job: Job, many: int) -> str:
+    """What is in work: the case, of how many that are attacked together, and what is done to it."""
+    more = f" and {many - 1} more" if many > 1 else ""
+    if job.attack is not None and job.surrogate is not None:
+        what = f"{brief(job.attack.spec)} on {job.surrogate.shown}"
+    else:
+        what = "scoring" if job.saved is not None else "clean"
+    return f"{job.case}{more}: {what}"
 
 
 def mean_dice(scores: tuple[ClassScore, ...]) -> float:

@@ -137,6 +137,7 @@ class _Run:
         traces, line = Tracebacks(self.store.root), deque[_Begun | Event]()
         self.tally.doing = lambda: self.bench.doing
         self.tally.attack, self.tally.share = lambda: self.bench.attack, lambda: self.bench.share
+        self.tally.surrogate, self.tally.forwards = lambda: self.bench.attacked, lambda: self.bench.forwards
         try:
             for found in in_rounds(self._jobs(), self.bench):
                 if isinstance(found, _Begun | Event):

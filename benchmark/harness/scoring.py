@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustvox.datasets import Dataset, Volume
+from robustvox.datasets import Dataset, Volume, patient_of
 
 from ..metrics.distortion import Distortion, measure
 from ..metrics.scores import LabelSurfaces, score
@@ -225,3 +225,9 @@ def _success(prediction: np.ndarray, unharmed: np.ndarray, volume: Volume) -> Vo
         return voxel_success(prediction, unharmed, volume.label)
     there = ~volume.ignore
     return voxel_success(prediction[there], unharmed[there], volume.label[there])
+
+
+def patient_of_several(dataset: Dataset, case: str) -> str:
+    """Whom a case is of; empty where it is the only one of its patient."""
+    patient = patient_of(dataset, case)
+    return "" if patient == case else patient

@@ -21,7 +21,7 @@ class Standing:
         done: volumes that are finished, clean ones and failed ones included.
         total: of the evaluation.
         doing: the case and attack in work and its step, empty before the first.
-        seconds_left: by the passes of the attacks; None before an attack made a step.
+        seconds_left: by the passes of the attacks; None before a forward was measured.
     """
 
     done: int

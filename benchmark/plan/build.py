@@ -13,6 +13,7 @@ from ..craft.named import NamedAttack, NamedModel
 from ..records.sources import path_of
 from ..specs.crossing import Computing, Crossing
 from ..specs.knobs import MEASURES
+from ..specs.program import pasted
 from ..specs.protocols import Protocol, find_protocol
 from ..specs.spec import UsageError, match, normalize
 from .attacks import load_attack, match_all
@@ -39,7 +40,7 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
     if crossing.adversarial is not None:
         return _build_rescoring(crossing, computing, out, crossing.adversarial)
     if not crossing.models or not crossing.attacks:
-        raise UsageError("expected at least one --model and one --attack; see `python -m benchmark list`")
+        raise UsageError(f"expected at least one --model and one --attack; see `{pasted(['list'])}`")
     if crossing.transfer and len(crossing.models) + len(crossing.targets) < 2:
         raise UsageError(
             f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "

@@ -30,7 +30,7 @@ from .registries import UnregisteredError, find_plugin
 from .source import with_source
 from .targets import load_target
 from .windows import WindowChoice, choose_window, with_window
-from .zoo import zoo_file
+from .zoo import training_command, zoo_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -341,8 +341,7 @@ def _load(path: Path, written: Written, dataset: Dataset) -> Any:
     if not path.is_file():
         raise UsageError(
             f"expected a checkpoint of {defended(name, written.defence)} for {dataset.name} at {path.name}, found none; "
-            f"train one with `python -m benchmark train --model {name} --dataset {dataset.name}"
-            f"{f' --defence {written.defence}' if written.defence else ''}`, give --checkpoint FILE, or say --untrained"
+            f"train one with `{training_command(name, written.defence, dataset)}`, give --checkpoint FILE, or say --untrained"
         )
     try:
         computed = {k: v for k, v in parameters.items() if k in COMPUTED}

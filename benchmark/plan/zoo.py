@@ -7,8 +7,9 @@ from pathlib import Path
 from robustvox.datasets import Dataset
 from robustvox.models import ZOO
 
-from ..records.sources import zoo_name
+from ..records.sources import path_of, zoo_name
 from ..specs.options import RUNS
+from ..specs.program import pasted
 
 OWN_ZOO = RUNS / "zoo"
 """What ``train`` writes by default; it never touches the zoo of the code."""
@@ -29,3 +30,10 @@ def zoo_file(dataset: Dataset, name: str) -> Path:
 def zoo_files() -> list[Path]:
     """Every checkpoint of both, the code's first."""
     return [path for zoo in (ZOO, OWN_ZOO) for path in sorted(zoo.glob("*/*.safetensors"))]
+
+
+def training_command(name: str, defence: str, dataset: Dataset) -> str:
+    """The command that trains a model."""
+    given = path_of(dataset)
+    words = ["train", "--model", name, "--dataset", dataset.name if given is None else str(given)]
+    return pasted([*words, *(("--defence", defence) if defence else ())])

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..specs.program import MODULE
 from .reading import read_bytes, restoring
 from .rows import parse_line
 from .schema import Crossed, ProvenanceLine, problem_of
@@ -42,8 +43,7 @@ def describe(command: Sequence[str] | None = None) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": "python -m benchmark "
-        + shlex.join(_without_folders(sys.argv[1:] if command is None else command)),
+        "command": f"{MODULE} {shlex.join(_without_folders(sys.argv[1:] if command is None else command))}",
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..specs.program import pasted
 from ..specs.tolerances import tolerance_of
 from .outcomes import CheckOutcome, load_outcomes, save
 from .provenance import devices_of
@@ -66,7 +67,7 @@ def conflicts(run: Path, published: Path) -> Iterator[str]:
         if known.get(case, sha256) != sha256:
             yield (
                 f"{run}: expected {case} with data {known[case][:16]} as published, got {sha256[:16]}; this copy of "
-                "the case is another one, see `python -m benchmark data`"
+                f"the case is another one, see `{pasted(['data', '--dataset', run.name])}`"
             )
     yield from _apart(run, published, mine, theirs)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..specs.names import component
 from .compact import Definitions, write_lines
@@ -30,6 +30,15 @@ from .paths import records_file
 from .reading import read_blocks, read_bytes, scan
 from .rows import COST, SCORE, encode, make_row, parse_line, plain, slot_of
 from .unit import Unit, digest
+
+
+class Took(NamedTuple):
+    """Seconds of one recorded volume: whose, by which attack, in which run."""
+
+    surrogate_sha256: str
+    attack: str
+    seconds: float
+    provenance: str
 
 
 class RecordStore:
@@ -60,6 +69,7 @@ class RecordStore:
         self._lock = FolderLock(self.root)
         self._outcomes: dict[Path, dict[tuple, str]] = {}
         self._defined: dict[Path, Definitions] = {}
+        self._took: dict[Path, list[Took]] = {}
 
     def __enter__(self) -> RecordStore:
         return self
@@ -89,10 +99,17 @@ class RecordStore:
             # Somebody else may have written since this store last looked.
             self._outcomes.clear()
             self._defined.clear()
+            self._took.clear()
 
     def done(self, unit: Unit) -> bool:
         """Whether this very unit was completed and not replaced since; failed units are not done."""
         return self._known(self._path(unit)).get(unit.slot) == unit.key
+
+    def took(self, protocol: str, surrogate: str, attack: str) -> Sequence[Took]:
+        """How long it took to craft the volumes that are recorded of attacks of this kind on a model."""
+        path = self.root / records_file(protocol, surrogate, attack)
+        self._known(path)
+        return self._took[path]
 
     def append(self, unit: Unit, scores: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
         """Write one completed unit.
@@ -171,6 +188,11 @@ class RecordStore:
         if path not in self._outcomes:
             closing = [block[-1] for block, _ in read_blocks(path)]
             self._outcomes[path] = {slot_of(row): _outcome(row) for row in closing}
+            self._took[path] = [
+                Took(row["surrogate_sha256"], row["attack"], float(row["seconds"] or 0.0), row["provenance"])
+                for row in closing
+                if row["kind"] == "cost"
+            ]
         return self._outcomes[path]
 
     def _write(self, unit: Unit, rows: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from ..specs.program import program
 from .facts import Run, facts, shown_costs
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
     if pair is None:
         return [], (
             "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "
-            "python -m benchmark figures and view show any case."
+            f"{program()} figures and view show any case."
         )
     clean, attacked = pair
     example = make_example(run.bench.plan, clean, attacked)

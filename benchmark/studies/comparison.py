@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..metrics import statistics
 from ..specs.defences import split_hash
+from ..specs.program import pasted
 from ..specs.protocols import DEFAULT_PROTOCOL
 from ..specs.spec import CLEAN, UsageError, match
 
@@ -100,9 +101,10 @@ def _compared(
 
     pairs = pairs.query("attack == @attack")
     if pairs.empty:
+        both = ("--model", name_a, "--model", name_b)
         raise UsageError(
             f"expected cases recorded for both {name_a} and {name_b} under {attack}, found none; "
-            f"run `python -m benchmark --model ... --attack {attack}` for both on the same cases"
+            f"attack both on the same cases, such as `{pasted(['run', *both, '--attack', attack])}`"
         )
     first, second = (pairs[side].to_numpy() for side in ("a", "b"))
     whose = [patients[case] for case in pairs.index.get_level_values("case")]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress
-from rich.table import Table
+from rich.text import Text
 
 from robustvox.datasets import Volume
 
@@ -19,6 +19,7 @@ from ...records.outcomes import CheckOutcome, save
 from ...records.provenance import describe
 from ...records.sources import claim
 from ...show.files import write
+from ...specs.names import printable
 from ...specs.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from ...specs.requests import CheckRequest
 from ...specs.spec import UsageError
@@ -28,6 +29,7 @@ from ...studies.sanity.registry import select
 from ...studies.sanity.runner import results
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .fitted_table import fitted_table
 from .json_rows import Emit, json_rows
 
 _COLORS = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}
@@ -68,7 +70,7 @@ def _check_all(request: CheckRequest, emit: Emit) -> int:
             pair = _Pair(request, plan, model, attack, volumes)
             found = _check_one(pair, checks)
             failed |= any(result.status == FAIL for result in found)
-            console.print(_table(pair, found))
+            console.print(_table(console, pair, found))
             _save(pair, found, emit)
     if volumes:
         write(request.out)
@@ -133,31 +135,24 @@ class _Pace:
         )
 
 
-def _table(pair: _Pair, found: list[Result]) -> Table:
+def _table(console: Console, pair: _Pair, found: list[Result]) -> RenderableType:
     title = (
-        f"{pair.plan.dataset.name}, {pair.plan.protocol.name}: {pair.model.name} under "
+        f"{pair.plan.dataset.name}, {pair.plan.protocol.name}: {pair.model.shown} under "
         f"{brief(pair.attack.spec)}, {len(pair.volumes)} cases"
     )
-    view = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
-    view.add_column("id", no_wrap=True)
-    view.add_column("check", overflow="fold")
-    view.add_column("status", no_wrap=True)
-    view.add_column("number", justify="right", no_wrap=True)
-    view.add_column("meaning", overflow="fold", ratio=1)
-    view.add_column("rule", overflow="fold", ratio=1)
-    for result in found:
-        color = _COLORS[result.status]
-        skipped = result.status == SKIP
-        view.add_row(
+    headings = ("id", "status", "number", "check", "meaning", "rule")
+    rows = [
+        (
             result.id,
-            escape(result.title),
-            f"[{color}]{result.status}[/{color}]",
+            Text(result.status, _COLORS[result.status]),
             "-" if result.number is None else f"{result.number:.4g}",
-            escape(result.detail),
-            "" if skipped else escape(result.rule),
-            style="dim" if skipped else None,
+            printable(result.title),
+            printable(result.detail),
+            "" if result.status == SKIP else printable(result.rule),
         )
-    return view
+        for result in found
+    ]
+    return fitted_table(console, printable(title), headings, rows, fold=3)
 
 
 def _save(pair: _Pair, found: list[Result], emit: Emit) -> None:

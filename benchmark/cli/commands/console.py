@@ -105,7 +105,7 @@ class _Bar(Progress):
         """As rich asks for them whenever it draws."""
         for task in self.tasks:
             if self._outlook is not None and task.total is not None:
-                task.completed = min(int(task.completed) + self._outlook.share(), task.total)
+                task.completed = min(self._outlook.tally.done + self._outlook.share(), task.total)
         yield from super().get_renderables()
         for task in self.tasks:
             now = printable(self._doing()) or Text.from_markup(task.description).plain

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from robustvox.datasets import ALIASES, TASK_NAMES, Dataset, DatasetError
 from robustvox.datasets.entries import FOLD
 from robustvox.datasets.verify import FOUND, MISSING, REFUSED, CaseReport, verify
@@ -19,12 +17,14 @@ from robustvox.datasets.verify import FOUND, MISSING, REFUSED, CaseReport, verif
 from ...harness.scoring import prepare_scorer
 from ...plan.cases import load_dataset, require_cases
 from ...records.organs import write_organs
+from ...specs.names import printable
 from ...specs.spec import UsageError, match
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .fitted_table import fitted_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 SHOWN = 10
 """Problems printed per kind; the JSON of ``--out`` has all."""
@@ -130,25 +130,28 @@ def _splits(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
 
 
 def _show(console: Console, dataset: Dataset, splits: Sequence[str], reports: Sequence[CaseReport]) -> None:
-    table = _table(dataset.name, "split", ("cases", FOUND, MISSING, REFUSED), _FOLDED)
+    rows = []
     for split in splits:
         mine = [r for r in reports if r.split == split]
         count = Counter(r.status for r in mine)
         found = [r for r in mine if r.status == FOUND]
-        table.add_row(
-            escape(split),
-            str(len(mine)),
-            *(str(count[status]) for status in (FOUND, MISSING, REFUSED)),
-            _range([r.shape for r in found], "d"),
-            _range([r.spacing_mm for r in found], ".3g"),
-            _all(r.orientation for r in found),
-            _labels(dataset, found),
+        rows.append(
+            (
+                printable(split),
+                str(len(mine)),
+                *(str(count[status]) for status in (FOUND, MISSING, REFUSED)),
+                _range([r.shape for r in found], "d"),
+                _range([r.spacing_mm for r in found], ".3g"),
+                _all(r.orientation for r in found),
+                _labels(dataset, found),
+            )
         )
-    console.print(table)
+    headings = ("split", "cases", FOUND, MISSING, REFUSED, *_FOLDED)
+    console.print(fitted_table(console, printable(dataset.name), headings, rows, fold=len(_FOLDED)))
     for split in splits:
         found = [r for r in reports if r.split == split and r.status == FOUND]
         if found:
-            console.print(_cases(split, found))
+            console.print(_cases(console, split, found))
             if len(found) > LISTED:
                 console.print(
                     f"{len(found) - LISTED} more cases in {split}; --out FILE keeps all", markup=False
@@ -168,33 +171,26 @@ def _show(console: Console, dataset: Dataset, splits: Sequence[str], reports: Se
         console.print(_CT_HINT, soft_wrap=True, markup=False)
 
 
-def _cases(split: str, found: Sequence[CaseReport]) -> Table:
+def _cases(console: Console, split: str, found: Sequence[CaseReport]) -> RenderableType:
     """What a run would do with every case of a split."""
-    headings = ("spacing mm", "from", "unit", "axes", "scored as", "window per channel", "nonzero")
-    table = _table(f"{split}: what a run would do", "case", (), headings)
+    headings = ("case", "spacing mm", "from", "unit", "axes", "scored as", "window per channel", "nonzero")
+    rows = []
     for report in found[:LISTED]:
         shape, spacing, axes = report.scored
-        table.add_row(
-            escape(report.id),
-            _range([report.spacing_mm], ".3g"),
-            report.spacing_source,
-            report.unit,
-            report.orientation,
-            f"{_range([shape], 'd')}, {_range([spacing], '.3g')} mm, {axes}",
-            "; ".join(f"{low:.4g}..{high:.4g} {unit}" for low, high, unit in report.windows),
-            ", ".join(f"{share:.1%}" for share in report.nonzero),
+        rows.append(
+            (
+                printable(report.id),
+                _range([report.spacing_mm], ".3g"),
+                report.spacing_source,
+                report.unit,
+                report.orientation,
+                f"{_range([shape], 'd')}, {_range([spacing], '.3g')} mm, {axes}",
+                "; ".join(f"{low:.4g}..{high:.4g} {unit}" for low, high, unit in report.windows),
+                ", ".join(f"{share:.1%}" for share in report.nonzero),
+            )
         )
-    return table
-
-
-def _table(title: str, first: str, numbers: Sequence[str], folded: Sequence[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1), header_style="bold")
-    table.add_column(first, overflow="fold")
-    for column in numbers:
-        table.add_column(column, justify="right")
-    for column in folded:
-        table.add_column(column, overflow="fold")
-    return table
+    title = f"{printable(split)}: what a run would do"
+    return fitted_table(console, title, headings, rows, fold=len(headings) - 1)
 
 
 def _looks_like_ct(report: CaseReport) -> bool:
@@ -216,7 +212,7 @@ def _range(values: Sequence[tuple[float, ...]], form: str) -> str:
 def _labels(dataset: Dataset, found: Sequence[CaseReport]) -> str:
     """Which classes occur at all, and which never do."""
     seen = {label for report in found for label in report.labels}
-    absent = [escape(n) for k, n in enumerate(dataset.class_names) if k not in seen]
+    absent = [printable(n) for k, n in enumerate(dataset.class_names) if k not in seen]
     if not found:
         return "-"
     return f"{len(seen)} of {len(dataset.class_names)}" + (f", never {', '.join(absent)}" if absent else "")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from rich.text import Text
 
-from ...craft.meter import Stopwatch
-from ...craft.named import predict
+from robustvox.datasets import Volume
+
+from ...craft.named import NamedAttack, NamedModel
+from ...craft.view import attacked_windows
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES
-from ...harness.outlook import passes_of
+from ...harness.outlook import attack_seconds, passes_of
 from ...plan.attacks import brief
 from ...plan.build import build_plan
 from ...plan.plan import Plan
@@ -18,8 +20,6 @@ from ...specs.requests import RunRequest
 from ..codes import DONE
 from .console import make_console
 from .labels import labels_of
-
-_BACKWARD = 2.0  # what a backward pass takes, in forwards
 
 
 def show_plan(request: RunRequest) -> int:
@@ -31,21 +31,27 @@ def show_plan(request: RunRequest) -> int:
     plan = build_plan(request.crossing, request.computing, request.writing.out)
     labels_of(plan, request.writing.out)
     console = make_console(stderr=request.writing.json)
+    bench = Bench(plan)
+    volume = _first(bench)
     cases = ", ".join(plan.cases[:4]) + (", ..." if len(plan.cases) > 4 else "")
     lines = [
         f"dataset   {plan.dataset.name}, {len(plan.cases)} cases: {cases}",
         f"protocol  {plan.protocol.name}, seed {plan.seed}, on {plan.device}",
         *(f"model     {model.shown}" for model in plan.surrogates),
         *(f"scored    {model.shown}" for model in plan.targets if plan.surrogates != plan.targets),
-        *(f"attack    {brief(a.spec)}: at most {passes_of(a)} passes a case" for a in plan.attacks),
+        *(f"attack    {brief(a.spec)}: at most {_passes_told(plan, a, volume)}" for a in plan.attacks),
     ]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
     jobs = list(plan.jobs())
-    passes = sum(passes_of(job.attack) if job.attack else 0 for job in jobs)
+    passes = sum(
+        passes_of(job.attack) * _windows(plan, job.surrogate, volume)
+        for job in jobs
+        if job.attack is not None and job.surrogate is not None
+    )
     with torch.no_grad():
-        seconds = _seconds(plan)
-    took = f"about {duration(seconds)} here" if seconds is not None else "the first case cannot be read"
+        seconds = None if volume is None else _seconds(bench, volume)
+    took = f"about {duration(seconds)} here" if seconds is not None else "the first case cannot be predicted"
     console.print(
         Text(
             f"{len(jobs)} volumes, at most {passes} passes, {took}, less what is recorded in {request.writing.out}; "
@@ -56,20 +62,42 @@ def show_plan(request: RunRequest) -> int:
     return DONE
 
 
-def _seconds(plan: Plan) -> float | None:
-    """Of the whole plan, by one forward of every model on the first case; None where that fails."""
-    bench, forward = Bench(plan), {}
+def _first(bench: Bench) -> Volume | None:
+    """The first case, whose size stands for that of the others; None where it cannot be read."""
     try:
-        case = bench.case(plan.cases[0])
-        image = torch.from_numpy(case.volume.image)[None].to(plan.device)
-        for model in plan.models:
-            with Stopwatch(plan.device) as watch:
-                predict(bench.for_case(model, case.volume), image)
-            forward[model.key] = watch.seconds
+        return bench.case(bench.plan.cases[0]).volume
     except CASE_FAILURES:
         return None
+
+
+def _windows(plan: Plan, surrogate: NamedModel, volume: Volume | None) -> int:
+    """How often an attack runs on a case: a protocol may attack window by window."""
+    if volume is None:
+        return 1
+    return attacked_windows(plan.protocol, surrogate.predictor, volume.image.shape[1:])
+
+
+def _passes_told(plan: Plan, attack: NamedAttack, volume: Volume | None) -> str:
+    """The passes on a case, over the windows of the model that has most."""
+    windows = max((_windows(plan, surrogate, volume) for surrogate in plan.surrogates), default=1)
+    passes = passes_of(attack)
+    if windows == 1:
+        return f"{passes} passes a case"
+    return f"{passes * windows} passes a case, {passes} in each of {windows} windows"
+
+
+def _seconds(bench: Bench, volume: Volume) -> float | None:
+    """Of the whole plan, by one forward of every model on the first case; None where that fails."""
+    plan = bench.plan
+    try:
+        for model in plan.models:
+            bench.clean(model, volume)
+    except CASE_FAILURES:
+        return None
+    forward = bench.forwards
     attacked = sum(
-        passes_of(job.attack) * (1 + _BACKWARD) / 2 * forward[job.surrogate.key]
+        # A window is a part of the volume: so many passes in each of them are as many on the whole.
+        attack_seconds(passes_of(job.attack), forward[job.surrogate.key])
         for job in plan.jobs()
         if job.attack is not None and job.surrogate is not None
     )

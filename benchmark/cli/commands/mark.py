@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
+from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
 from robustvox.attacks.keyed_mark import KeyedMark, predicted_labels
@@ -40,12 +40,15 @@ from ...records.marked_files import (
 )  # fmt: skip
 from ...records.seal import CIPHERS, SealError, Terms, read_header
 from ...records.writing import replace_file
+from ...specs.names import printable
+from ...specs.program import pasted
 from ...specs.protocols import PROTOCOLS
 from ...specs.requests import MarkRequest
 from ...specs.spec import UsageError, match
 from ...studies.marking.marks import as_labels, as_one
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .fitted_table import fitted_table
 from .unlock import SEAL, read_key, volumes_of
 
 SEALS = ("sidecar", "extension")
@@ -107,7 +110,7 @@ def mark_folder(request: MarkRequest) -> int:
                 refused.append(f"{path.name}: {reason_of(error)}")
             bar.update(bar.task_ids[0], advance=1)
     if done:
-        console.print(_table(done))
+        console.print(_table(console, done))
     for line in refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
     counts = f"{len(done)} marked, {there} already there, {len(refused)} refused"
@@ -119,7 +122,7 @@ def _owner(request: MarkRequest) -> Owner:
     """Everything the request names, before a volume is read."""
     crossing = request.crossing
     if not crossing.models:
-        raise UsageError("expected at least one --model to make the mark on; see `python -m benchmark list`")
+        raise UsageError(f"expected at least one --model to make the mark on; see `{pasted(['list'])}`")
     key = read_key(request.key_file)
     protocol = PROTOCOLS["robustvox-1"]
     attack = load_attack(request.mark, protocol)
@@ -287,13 +290,18 @@ def _dice(model: nn.Module, images: Tensor, labels: Tensor, volume: Volume, owne
     return float(dice.mean())
 
 
-def _table(done: list[Marked]) -> Table:
+def _table(console: Console, done: list[Marked]) -> RenderableType:
     """A row per file: how far the surrogate is misled, and what it cost."""
-    view = Table(box=None, padding=(0, 1), header_style="bold")
-    view.add_column("file", overflow="fold")
-    for heading in ("Dice\nbefore", "Dice\nmarked", "voxels\nchanged", "seal\nkB", "s"):
-        view.add_column(heading, justify="right", no_wrap=True)
-    for one in done:
-        cells = (f"{one.dice_before:.3f}", f"{one.dice_after:.3f}", f"{100 * one.changed:.1f}%")
-        view.add_row(escape(one.name), *cells, f"{one.seal_bytes / 1000:.1f}", f"{one.seconds:.1f}")
-    return view
+    headings = ("file", "Dice before", "Dice marked", "voxels changed", "seal kB", "s")
+    rows = [
+        (
+            printable(one.name),
+            f"{one.dice_before:.3f}",
+            f"{one.dice_after:.3f}",
+            f"{100 * one.changed:.1f}%",
+            f"{one.seal_bytes / 1000:.1f}",
+            f"{one.seconds:.1f}",
+        )
+        for one in done
+    ]
+    return fitted_table(console, "", headings, rows)

@@ -17,6 +17,7 @@ from ...plan.cases import load_dataset, select_cases
 from ...plan.models import choose_device
 from ...records.patients import note_patients
 from ...records.sources import claim
+from ...specs.program import pasted
 from ...specs.protocols import find_protocol
 from ...specs.requests import MarkingRequest
 from ...specs.spec import UsageError, match
@@ -27,6 +28,7 @@ from ...studies.marking.tables import measured, summary, write
 from ...studies.marking.trained import RemoverRecipe
 from ..codes import DONE, SOME_FAILED
 from .console import escape, make_console, progress
+from .fitted_table import fitted_markdown
 
 
 def study_marks(request: MarkingRequest) -> int:
@@ -54,7 +56,8 @@ def study_marks(request: MarkingRequest) -> int:
             bar.update(bar.task_ids[0], advance=1)
     text = summary(folder)
     if text:
-        console.print(escape(text), soft_wrap=True)
+        for part in fitted_markdown(console, text):
+            console.print(part)
         console.print(f"tables in {escape(str(folder))}", soft_wrap=True)
     for line in failures:
         console.print(f"[red]failed[/red] {escape(line)}", soft_wrap=True)
@@ -64,7 +67,7 @@ def study_marks(request: MarkingRequest) -> int:
 def _prepare(request: MarkingRequest) -> tuple[Path, MarkBench]:
     crossing = request.crossing
     if not crossing.models:
-        raise UsageError("expected at least one --model to make marks on; see `python -m benchmark list`")
+        raise UsageError(f"expected at least one --model to make marks on; see `{pasted(['list'])}`")
     protocol = find_protocol(crossing.protocol)
     dataset = load_dataset(crossing.dataset, crossing.data_root, request.out)
     device = choose_device(request.computing.device)

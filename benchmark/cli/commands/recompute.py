@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from robustvox.datasets.folder import CaseFolder
 
 from ...craft.passes import most_passes
-from ...craft.view import tiles
+from ...craft.view import attacked_windows
 from ...harness.bench import Bench
 from ...harness.faults import CASE_FAILURES, reason_of
 from ...plan.attacks import load_attack, recorded_attack
@@ -23,6 +23,7 @@ from ...plan.models import choose_device, find_recorded, load_model, recorded_mo
 from ...plan.plan import Job, Plan
 from ...plan.windows import read_window
 from ...records.sources import base_name, path_of
+from ...specs.program import pasted
 from ...specs.protocols import Protocol, find_protocol
 from ...specs.spec import CLEAN, Spec, UsageError
 from ...specs.tolerances import tolerance_of
@@ -154,7 +155,7 @@ class Recomputation:
                 None,
                 (
                     f"{describe(unit)}: expected data with sha256 {unit.data_sha256[:16]}, got "
-                    f"{case.data_sha256[:16]}; this copy of the case is another one, see `python -m benchmark data`",
+                    f"{case.data_sha256[:16]}; this copy of the case is another one, see `{pasted(['data', '--dataset', unit.dataset])}`",
                 ),
             )
         cost = passes(attack, surrogate, protocol, case.volume)
@@ -264,8 +265,7 @@ def passes(attack: NamedAttack | None, surrogate: NamedModel, protocol: Protocol
     """The most forward and backward passes that a row takes: those of the attack, in every window it is run in."""
     if attack is None:
         return 0
-    roi_size = getattr(surrogate.predictor, "roi_size", None) if protocol.tiling else None
-    windows = len(tiles(volume.image.shape[1:], roi_size)) if roi_size else 1
+    windows = attacked_windows(protocol, surrogate.predictor, volume.image.shape[1:])
     return windows * most_passes(attack.attack)
 
 

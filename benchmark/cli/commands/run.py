@@ -17,7 +17,7 @@ from ...harness.cluster import Tally
 from ...harness.desk import OwnDesk, SideDesk
 from ...harness.execute import Elsewhere, Event, Status, execute
 from ...harness.faults import ERRORS, require_folder, storing
-from ...harness.outlook import Outlook
+from ...harness.outlook import Outlook, past_seconds
 from ...harness.preflight import Place, place_of
 from ...harness.saving import requested_saver
 from ...harness.workers import assign, crew_of
@@ -149,7 +149,8 @@ def _compute(
     executor: Executor | None,
 ) -> list[Event]:
     """Every job of the plan, with progress."""
-    plan, outlook = bench.plan, Outlook(bench.plan)
+    plan = bench.plan
+    outlook = Outlook(plan, past=past_seconds(store, plan, place_of(plan.device)))
     tally = outlook.tally
     events: list[Event] = []
     with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robustvox.datasets import DatasetError
 from robustvox.datasets.scanner import ScannerShift
@@ -23,7 +23,7 @@ from ...studies.stealing.tables import HEADINGS, cells, write
 from ...studies.stealing.thief import Steal
 from ..codes import DONE
 from .console import escape, make_console, progress
-from .fitted_table import fitted_table
+from .fitted_table import fitted_table, plain
 
 TITLES = {
     "function": "function on the thief's scanner",
@@ -59,10 +59,22 @@ def steal_model(request: StealRequest) -> int:
     except (CheckpointError, DatasetError, ValueError) as error:
         raise UsageError(str(error)) from error
     for name, table in made.items():
-        title = f"{dataset.name}, {study.model}, scanner {study.shift}: {TITLES[name]}"
-        console.print(fitted_table(console, printable(title), HEADINGS[name], cells(name, table)))
+        title = f"{dataset.name}, {study.model}, scanner {study.shift}: {TITLES[name]}{_over(table)}"
+        rows = [[plain(cell) for cell in row] for row in cells(name, table)]
+        console.print(fitted_table(console, printable(title), HEADINGS[name], rows))
     console.print(f"tables, patients' rows and checkpoints in {escape(str(folder))}", soft_wrap=True)
     return DONE
+
+
+def _over(table: Any) -> str:
+    """Over how many cases, and the clean Dice on them, where a table says one."""
+    said = [("n_cases", "{} cases"), ("dice_clean", "clean Dice {:.3f}")]
+    told = (
+        text.format(table[name].iloc[0])
+        for name, text in said
+        if name in table and table[name].nunique() == 1
+    )
+    return "".join(f", {text}" for text in told)
 
 
 def build_study(request: StealRequest, zoo: Path) -> Study:

@@ -14,6 +14,7 @@ from ...records.submission import (
     write_card,
 )
 from ...specs.entering import SubmitRequest
+from ...specs.program import pasted
 from ...specs.spec import Spec
 from ..codes import DONE, SOME_FAILED
 from .console import say
@@ -51,8 +52,8 @@ def make_submission(request: SubmitRequest) -> int:
     if problems:
         say(f"{folder}: {len(problems)} problems; mend them and say `submit` again")
         return SOME_FAILED
-    own = "" if is_architecture(Spec.parse(model).name) else f" --model {model}"
+    own = () if is_architecture(Spec.parse(model).name) else ("--model", model)
     say(
-        f"{folder}: complete. Whoever receives it says: python -m benchmark verify {folder.name}{own} --data-root DIR"
+        f"{folder}: complete. Whoever receives it says: {pasted(['verify', folder.name, *own, '--data-root', 'DIR'])}"
     )
     return DONE
