@@ -46,12 +46,12 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
             f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
             "--transfer out"
         )
-    require_labels(crossing.labels, "--model", len(crossing.models))
+    require_labels(crossing.model_labels, "--model", len(crossing.models))
     protocol = find_protocol(crossing.protocol)
     attacks = load_attacks(crossing, protocol)
     dataset = load_crossed(crossing, out)
     device = choose_device(computing.device)
-    models = with_labels(load_models(crossing, computing, dataset, protocol, device), crossing.labels)
+    models = with_labels(load_models(crossing, computing, dataset, protocol, device), crossing.model_labels)
     split = crossing.split or "validation"
     crafting = len(crossing.models)
     return Plan(
@@ -81,7 +81,7 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
             "expected --adversarial DIR with --target NAME and neither model nor attack, which the files know; got "
             + (", ".join(superfluous) or "no --target")
         )
-    require_labels(crossing.labels, "--target", len(crossing.targets))
+    require_labels(crossing.model_labels, "--target", len(crossing.targets))
     protocol = find_protocol(crossing.protocol)
     dataset = load_crossed(crossing, out)
     device = choose_device(computing.device)
@@ -94,7 +94,7 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
     if not folder.volumes and not folder.refused:
         raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")
     owned = replace(crossing, models=crossing.targets, targets=())
-    targets = with_labels(load_models(owned, computing, dataset, protocol, device), crossing.labels)
+    targets = with_labels(load_models(owned, computing, dataset, protocol, device), crossing.model_labels)
     return Plan(
         dataset=dataset,
         cases=folder.cases,

@@ -52,7 +52,7 @@ class Crossing:
     checkpoints: Annotated[
         tuple[Path, ...], Option(flag="--checkpoint", metavar="FILE", help="One per --model, in order.")
     ] = ()
-    labels: Annotated[
+    model_labels: Annotated[
         tuple[str, ...],
         Option(flag="--label", metavar="NAME", help="What tables call it; one per --model, in order."),
     ] = ()

@@ -7,10 +7,14 @@ import json
 import math
 import os
 import sys
+from collections import Counter
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 
 from robustvox.benchmark.cli import app, main
+from robustvox.benchmark.specs import requests
 
 COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 
@@ -160,3 +164,18 @@ def test_what_others_print_is_no_row(toy, capsys, monkeypatch):
     assert [json.loads(line)["attack"] for line in printed.out.splitlines()] == ["gn:std=8/255"]
     assert "somebody's code prints" in printed.err
     assert "already recorded" in printed.err
+
+
+@pytest.mark.parametrize(
+    "request_class",
+    [kind for kind in vars(requests).values() if isinstance(kind, type) and is_dataclass(kind)],
+)
+def test_no_option_has_the_name_of_another(request_class):
+    """Fields of a request and of those inside it share one namespace: what was typed for one would reach the other."""
+
+    def names(kind):
+        hints = get_type_hints(kind)
+        for field in fields(kind):
+            yield from names(hints[field.name]) if is_dataclass(hints[field.name]) else [field.name]
+
+    assert [name for name, many in Counter(names(request_class)).items() if many > 1] == []
