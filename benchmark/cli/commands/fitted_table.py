@@ -94,8 +94,11 @@ def fitted_markdown(console: Console, text: str) -> Iterable[RenderableType]:
     Example:
         >>> page = "# Title" + chr(10) + "| a | b |" + chr(10) + "| --- | ---: |" + chr(10) + "| x &lt; y | 1 |"
         >>> console = Console(width=40)
-        >>> for part in fitted_markdown(console, page):
-        ...     console.print(part)
+        >>> with console.capture() as said:
+        ...     for part in fitted_markdown(console, page):
+        ...         console.print(part)
+        >>> for line in said.get().splitlines():
+        ...     print(line.rstrip())
         # Title
          a      b
          x < y  1

@@ -189,7 +189,7 @@ def test_a_report_scores_clean_images_as_the_protocol_does(toy):
     assert toy("--attack", "gn", *one, *protocol) == 0
     # The clean image is in the records: its prediction is computed for the picture.
     assert toy("--attack", "fgsm", *one, *protocol, "--report") == 0
-    (path,) = (toy.root / "results" / "toy" / "reports").glob("*.html")
+    (path,) = (toy.root / "results" / "toy" / "reports").glob("[0-9]*.html")
     found = re.search(r"mean Dice ([\d.]+) before\s+and ([\d.]+) after the attack", path.read_text())
     table = toy.table().set_index("attack")
     (row,) = (table.loc[spec] for spec in table.index if spec.startswith("fgsm"))
