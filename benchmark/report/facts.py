@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from .verdict import judge
 from .worst import mean_sizes, worst_organs
 
 if TYPE_CHECKING:
+    from ..harness.compute import Scored
     from .gallery import FirstCase
 
 
@@ -59,6 +61,25 @@ class Run:
     started: float
     seconds: float
     gallery: FirstCase
+
+    @cached_property
+    def pair(self) -> tuple[Scored, Scored] | None:
+        """The clean and the attacked prediction to show, where the run knows both; viewer and slices both ask."""
+        attacked = self.gallery.attacked
+        if attacked is None or attacked.job.attack is None or attacked.job.surrogate is None:
+            return None
+        costs: Frame = self.records.costs
+        mine = costs[
+            (costs["case"] == attacked.job.case)
+            & (costs["attack"] == attacked.job.attack.spec)
+            & (costs["surrogate_sha256"] == attacked.job.surrogate.sha256)
+        ]
+        if not len(mine):
+            return None
+        # A volume is crafted once for all targets; forwards and seconds are those of crafting.
+        crafting = mine.iloc[0]
+        clean = self.gallery.clean(self.bench, crafting["seconds"] / max(crafting["forwards"], 1))
+        return None if clean is None else (clean, attacked)
 
     @property
     def folder(self) -> Path:
@@ -234,16 +255,3 @@ def failures(events: Sequence[Event]) -> tables.Table | None:
             for (case, reason), jobs in grouped.items()
         ),
     )
-
-
-def shown_costs(run: Run) -> Frame:
-    """Rows of cost and budget of the case that the gallery shows, one per target; empty when it shows none."""
-    costs: Frame = run.records.costs
-    shown = run.gallery.attacked
-    if shown is None or shown.job.attack is None or shown.job.surrogate is None:
-        return costs.iloc[:0]
-    return costs[
-        (costs["case"] == shown.job.case)
-        & (costs["attack"] == shown.job.attack.spec)
-        & (costs["surrogate_sha256"] == shown.job.surrogate.sha256)
-    ]

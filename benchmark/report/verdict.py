@@ -250,7 +250,7 @@ def _organs(found: Evidence) -> Iterator[tuple[str, str]]:
         yield "Organs", said
     elif known:
         kept = f"No organ lost half of its Dice in any of {_cases(max(o.cases for o in known))}."
-        yield "Organs", f"{kept} {_rule_of_three(found.patients)}"
+        yield "Organs", f"{kept} {_none_among(found.patients)}"
     invented = max((row.invented for row in found.attacks), default=0)
     if invented:
         yield (
@@ -262,7 +262,7 @@ def _organs(found: Evidence) -> Iterator[tuple[str, str]]:
         yield "Before any attack", f"Not found on the clean volume: {listed(unfound, _NAMED)}."
 
 
-def _rule_of_three(patients: int) -> str:
+def _none_among(patients: int) -> str:
     """What no event in so many patients leaves possible: the upper 95% bound of Clopper and Pearson."""
     if not patients:
         return ""

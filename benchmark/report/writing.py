@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import base64
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from ..specs.program import program
-from .facts import Run, facts, shown_costs
+from .facts import Run, facts
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ..harness.compute import Scored
 
 
 _DPI = 130
@@ -58,7 +55,7 @@ def write_viewer(run: Run) -> Path | None:
     from .viewer.page import render_viewer
     from .viewer.volumes import Attacked, scene_of
 
-    pair = _pair(run)
+    pair = run.pair
     if pair is None:
         return None
     clean, attacked = pair
@@ -89,15 +86,6 @@ def page(**context: Any) -> str:
     return template.render(**context, style=Markup(style), policy=policy([style]))
 
 
-def _pair(run: Run) -> tuple[Scored, Scored] | None:
-    """The clean and the attacked prediction of the case to show, where the run knows both."""
-    attacked, costs = run.gallery.attacked, shown_costs(run)
-    # A volume is crafted once for all targets; forwards and seconds are those of crafting.
-    crafting = costs.iloc[0] if len(costs) else {"seconds": math.nan, "forwards": 1}
-    clean = run.gallery.clean(run.bench, crafting["seconds"] / max(crafting["forwards"], 1))
-    return None if attacked is None or clean is None or not len(costs) else (clean, attacked)
-
-
 def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
     """Pictures as data URIs for a light and a dark page, with their captions, and why one is missing."""
     try:
@@ -108,7 +96,7 @@ def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
     from ..show.figures.slices import slice_figure
     from .examples import make_example
 
-    pair = _pair(run)
+    pair = run.pair
     if pair is None:
         return [], (
             "No slices: this process attacked no 3D volume of up to 2^23 voxels whose clean prediction it has. "

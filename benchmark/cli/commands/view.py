@@ -23,6 +23,7 @@ from ...report.viewer.page import render_viewer
 from ...report.viewer.saved import Kept, kept_cases
 from ...report.viewer.volumes import Attacked, scene_of
 from ...show.figures.planes import CONVENTIONS
+from ...specs.program import program
 from ...specs.protocols import find_protocol
 from ...specs.requests import ViewRequest
 from ...specs.spec import UsageError
@@ -61,7 +62,7 @@ def write_views(request: ViewRequest) -> int:
     if convention not in CONVENTIONS:
         raise UsageError(f"expected --convention among {', '.join(CONVENTIONS)}, got {request.convention!r}")
     if not request.ids:
-        raise UsageError("expected the id of a case, got none; `python -m benchmark view case_001 ...`")
+        raise UsageError(f"expected the id of a case, got none; `{program()} view case_001 ...`")
     crossing = replace(request.crossing, cases=",".join(request.ids))
     views = _live if crossing.models or crossing.adversarial is not None else _saved
     found = views(replace(request, crossing=crossing))

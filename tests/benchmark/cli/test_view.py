@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,11 +33,16 @@ def view(toy, tmp_path):
     return show
 
 
-def volumes_in(path: Path) -> dict[str, np.ndarray]:
-    """The volumes that a page holds, as a reader of NIfTI sees them."""
+def data_in(path: Path) -> dict[str, Any]:
+    """What the script of a page reads."""
     data = re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
     assert data is not None
-    files = json.loads(data[1])["volumes"]
+    return json.loads(data[1])
+
+
+def volumes_in(path: Path) -> dict[str, np.ndarray]:
+    """The volumes that a page holds, as a reader of NIfTI sees them."""
+    files = data_in(path)["volumes"]
     return {
         name: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text))).get_fdata()
         for name, text in files.items()
@@ -57,9 +63,9 @@ def test_a_case_is_shown_as_it_was_scored(toy, view, capsys):
     label = nib.load(toy.folder / "labelsTr" / "case_000.nii.gz").get_fdata()
     np.testing.assert_array_equal(shown["reference"], label)
     assert np.abs(shown["difference"]).max() > 0
-    np.testing.assert_allclose(
-        shown["adversarial"] - shown["image"], shown["difference"], atol=0.01 * np.ptp(shown["image"])
-    )
+    # Each of the three is rounded to the nearest of at most 1/65534 of the window.
+    change, wide = shown["adversarial"] - shown["image"], np.ptp(data_in(path)["window"])
+    np.testing.assert_allclose(change, shown["difference"], atol=(1.5 / 65534 + 1e-6) * wide)
     assert view("case_000", *view.live) == 0
     assert path.read_bytes() == first
 

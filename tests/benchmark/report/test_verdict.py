@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from robustvox.benchmark.metrics.statistics import LEAST_UNITS, sign_flip
 from robustvox.benchmark.records.states import FAILED, PASSED, UNCHECKED, WARNED
@@ -184,8 +185,7 @@ def test_none_lost_says_what_so_few_patients_allow(patients, share):
     said = point(verdict(attack(0.7), organs=organs, patients=patients), "Organs")
     assert said.startswith("No organ lost half of its Dice in any of 4 cases.")
     assert f"up to {share} of patients like these (95% bound)" in said
-    # The rule itself: with that share of such patients, seeing none among so many has a chance of 5%.
-    assert (1 - (1 - 0.05 ** (1 / patients))) ** patients == pytest.approx(0.05)
+    assert f"{beta.ppf(0.95, 1, patients):.0%}" == share  # Clopper and Pearson, as SciPy has them
 
 
 def test_failed_and_uneven_rows_are_told():
