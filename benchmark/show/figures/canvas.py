@@ -117,7 +117,9 @@ def repaint(figure: Figure, theme: Theme) -> None:
         spine.set_edgecolor(inks.get(to_rgba(spine.get_edgecolor()), spine.get_edgecolor()))
     for axes in figure.axes:
         for tick in axes.findobj(Line2D):
-            tick.set_markeredgecolor(inks.get(to_rgba(tick.get_markeredgecolor()), tick.get_markeredgecolor()))
+            tick.set_markeredgecolor(
+                inks.get(to_rgba(tick.get_markeredgecolor()), tick.get_markeredgecolor())
+            )
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
