@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .columns import look_along_columns
 from .directed import Asking, Directed
 from .nearby import Nearby
 from .surfaces import LabelSurfaces
@@ -51,6 +52,8 @@ def surface_agreement(
     limit = np.float32(tolerance_mm)
     ways = [Nearby(*way, class_ids, limit) for way in ((first, second), (second, first))]
     pairs = [[way.directed(index) for way in ways] for index in range(len(class_ids))]
+    for pair in pairs:
+        look_along_columns(pair)
     _ask((side, side.approach()) for pair in pairs for side in pair)
     pairs = [sorted(pair, key=lambda side: side.low + side.high, reverse=True) for pair in pairs]
     _ask((farther, farther.settle(nearer.low)) for farther, nearer in pairs)

@@ -92,24 +92,30 @@ class Directed:
         count = len(distance)
         position = _PERCENTILE / 100.0 * (count - 1)
         rank, following = int(position), min(int(position) + 1, count - 1)
-        self.share = position - rank
+        self.rank, self.following, self.share = rank, following, position - rank
         # Counted from the top, where the unknown distances are.
         self.from_top, self.above = count - rank, count - following
-        self.pending = np.flatnonzero(np.isinf(distance))
-        left = len(self.pending)
-        self.open = left >= self.above
-        self.near = left > 0 and beyond <= limit * (1 + 1e-6)
-        self.low, self.high, self.cut = beyond, np.inf, 0.0
-        if left < self.from_top:
-            ordered = np.partition(distance, (rank, following))
-            self.low = self.cut = float(ordered[rank])
-            self.high = float(ordered[following])
-        self.asks = self.open or self.near
-        if self.asks:
-            self.voxels = voxels.take(self.pending, axis=1)
-            self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
+        self.voxels = voxels
+        self.pending = np.arange(count)
+        self.learn(distance, beyond)
         self.member: np.ndarray | None = None
         self.side = self.finest = _FINEST * target.voxel_mm
+
+    def learn(self, found: np.ndarray, beyond: float) -> None:
+        """Take in distances of the pending points, infinite where still unknown, and what the unknown are not less than."""
+        self.distance[self.pending] = found
+        still = np.flatnonzero(np.isinf(found))
+        self.pending, self.voxels = self.pending[still], self.voxels.take(still, axis=1)
+        left = len(self.pending)
+        self.open = left >= self.above
+        self.near = left > 0 and beyond <= self.limit * (1 + 1e-6)
+        self.low, self.high, self.cut = beyond, np.inf, 0.0
+        if left < self.from_top:
+            ordered = np.partition(self.distance, (self.rank, self.following))
+            self.low = self.cut = float(ordered[self.rank])
+            self.high = float(ordered[self.following])
+        self.asks = self.open or self.near
+        self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
 
     def percentile(self, known: float) -> float:
         """The percentile, once it is settled, to the bit as ``np.percentile``; a number up to ``known`` if not above."""

@@ -71,6 +71,10 @@ class LabelSurfaces:
         self.flat[self.points] = self.classes
         self._tree: KDTree | None = None
 
+    def surface(self, class_id: int) -> np.ndarray:
+        """Surface voxels ``(rank, n)`` of one class."""
+        return self.voxels[:, self.cuts[class_id] : self.cuts[class_id + 1]]
+
     def overlaps(self, other: LabelSurfaces) -> np.ndarray:
         """Voxels per class id that both volumes give to that class; meaningless for the background."""
         both = other.labels.reshape(-1)[self.inside] == self.inside_classes
