@@ -29,6 +29,9 @@ _FEW = 256  # points that a search tree finds as soon
 _SHRINK = 8  # points are dropped when one of so many is settled
 
 
+_MOST_STEPS = 127  # along a column, so that adding two numbers of steps does not overflow a byte
+
+
 _SLACK = 1e-9  # share by which the radius is not trusted, so that rounding cannot make a distance wrong
 
 
@@ -74,17 +77,18 @@ def look_along_columns(pair: Sequence[Directed]) -> None:
     asking = [side for side in pair if side.asks and len(side.pending) > _FEW]
     if not asking:
         return
-    target = asking[0].target
-    farthest = _FARTHEST * target.voxel_mm
-    rings = _rings(tuple(target.spacing_mm), farthest)
-    if rings.lengths.shape[1] > 128:
+    spacing, size = asking[0].target.spacing_mm, asking[0].target.voxel_mm
+    rings = _rings(tuple(spacing), _FARTHEST * size)
+    if rings.lengths.shape[1] > _MOST_STEPS:
         return
-    surfaces = [side.target.surface(side.class_id) for side in pair]
-    radius = _apart(surfaces, target.spacing_mm) + _ALLOWANCE * target.voxel_mm
-    if radius > farthest:
-        asking, radius = [side for side in asking if side.near], float(asking[0].limit) * (1 + 2e-6)
-    if asking and radius <= farthest:
-        _Columns(asking, rings, radius).search()
+    limit = float(asking[0].limit) * (1 + 1e-6)
+    radius = _apart([side.target.surface(side.class_id) for side in pair], spacing) + _ALLOWANCE * size
+    if radius > _FARTHEST * size:
+        asking, radius = [side for side in asking if side.near], limit * (1 + 1e-6)
+    if not asking or radius > _FARTHEST * size:
+        return
+    for side, found, beyond in zip(asking, *_search(asking, rings, radius, limit), strict=True):
+        side.learn(found, beyond)
 
 
 def _apart(surfaces: Sequence[np.ndarray], spacing: np.ndarray) -> float:
@@ -93,83 +97,74 @@ def _apart(surfaces: Sequence[np.ndarray], spacing: np.ndarray) -> float:
     return float(np.linalg.norm(spacing * (np.abs(low[0] - low[1]) + np.abs(high[0] - high[1])) / 2))
 
 
-class _Columns:
-    def __init__(self, sides: Sequence[Directed], rings: _Rings, radius: float) -> None:
-        self.sides, self.rings, self.radius = sides, rings, radius
-        spacing = sides[0].target.spacing_mm
-        reach = (radius / spacing).astype(np.int64)
-        self.order = [*(axis for axis in range(len(spacing)) if axis != rings.axis)]
-        surfaces = [side.target.surface(side.class_id) for side in sides]
+def _search(
+    sides: Sequence[Directed], rings: _Rings, radius: float, limit: float
+) -> tuple[list[np.ndarray], list[float]]:
+    box = _Box(sides, radius)
+    none = rings.lengths.shape[1] - 1
+    steps = np.concatenate([box.steps(side, along=rings.axis, none=none) for side in sides])
+    last = int(np.searchsorted(rings.lengths[:, 0], radius, side="right"))
+    across = np.delete(box.strides, rings.axis) @ rings.offsets[:, : rings.cuts[last]]
+    farthest = int(across.max())
+    across = [across[slice(*cut)].tolist() for cut in itertools.pairwise(rings.cuts[: last + 1].tolist())]
+    following = [*rings.lengths[1:last, 0].tolist(), radius * (1 - _SLACK)]
+
+    above = [side.above for side in sides]
+    ends = np.cumsum([0] + [len(side.pending) for side in sides])
+    found = np.full(ends[-1], np.inf)
+    parts = [box.inside(side.voxels) for side in sides]
+    index = np.concatenate([chosen + end for (chosen, _), end in zip(parts, ends[:-1], strict=True)])
+    where = np.concatenate([flat + k * box.size for k, (_, flat) in enumerate(parts)]) - farthest
+    outside = np.diff(ends) - [len(chosen) for chosen, _ in parts]
+    cuts = np.cumsum([0] + [len(chosen) for chosen, _ in parts])
+    best = np.full(len(where), np.inf)
+    beyond = 0.0
+    for (first, *others), lengths, beyond in zip(across, rings.lengths, following, strict=False):
+        codes = steps[farthest + first :].take(where)
+        for step in others:
+            np.minimum(codes, steps[farthest + step :].take(where), out=codes)
+        np.minimum(best, lengths.take(codes, mode="clip"), out=best)
+        open_ = best > beyond
+        left = np.count_nonzero(open_)
+        if left * _SHRINK > len(best) * (_SHRINK - 1):
+            continue
+        stay = open_.nonzero()[0]
+        found[index] = best
+        cuts = np.searchsorted(stay, cuts)
+        index, where, best = index.take(stay), where.take(stay), best.take(stay)
+        if beyond > limit and (np.diff(cuts) + outside < above).all():
+            break
+    found[index] = np.where(best <= beyond, best, np.inf)
+    return np.split(found, ends[1:-1]), [beyond] * len(sides)
+
+
+class _Box:
+    def __init__(self, sides: Sequence[Directed], radius: float) -> None:
+        self.reach = (radius / sides[0].target.spacing_mm).astype(np.int64)
         lows, highs = [], []
-        for side, surface in zip(sides, surfaces, strict=True):
-            lows.append(np.maximum(side.voxels.min(axis=1), surface.min(axis=1) - reach))
-            highs.append(np.minimum(side.voxels.max(axis=1), surface.max(axis=1) + reach))
-        low, high = np.min(lows, axis=0), np.max(highs, axis=0)
-        self.low, self.high = low[:, None], high[:, None]
-        self.corner = self.low - reach[:, None]
-        shape = np.maximum(high - low, 0) + 1 + 2 * reach
-        axes = [rings.axis, *self.order]
-        self.strides = np.empty(len(axes), np.int64)
-        self.strides[axes] = np.cumprod([1, *shape[axes[:0:-1]]])[::-1]
+        for side in sides:
+            surface = side.target.surface(side.class_id)
+            lows.append(np.maximum(side.voxels.min(axis=1), surface.min(axis=1) - self.reach))
+            highs.append(np.minimum(side.voxels.max(axis=1), surface.max(axis=1) + self.reach))
+        self.low, self.high = np.min(lows, axis=0), np.max(highs, axis=0)
+        shape = np.maximum(self.high - self.low, 0) + 1 + 2 * self.reach
+        self.strides = np.cumprod([1, *shape[:0:-1]])[::-1]
         self.size = int(np.prod(shape))
-        self.flat = np.full((len(sides), self.size), rings.lengths.shape[1] - 1, np.uint8)
-        for row, surface in zip(self.flat, surfaces, strict=True):
-            row[self._inside(surface, self.corner, self.corner + shape[:, None] - 1)[1]] = 0
-        self.flat = self.flat.reshape(-1)
-        moved, covered, most = np.empty_like(self.flat), 0, int(reach[rings.axis])
-        while covered < most:
-            step = min(covered + 1, most - covered)
-            by = step * int(self.strides[rings.axis])
-            np.add(self.flat, step, out=moved)
-            np.minimum(self.flat[by:], moved[:-by], out=self.flat[by:])
-            np.minimum(self.flat[:-by], moved[by:], out=self.flat[:-by])
+
+    def inside(self, voxels: np.ndarray, pad: int | np.ndarray = 0) -> tuple[np.ndarray, np.ndarray]:
+        low, high = (self.low - pad)[:, None], (self.high + pad)[:, None]
+        index = ((voxels >= low) & (voxels <= high)).all(axis=0).nonzero()[0]
+        return index, self.strides @ (voxels.take(index, axis=1) - (self.low - self.reach)[:, None])
+
+    def steps(self, side: Directed, along: int, none: int) -> np.ndarray:
+        steps = np.full(self.size, none, np.uint8)
+        steps[self.inside(side.target.surface(side.class_id), pad=self.reach)[1]] = 0
+        moved, reach, covered = np.empty_like(steps), int(self.reach[along]), 0
+        while covered < reach:
+            step = min(covered + 1, reach - covered)
+            by = step * int(self.strides[along])
+            np.add(steps, step, out=moved)
+            np.minimum(steps[by:], moved[:-by], out=steps[by:])
+            np.minimum(steps[:-by], moved[by:], out=steps[:-by])
             covered += step
-
-    def _inside(self, voxels, low, high):
-        inside = ((voxels >= low) & (voxels <= high)).all(axis=0)
-        index = np.flatnonzero(inside)
-        if len(index) < voxels.shape[1]:
-            voxels = voxels.take(index, axis=1)
-        return index, self.strides @ (voxels - self.corner)
-
-    def search(self) -> None:
-        rings, sides = self.rings, self.sides
-        last = int(np.searchsorted(rings.lengths[:, 0], self.radius, side="right"))
-        steps = (self.strides[self.order] @ rings.offsets[:, : rings.cuts[last]])
-        farthest = int(steps.max())
-        steps = (steps).tolist()
-        parts = [self._inside(side.voxels, self.low, self.high) for side in sides]
-        found = [np.full(len(side.pending), np.inf) for side in sides]
-        where = np.concatenate([w + k * self.size for k, (_, w) in enumerate(parts)]) - farthest
-        offs = np.cumsum([0] + [len(f) for f in found])
-        index = np.concatenate([i + o for (i, _), o in zip(parts, offs)])
-        found = np.concatenate(found)
-        group = np.repeat(np.arange(len(sides)), [len(i) for i, _ in parts])
-        outside = np.array([len(s.pending) - len(i) for s, (i, _) in zip(sides, parts)])
-        above = np.array([s.above for s in sides])
-        limit = float(sides[0].limit) * (1 + 1e-6)
-        beyond = np.zeros(len(sides))
-        best = np.full(len(where), np.inf)
-        for ring in range(last):
-            first, *others = steps[rings.cuts[ring] : rings.cuts[ring + 1]]
-            codes = self.flat[farthest + first :].take(where)
-            for step in others:
-                np.minimum(codes, self.flat[farthest + step :].take(where), out=codes)
-            np.minimum(best, rings.lengths[ring].take(codes), out=best)
-            final = ring + 1 == last
-            following = self.radius * (1 - _SLACK) if final else float(rings.lengths[ring + 1, 0])
-            settled = best <= following
-            if final or np.count_nonzero(settled) * _SHRINK > len(best):
-                found[index[settled]] = best[settled]
-                stay = np.flatnonzero(~settled)
-                if following > limit:
-                    left = np.bincount(group.take(stay), minlength=len(sides)) + outside
-                    leaving = left < above
-                    beyond[leaving & (beyond == 0)] = following
-                    stay = stay[~leaving.take(group.take(stay))]
-                if not len(stay):
-                    break
-                index, where, group, best = (x.take(stay) for x in (index, where, group, best))
-        beyond[beyond == 0] = following
-        for k, side in enumerate(sides):
-            side.learn(found[offs[k] : offs[k + 1]], float(beyond[k]))
+        return steps

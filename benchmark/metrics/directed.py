@@ -95,17 +95,18 @@ class Directed:
         self.rank, self.following, self.share = rank, following, position - rank
         # Counted from the top, where the unknown distances are.
         self.from_top, self.above = count - rank, count - following
-        self.voxels = voxels
-        self.pending = np.arange(count)
-        self.learn(distance, beyond)
+        self.surface = voxels
+        self._take_stock(beyond)
         self.member: np.ndarray | None = None
         self.side = self.finest = _FINEST * target.voxel_mm
 
     def learn(self, found: np.ndarray, beyond: float) -> None:
-        """Take in distances of the pending points, infinite where still unknown, and what the unknown are not less than."""
+        """Take in distances of the pending points, infinite where still unknown, and a new ``beyond``."""
         self.distance[self.pending] = found
-        still = np.flatnonzero(np.isinf(found))
-        self.pending, self.voxels = self.pending[still], self.voxels.take(still, axis=1)
+        self._take_stock(beyond)
+
+    def _take_stock(self, beyond: float) -> None:
+        self.pending = np.isinf(self.distance).nonzero()[0]
         left = len(self.pending)
         self.open = left >= self.above
         self.near = left > 0 and beyond <= self.limit * (1 + 1e-6)
@@ -115,7 +116,9 @@ class Directed:
             self.low = self.cut = float(ordered[self.rank])
             self.high = float(ordered[self.following])
         self.asks = self.open or self.near
-        self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
+        if self.asks:
+            self.voxels = self.surface.take(self.pending, axis=1)
+            self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
 
     def percentile(self, known: float) -> float:
         """The percentile, once it is settled, to the bit as ``np.percentile``; a number up to ``known`` if not above."""
