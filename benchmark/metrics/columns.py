@@ -26,7 +26,7 @@ _ALLOWANCE = 2.0  # mean voxel sizes by which surfaces may lie farther apart tha
 _FEW = 256  # points that a search tree finds as soon
 
 
-_SHRINK = 8  # points are dropped when one of so many is settled
+_SHRINK = 4  # points are dropped when one of so many is settled
 
 
 _MOST_STEPS = 127  # along a column, so that adding two numbers of steps does not overflow a byte
@@ -152,9 +152,13 @@ class _Box:
         self.size = int(np.prod(shape))
 
     def inside(self, voxels: np.ndarray, pad: int | np.ndarray = 0) -> tuple[np.ndarray, np.ndarray]:
-        low, high = (self.low - pad)[:, None], (self.high + pad)[:, None]
-        index = ((voxels >= low) & (voxels <= high)).all(axis=0).nonzero()[0]
-        return index, self.strides @ (voxels.take(index, axis=1) - (self.low - self.reach)[:, None])
+        low, high = self.low - pad, self.high + pad
+        if (voxels.min(axis=1) >= low).all() and (voxels.max(axis=1) <= high).all():
+            index = np.arange(voxels.shape[1])
+        else:
+            index = ((voxels >= low[:, None]) & (voxels <= high[:, None])).all(axis=0).nonzero()[0]
+            voxels = voxels.take(index, axis=1)
+        return index, self.strides @ voxels - self.strides @ (self.low - self.reach)
 
     def steps(self, side: Directed, along: int, none: int) -> np.ndarray:
         steps = np.full(self.size, none, np.uint8)
