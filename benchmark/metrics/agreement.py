@@ -1,8 +1,9 @@
 """HD95 and NSD of two label volumes from the distances between their surfaces, and no more of them than it takes.
 
 Only surface voxels are ever measured, so empty space costs nothing and no distance map is stored. Where surfaces nearly
-agree, looking a few voxels around settles a class (:mod:`.nearby`). The others are bounded and measured in search trees
-(:mod:`.directed`), the direction that lies farther apart first: the other one only has to be shown not to lie farther.
+agree, looking a few voxels around settles a class (:mod:`.nearby`); where they lie up to about ten voxels apart, looking
+along columns does (:mod:`.columns`). The others are bounded and measured in search trees (:mod:`.directed`), the direction
+that lies farther apart first: the other one only has to be shown not to lie farther.
 """
 
 from __future__ import annotations

@@ -26,7 +26,10 @@ _ALLOWANCE = 2.0  # mean voxel sizes by which surfaces may lie farther apart tha
 _FEW = 256  # points that a search tree finds as soon
 
 
-_SHRINK = 4  # points are dropped when one of so many is settled
+_KEEP = 0.75  # points stay together until fewer than this share of them are left
+
+
+_ROOM = 200  # voxels of a box per point, where a search tree is quicker
 
 
 _MOST_STEPS = 127  # along a column, so that adding two numbers of steps does not overflow a byte
@@ -51,6 +54,11 @@ class _Rings(NamedTuple):
     cuts: np.ndarray
     lengths: np.ndarray
 
+    @property
+    def none(self) -> int:
+        """The number of steps that stands for none."""
+        return self.lengths.shape[1] - 1
+
 
 @lru_cache(maxsize=32)
 def _rings(spacing_mm: tuple[float, ...], radius: float) -> _Rings:
@@ -73,102 +81,125 @@ def _rings(spacing_mm: tuple[float, ...], radius: float) -> _Rings:
 
 
 def look_along_columns(pair: Sequence[Directed]) -> None:
-    """Tell both directions of one class the distances that a moderate displacement makes, where that is quick."""
+    """Tell both directions of one class the distances that a moderate displacement makes, where that is quick.
+
+    Every distance below what a direction is told for its unknown ones is found, and to the bit the least
+    :func:`~.surfaces.length_mm` to any voxel of the target.
+    """
     asking = [side for side in pair if side.asks and len(side.pending) > _FEW]
     if not asking:
         return
     spacing, size = asking[0].target.spacing_mm, asking[0].target.voxel_mm
-    rings = _rings(tuple(spacing), _FARTHEST * size)
-    if rings.lengths.shape[1] > _MOST_STEPS:
-        return
+    farthest = _FARTHEST * size
     limit = float(asking[0].limit) * (1 + 1e-6)
-    radius = _apart([side.target.surface(side.class_id) for side in pair], spacing) + _ALLOWANCE * size
-    if radius > _FARTHEST * size:
+    radius = _apart(*(side.target.surface(side.class_id) for side in pair), spacing) + _ALLOWANCE * size
+    if radius > farthest:
+        # Too far for the percentile, not always for counting what lies within the limit.
         asking, radius = [side for side in asking if side.near], limit * (1 + 1e-6)
-    if not asking or radius > _FARTHEST * size:
+    if not asking or radius > farthest or farthest / min(spacing) >= _MOST_STEPS or len(spacing) > 3:
         return
-    for side, found, beyond in zip(asking, *_search(asking, rings, radius, limit), strict=True):
-        side.learn(found, beyond)
+    box = _Box(asking, radius)
+    if box.size * len(asking) > _ROOM * sum(len(side.pending) for side in asking):
+        return
+    found, beyond = _search(box, asking, _rings(tuple(spacing), farthest), limit)
+    for side, distance in zip(asking, found, strict=True):
+        side.learn(distance, beyond)
 
 
-def _apart(surfaces: Sequence[np.ndarray], spacing: np.ndarray) -> float:
-    """How far the bounding boxes of two surfaces are displaced, in mm."""
-    low, high = (np.array([end(surface, axis=1) for surface in surfaces]) for end in (np.min, np.max))
-    return float(np.linalg.norm(spacing * (np.abs(low[0] - low[1]) + np.abs(high[0] - high[1])) / 2))
-
-
-def _search(
-    sides: Sequence[Directed], rings: _Rings, radius: float, limit: float
-) -> tuple[list[np.ndarray], list[float]]:
-    box = _Box(sides, radius)
-    none = rings.lengths.shape[1] - 1
-    steps = np.concatenate([box.steps(side, along=rings.axis, none=none) for side in sides])
-    last = int(np.searchsorted(rings.lengths[:, 0], radius, side="right"))
-    across = np.delete(box.strides, rings.axis) @ rings.offsets[:, : rings.cuts[last]]
-    farthest = int(across.max())
-    across = [across[slice(*cut)].tolist() for cut in itertools.pairwise(rings.cuts[: last + 1].tolist())]
-    following = [*rings.lengths[1:last, 0].tolist(), radius * (1 - _SLACK)]
-
-    above = [side.above for side in sides]
-    ends = np.cumsum([0] + [len(side.pending) for side in sides])
-    found = np.full(ends[-1], np.inf)
-    parts = [box.inside(side.voxels) for side in sides]
-    index = np.concatenate([chosen + end for (chosen, _), end in zip(parts, ends[:-1], strict=True)])
-    where = np.concatenate([flat + k * box.size for k, (_, flat) in enumerate(parts)]) - farthest
-    outside = np.diff(ends) - [len(chosen) for chosen, _ in parts]
-    cuts = np.cumsum([0] + [len(chosen) for chosen, _ in parts])
-    best = np.full(len(where), np.inf)
-    beyond = 0.0
-    for (first, *others), lengths, beyond in zip(across, rings.lengths, following, strict=False):
-        codes = steps[farthest + first :].take(where)
-        for step in others:
-            np.minimum(codes, steps[farthest + step :].take(where), out=codes)
-        np.minimum(best, lengths.take(codes, mode="clip"), out=best)
-        open_ = best > beyond
-        left = np.count_nonzero(open_)
-        if left * _SHRINK > len(best) * (_SHRINK - 1):
-            continue
-        stay = open_.nonzero()[0]
-        found[index] = best
-        cuts = np.searchsorted(stay, cuts)
-        index, where, best = index.take(stay), where.take(stay), best.take(stay)
-        if beyond > limit and (np.diff(cuts) + outside < above).all():
-            break
-    found[index] = np.where(best <= beyond, best, np.inf)
-    return np.split(found, ends[1:-1]), [beyond] * len(sides)
+def _apart(first: np.ndarray, second: np.ndarray, spacing: np.ndarray) -> float:
+    """How far the bounding boxes of two surfaces are displaced, in mm: an idea of how far to look."""
+    faces = np.abs(first.min(axis=1) - second.min(axis=1)) + np.abs(first.max(axis=1) - second.max(axis=1))
+    return float(np.linalg.norm(spacing * faces / 2))
 
 
 class _Box:
+    """The part of the volume in which points of some directions may find a target within a radius.
+
+    Attributes:
+        reach: the radius in voxels, per axis; the box is padded by it.
+        low, high: of the points inside, which need not be all.
+        strides, size: of the padded box as a flat array.
+    """
+
     def __init__(self, sides: Sequence[Directed], radius: float) -> None:
+        self.radius = radius
         self.reach = (radius / sides[0].target.spacing_mm).astype(np.int64)
-        lows, highs = [], []
-        for side in sides:
-            surface = side.target.surface(side.class_id)
-            lows.append(np.maximum(side.voxels.min(axis=1), surface.min(axis=1) - self.reach))
-            highs.append(np.minimum(side.voxels.max(axis=1), surface.max(axis=1) + self.reach))
+        targets = [side.target.surface(side.class_id) for side in sides]
+        each = list(zip(sides, targets, strict=True))
+        lows = [np.maximum(side.voxels.min(axis=1), to.min(axis=1) - self.reach) for side, to in each]
+        highs = [np.minimum(side.voxels.max(axis=1), to.max(axis=1) + self.reach) for side, to in each]
         self.low, self.high = np.min(lows, axis=0), np.max(highs, axis=0)
         shape = np.maximum(self.high - self.low, 0) + 1 + 2 * self.reach
         self.strides = np.cumprod([1, *shape[:0:-1]])[::-1]
         self.size = int(np.prod(shape))
 
     def inside(self, voxels: np.ndarray, pad: int | np.ndarray = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Which voxels lie in the box with a margin of ``pad`` voxels, and where in the flat array."""
         low, high = self.low - pad, self.high + pad
         if (voxels.min(axis=1) >= low).all() and (voxels.max(axis=1) <= high).all():
-            index = np.arange(voxels.shape[1])
+            chosen = np.arange(voxels.shape[1])
         else:
-            index = ((voxels >= low[:, None]) & (voxels <= high[:, None])).all(axis=0).nonzero()[0]
-            voxels = voxels.take(index, axis=1)
-        return index, self.strides @ voxels - self.strides @ (self.low - self.reach)
+            within = (voxels >= low[:, None]) & (voxels <= high[:, None])
+            chosen = np.flatnonzero(within.all(axis=0))
+            voxels = voxels.take(chosen, axis=1)
+        return chosen, self.strides @ voxels - self.strides @ (self.low - self.reach)
 
-    def steps(self, side: Directed, along: int, none: int) -> np.ndarray:
+    def steps(self, target: np.ndarray, axis: int, none: int) -> np.ndarray:
+        """For every voxel the steps along ``axis`` to the nearest of the target, ``none`` where out of reach."""
         steps = np.full(self.size, none, np.uint8)
-        steps[self.inside(side.target.surface(side.class_id), pad=self.reach)[1]] = 0
-        moved, reach, covered = np.empty_like(steps), int(self.reach[along]), 0
+        steps[self.inside(target, pad=self.reach)[1]] = 0
+        moved, covered, reach = np.empty_like(steps), 0, int(self.reach[axis])
+        # What is known about a neighbourhood of so many steps doubles it. In the flat array, where the padding
+        # keeps the columns apart.
         while covered < reach:
             step = min(covered + 1, reach - covered)
-            by = step * int(self.strides[along])
+            far = step * int(self.strides[axis])
             np.add(steps, step, out=moved)
-            np.minimum(steps[by:], moved[:-by], out=steps[by:])
-            np.minimum(steps[:-by], moved[by:], out=steps[:-by])
+            np.minimum(steps[far:], moved[:-far], out=steps[far:])
+            np.minimum(steps[:-far], moved[far:], out=steps[:-far])
             covered += step
         return steps
+
+
+def _search(
+    box: _Box, sides: Sequence[Directed], rings: _Rings, limit: float
+) -> tuple[list[np.ndarray], float]:
+    """Look ring by ring until no side asks.
+
+    Returns:
+        Per side the distances of the pending points, infinite where unknown, and what those are not less than.
+    """
+    steps = np.concatenate(
+        [box.steps(side.target.surface(side.class_id), rings.axis, rings.none) for side in sides]
+    )
+    last = int(np.searchsorted(rings.lengths[:, 0], box.radius, side="right"))
+    moves = np.delete(box.strides, rings.axis) @ rings.offsets[:, : rings.cuts[last]]
+    farthest = int(moves.max())
+    following = [*rings.lengths[1:last, 0].tolist(), box.radius * (1 - _SLACK)]
+
+    # The points of all sides in one array, side after side.
+    parts = [box.inside(side.voxels) for side in sides]
+    starts = np.cumsum([0, *(len(side.pending) for side in sides)])
+    ends = np.cumsum([0, *(len(chosen) for chosen, _ in parts)])
+    outside, above = np.diff(starts) - np.diff(ends), [side.above for side in sides]
+    index = np.concatenate([chosen + start for (chosen, _), start in zip(parts, starts[:-1], strict=True)])
+    # From here on views of the steps are moved, not the positions.
+    where = np.concatenate([flat + number * box.size for number, (_, flat) in enumerate(parts)]) - farthest
+    found, best, beyond = np.full(starts[-1], np.inf), np.full(len(index), np.inf), 0.0
+    for ring, beyond in enumerate(following):
+        first, *others = (moves[rings.cuts[ring] : rings.cuts[ring + 1]] + farthest).tolist()
+        nearest = steps[first:].take(where)
+        for move in others:
+            np.minimum(nearest, steps[move:].take(where), out=nearest)
+        np.minimum(best, rings.lengths[ring].take(nearest, mode="clip"), out=best)
+        unsettled = best > beyond
+        if np.count_nonzero(unsettled) > _KEEP * len(best):
+            continue
+        found[index] = best
+        stay = np.flatnonzero(unsettled)
+        ends = np.searchsorted(stay, ends)
+        index, where, best = index.take(stay), where.take(stay), best.take(stay)
+        if beyond > limit and (np.diff(ends) + outside < above).all():
+            break
+    found[index] = np.where(best <= beyond, best, np.inf)
+    return np.split(found, starts[1:-1]), beyond

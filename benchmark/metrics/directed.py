@@ -1,7 +1,7 @@
 """One class, one direction: bounds on the distances of one surface to another, tightened until they decide.
 
 Of ``n`` distances HD95 needs two neighbouring order statistics, NSD a count, so few need to be known exactly. Where
-looking nearby did not settle it (:mod:`.nearby`), points are asked for in a search tree:
+looking around did not settle it (:mod:`.nearby`, :mod:`.columns`), points are asked for in a search tree:
 
 1. The points that are left share cells as wide as some of the distance, and the nearest target of a cell's center is
    looked up. It gives every point of the cell an upper bound; and since the distance to a surface changes no faster
@@ -74,6 +74,9 @@ class Directed:
         limit: in mm, what distances are to be compared with.
 
     Attributes:
+        pending: which distances are unknown.
+        voxels: of these alone, where the direction asks.
+        open, near, asks: whether they may hold the percentile, lie within the limit, either.
         low, high: bounds on the two order statistics that the percentile lies between.
         distance: as given; once settled, on the right side of the limit everywhere.
     """
@@ -106,7 +109,7 @@ class Directed:
         self._take_stock(beyond)
 
     def _take_stock(self, beyond: float) -> None:
-        self.pending = np.isinf(self.distance).nonzero()[0]
+        self.pending = np.flatnonzero(np.isinf(self.distance))
         left = len(self.pending)
         self.open = left >= self.above
         self.near = left > 0 and beyond <= self.limit * (1 + 1e-6)
