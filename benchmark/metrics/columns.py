@@ -23,7 +23,7 @@ _FARTHEST = 12.0  # mean voxel sizes; a search tree is quicker from there on
 _ALLOWANCE = 2.0  # mean voxel sizes by which surfaces may lie farther apart than their bounding boxes
 
 
-_FEW = 256  # points that a search tree finds as soon
+_FEW = 256  # points of both directions that a search tree finds as soon
 
 
 _KEEP = 0.75  # points stay together until fewer than this share of them are left
@@ -86,8 +86,8 @@ def look_along_columns(pair: Sequence[Directed]) -> None:
     Every distance below what a direction is told for its unknown ones is found, and to the bit the least
     :func:`~.surfaces.length_mm` to any voxel of the target.
     """
-    asking = [side for side in pair if side.asks and len(side.pending) > _FEW]
-    if not asking:
+    asking = [side for side in pair if side.asks]
+    if sum(len(side.pending) for side in asking) <= _FEW:
         return
     spacing, size = asking[0].target.spacing_mm, asking[0].target.voxel_mm
     farthest = _FARTHEST * size

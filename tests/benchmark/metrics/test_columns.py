@@ -19,14 +19,6 @@ from robustvox.benchmark.metrics.surfaces import LabelSurfaces, length_mm
 SPACING = st.sampled_from([0.4, 0.7, 1.0, 1.3, 2.0, 5.0])
 
 
-def placed(mask: np.ndarray, shape: tuple[int, ...], corner: tuple[int, ...]) -> np.ndarray:
-    """A volume of ``shape`` with ``mask`` at ``corner``, cut at the border."""
-    volume = np.zeros(shape, np.uint8)
-    part = volume[tuple(slice(start, None) for start in corner)]
-    part[...] = mask[tuple(slice(size) for size in part.shape)]
-    return volume
-
-
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[list[np.ndarray], tuple[float, ...]]:
     """Two volumes of one class in any rank: solid, thin or single voxels, moved, anywhere up to the border."""
@@ -38,8 +30,9 @@ def pairs(draw: st.DrawFn) -> tuple[list[np.ndarray], tuple[float, ...]]:
     volumes = []
     for _ in range(2):
         corner = tuple(draw(st.integers(0, size - 1)) for size in shape)
-        volume = placed(rng.random(shape) < share, shape, corner)
-        volume[tuple(slice(start + size, None) for start, size in zip(corner, extent, strict=True))] = 0
+        volume = np.zeros(shape, np.uint8)
+        part = volume[tuple(slice(start, start + size) for start, size in zip(corner, extent, strict=True))]
+        part[...] = rng.random(part.shape) < share
         volume[tuple(draw(st.integers(0, size - 1)) for size in shape)] = 1
         volumes.append(volume)
     return volumes, tuple(draw(SPACING) for _ in range(rank))
@@ -63,8 +56,7 @@ def test_every_distance_found_is_the_least_and_none_is_missed(case: tuple, limit
         known = np.isfinite(side.distance)
         np.testing.assert_array_equal(side.distance[known], exact[known])
         assert not (~known).any() or side.low <= exact[~known].min()
-        if not known.all():  # by a radius or by what was asked for
-            assert side.low > limit or not known.any()
+        assert not side.near or not known.any()  # what lies within the limit is found, if it is looked for
 
 
 def organs(seed: int, shift: int, shape: tuple[int, int, int] = (60, 56, 44)) -> np.ndarray:
@@ -81,10 +73,11 @@ def organs(seed: int, shift: int, shape: tuple[int, int, int] = (60, 56, 44)) ->
 @pytest.mark.parametrize("spacing", [(1.5, 1.5, 2.0), (0.7, 0.8, 3.0), (3.0, 1.0, 1.0)])
 def test_a_moderate_shift_needs_no_tree(spacing: tuple[float, ...], tolerance: float) -> None:
     first, second = (
-        LabelSurfaces(organs(*case), num_classes=3, spacing_mm=spacing) for case in ((0, 0), (1, 4))
+        LabelSurfaces(organs(*case), num_classes=3, spacing_mm=spacing) for case in ((0, 0), (1, 3))
     )
     agreement = surface_agreement(first, second, [1, 2], tolerance)
-    assert first._tree is None and second._tree is None
+    assert first._tree is None
+    assert second._tree is None
     for index, label in enumerate((1, 2)):
         ways = []
         for origin, target in ((first, second), (second, first)):
@@ -92,7 +85,9 @@ def test_a_moderate_shift_needs_no_tree(spacing: tuple[float, ...], tolerance: f
             nearest = KDTree(there.T * spacing).query(here.T * spacing)[1]
             ways.append(length_mm(here - there[:, nearest], first.spacing_mm[:, None]))
         within = np.concatenate(ways).astype(np.float32) <= np.float32(tolerance)
-        np.testing.assert_array_max_ulp(agreement.hd95_mm[index], max(np.percentile(way, 95) for way in ways), 2)
+        np.testing.assert_array_max_ulp(
+            agreement.hd95_mm[index], max(np.percentile(way, 95) for way in ways), 2
+        )
         assert agreement.nsd[index] == within.mean()
 
 
