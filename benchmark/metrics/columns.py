@@ -29,7 +29,7 @@ _FEW = 256  # points of both directions that a search tree finds as soon
 _KEEP = 0.75  # points stay together until fewer than this share of them are left
 
 
-_ROOM = 200  # voxels of a box per point, where a search tree is quicker
+_ROOM = 500  # voxels of a box per point, where a search tree is quicker
 
 
 _MOST_STEPS = 127  # along a column, so that adding two numbers of steps does not overflow a byte
@@ -92,10 +92,13 @@ def look_along_columns(pair: Sequence[Directed]) -> None:
     spacing, size = asking[0].target.spacing_mm, asking[0].target.voxel_mm
     farthest = _FARTHEST * size
     limit = float(asking[0].limit) * (1 + 1e-6)
+    past_limit = limit * (1 + 1e-6)
     radius = _apart(*(side.target.surface(side.class_id) for side in pair), spacing) + _ALLOWANCE * size
     if radius > farthest:
         # Too far for the percentile, not always for counting what lies within the limit.
-        asking, radius = [side for side in asking if side.near], limit * (1 + 1e-6)
+        asking, radius = [side for side in asking if side.near], past_limit
+    elif past_limit <= farthest and any(side.near for side in asking):
+        radius = max(radius, past_limit)
     if not asking or radius > farthest or farthest / min(spacing) >= _MOST_STEPS or len(spacing) > 3:
         return
     box = _Box(asking, radius)

@@ -92,7 +92,7 @@ def test_a_moderate_shift_needs_no_tree(spacing: tuple[float, ...], tolerance: f
 
 
 def test_a_box_with_more_room_than_points_is_left_to_the_tree() -> None:
-    scattered = (np.random.default_rng(0).random((2, 64, 64, 64)) < 0.002).astype(np.uint8)
+    scattered = (np.random.default_rng(0).random((2, 64, 64, 64)) < 0.001).astype(np.uint8)
     first, second = (LabelSurfaces(one, num_classes=2, spacing_mm=(1, 1, 1)) for one in scattered)
     with patch.object(columns, "_search", side_effect=AssertionError):
         surface_agreement(first, second, [1], 1.0)
