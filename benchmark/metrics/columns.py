@@ -93,7 +93,8 @@ def look_along_columns(pair: Sequence[Directed]) -> None:
     farthest = _FARTHEST * size
     limit = float(asking[0].limit) * (1 + 1e-6)
     past_limit = limit * (1 + 1e-6)
-    radius = _apart(*(side.target.surface(side.class_id) for side in pair), spacing) + _ALLOWANCE * size
+    surfaces = [side.target.surface(side.class_id) for side in pair]
+    radius = _apart(surfaces, spacing) + _ALLOWANCE * size
     if radius > farthest:
         # Too far for the percentile, not always for counting what lies within the limit.
         asking, radius = [side for side in asking if side.near], past_limit
@@ -109,8 +110,9 @@ def look_along_columns(pair: Sequence[Directed]) -> None:
         side.learn(distance, beyond)
 
 
-def _apart(first: np.ndarray, second: np.ndarray, spacing: np.ndarray) -> float:
+def _apart(surfaces: Sequence[np.ndarray], spacing: np.ndarray) -> float:
     """How far the bounding boxes of two surfaces are displaced, in mm: an idea of how far to look."""
+    first, second = surfaces
     faces = np.abs(first.min(axis=1) - second.min(axis=1)) + np.abs(first.max(axis=1) - second.max(axis=1))
     return float(np.linalg.norm(spacing * faces / 2))
 
