@@ -92,7 +92,7 @@ def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
         import matplotlib  # noqa: F401
     except ImportError:
         return [], 'figures need matplotlib: pip install "matplotlib>=3.8"'
-    from ..show.figures.canvas import DARK, LIGHT, encode
+    from ..show.figures.canvas import DARK, encode, repaint
     from ..show.figures.slices import slice_figure
     from .examples import make_example
 
@@ -108,10 +108,10 @@ def _figures(run: Run) -> tuple[list[dict[str, str]], str]:
         f"Case {attacked.job.case}, {example.title.partition('  ·  ')[2]}: mean Dice {example.dice_clean:.3f} before "
         f"and {example.dice_adversarial:.3f} after the attack."
     )
-    pictures = {
-        name: _source(encode(slice_figure(example, theme=theme), "png", _DPI))
-        for name, theme in (("light", LIGHT), ("dark", DARK))
-    }
+    figure = slice_figure(example)
+    pictures = {"light": _source(encode(figure, "png", _DPI))}
+    repaint(figure, DARK)
+    pictures["dark"] = _source(encode(figure, "png", _DPI))
     alt = "Axial, coronal and sagittal slices: images, perturbation, its spectrum, reference, predictions. "
     return [{**pictures, "caption": caption, "alt": alt + caption}], ""
 

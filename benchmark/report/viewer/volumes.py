@@ -277,4 +277,4 @@ def _file(array: np.ndarray, affine: np.ndarray, scaling: tuple[float, float] | 
     nifti.header.set_xyzt_units("mm")
     if scaling is not None:
         nifti.header.set_slope_inter(*scaling)
-    return base64.b64encode(gzip.compress(nifti.to_bytes(), 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(nifti.to_bytes(), 6, mtime=0)).decode("ascii")

@@ -89,16 +89,37 @@ def require_matplotlib() -> None:
 
 
 @contextmanager
-def settings(theme: Theme = LIGHT) -> Iterator[None]:
+def settings() -> Iterator[None]:
     """Our settings instead of the user's while a figure is made or saved."""
     import matplotlib as mpl
 
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
-        written = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-        mpl.rcParams.update({"figure.facecolor": theme.back, **dict.fromkeys(written, theme.text)})
         yield
+
+
+def repaint(figure: Figure, theme: Theme) -> None:
+    """Give a figure that was drawn as :data:`LIGHT` the paper and the ink of another theme.
+
+    What is written on the paper changes: texts, ticks, frames. What is drawn, images above all, stays as it is.
+    """
+    from matplotlib.colors import to_rgba
+    from matplotlib.lines import Line2D
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
+
+    inks = {to_rgba(LIGHT.text): theme.text, to_rgba(LIGHT.soft): theme.soft}
+    figure.set_facecolor(theme.back)
+    for text in figure.findobj(Text):
+        text.set_color(inks.get(to_rgba(text.get_color()), text.get_color()))
+    for spine in figure.findobj(Spine):
+        spine.set_edgecolor(inks.get(to_rgba(spine.get_edgecolor()), spine.get_edgecolor()))
+    for axes in figure.axes:
+        for tick in axes.findobj(Line2D):
+            tick.set_markeredgecolor(
+                inks.get(to_rgba(tick.get_markeredgecolor()), tick.get_markeredgecolor())
+            )
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .canvas import LIGHT, Theme, new_figure, settings
+from .canvas import LIGHT, new_figure, settings
 from .labels import legend_style, paint_labels
 from .perturbation import amplification, color_range, log_mean, spectrum
 from .planes import Plane, most_changed_voxel, obliquity_degrees, planes
@@ -77,7 +77,7 @@ class Example:
     notes: Sequence[str] = field(default=())
 
 
-def slice_figure(example: Example, convention: str = "radiological", *, theme: Theme = LIGHT) -> Figure:
+def slice_figure(example: Example, convention: str = "radiological") -> Figure:
     """Rows axial, coronal, sagittal; columns image, adversarial, perturbation, spectrum, reference, predictions.
 
     All slices go through one voxel, the one where the segmentation changes most; all have the same scale in mm,
@@ -87,7 +87,6 @@ def slice_figure(example: Example, convention: str = "radiological", *, theme: T
     Args:
         example: the case.
         convention: ``"radiological"``, the patient's right on the left, or ``"neurological"``.
-        theme: colors of the paper and of what is written on it.
 
     Raises:
         ValueError: unless the volume has three spatial axes, or for an unknown convention.
@@ -98,9 +97,9 @@ def slice_figure(example: Example, convention: str = "radiological", *, theme: T
         )
     delta = example.adversarial.astype(np.float64) - example.image
     channel = int(np.argmax(np.square(delta).sum(axis=(1, 2, 3))))
-    with settings(theme):
+    with settings():
         drawing = _Drawing(example, delta[channel], channel, planes(example.affine, convention), convention)
-        return drawing.draw(theme)
+        return drawing.draw()
 
 
 class _Drawing:
@@ -123,7 +122,7 @@ class _Drawing:
         self.sizes = [(w * self.scale, h * self.scale) for w, h in sizes]
         self.shown = self._classes()
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self) -> Figure:
         notes = self._notes()
         legend = -(-len(self.shown) // 7) * _LINE + 0.06
         below = _BARS + legend + len(notes) * _LINE + 0.08
@@ -157,7 +156,7 @@ class _Drawing:
                 0.08 + (len(notes) - 1 - line) * _LINE,
                 note,
                 fontsize=7.0,
-                color=theme.soft,
+                color=LIGHT.soft,
                 va="bottom",
             )
         return self.figure

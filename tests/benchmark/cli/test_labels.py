@@ -10,6 +10,7 @@ import pytest
 from robustvox.benchmark.cli import main
 from robustvox.benchmark.records.model_labels import read_labels
 from robustvox.benchmark.records.reading import load_records
+from robustvox.benchmark.records.unit import RecordsError
 from robustvox.benchmark.show.files import load_board
 from robustvox.benchmark.specs.model_labels import label_problem
 
@@ -175,17 +176,22 @@ def test_labels_that_somebody_edited(toy, capsys) -> None:
     assert toy("--attack", "gn", "--label", "mine") == 0
     file = toy.root / "results" / "toy" / "records" / "labels.json"
     (line,) = json.loads(file.read_text())
+    file.write_text(json.dumps([{**line, "label": "swin_unetr"}]))
+    assert toy("--attack", "gn") == 0
+    assert toy.table()["surrogate"].tolist() == ["unet"]
     for label in ("swin_unetr", "\x1b[31m", "x" * 9999, "../x"):
         file.write_text(json.dumps([{**line, "label": label}]))
-        assert toy("--attack", "gn") == 0
-        assert toy.table()["surrogate"].tolist() == ["unet"], label
+        assert {*load_board(toy.root / "results" / "toy").cases["surrogate"]} == {"unet"}, label
     capsys.readouterr()
+    file.write_text("[{}]")
+    assert toy("--attack", "gn") in (2, 3)
+    (error,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "labels.json" in error
     for text in ("{}", "[1]", "[{}]", '[{"name": 1, "sha256": "", "label": ""}]', "[" * 99_999, "\xff"):
         file.write_text(text, encoding="latin-1")
-        assert toy("--attack", "gn") in (2, 3)
-        (error,) = capsys.readouterr().err.splitlines()[-1:]
-        assert "labels.json" in error
-        assert "remove the file" in error
+        with pytest.raises(RecordsError, match="remove the file") as damaged:
+            read_labels(file.parent)
+        assert "labels.json" in str(damaged.value)
 
 
 def test_published_results_show_names_as_recorded(toy) -> None:

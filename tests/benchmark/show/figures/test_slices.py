@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from matplotlib.colors import to_rgba
+from matplotlib.text import Text
+from PIL import Image
 
 from robustvox.attacks.dct import dct
-from robustvox.benchmark.show.figures.canvas import encode, save
+from robustvox.benchmark.show.figures.canvas import DARK, LIGHT, encode, repaint, save
 from robustvox.benchmark.show.figures.labels import class_style, outline, paint_labels
 from robustvox.benchmark.show.figures.perturbation import amplification, spectrum
 from robustvox.benchmark.show.figures.planes import planes
@@ -240,3 +243,20 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_user_sets(example, tmp
         assert a.read_bytes() == b.read_bytes(), a.name
     other = io.BytesIO(encode(slice_figure(example(title="another")), "svg", 60)).getvalue()
     assert other != first[1].read_bytes()
+
+
+def test_on_dark_paper_only_the_paper_and_the_ink_change(example):
+    figure = slice_figure(example(notes=("a note",)))
+    light = np.asarray(Image.open(io.BytesIO(encode(figure, "png", dpi=60))).convert("RGB")).astype(int)
+    repaint(figure, DARK)
+    dark = np.asarray(Image.open(io.BytesIO(encode(figure, "png", dpi=60))).convert("RGB")).astype(int)
+    assert (light[0, 0] == 255).all()
+    np.testing.assert_array_equal(dark[0, 0], np.round(255 * np.array(to_rgba(DARK.back)[:3])))
+    for axes in figure.axes[: 3 * COLUMNS]:
+        box = axes.get_position()
+        x, y = np.array([box.x0, box.x1]) * light.shape[1], (1 - np.array([box.y1, box.y0])) * light.shape[0]
+        inside = np.s_[int(y[0]) + 2 : int(y[1]) - 2, int(x[0]) + 2 : int(x[1]) - 2]
+        np.testing.assert_array_equal(light[inside], dark[inside])
+    inks = {to_rgba(text.get_color()) for text in figure.findobj(Text)}
+    assert {to_rgba(DARK.text), to_rgba(DARK.soft)} <= inks
+    assert not {to_rgba(LIGHT.text), to_rgba(LIGHT.soft)} & inks
