@@ -97,6 +97,7 @@
   for (const panel of all) panel.onLocationChange = tell;
 
   // NiiVue takes every touch; where a finger scrolls the page it hears of none, and a tap comes as a click.
+  if (navigator.maxTouchPoints) for (const part of document.querySelectorAll(".touch")) part.hidden = false;
   const frames = document.querySelectorAll(".canvas");
   const scrolls = () => byId("finger").value === "scroll";
   const touch = () => frames.forEach((frame) => frame.classList.toggle("held", !scrolls()));

@@ -248,9 +248,11 @@ def test_the_attacked_image_shows_its_own_prediction_and_moves_with_the_clean_on
 
 
 def test_a_finger_scrolls_the_page_unless_it_shall_hold_the_panel(opened: dict[str, Any]) -> None:
+    assert not opened["finger_without_touch"]
     if "fingers" not in opened:
         pytest.skip("no phone was opened on this scene")
     scroll, hold = opened["fingers"]["scroll"], opened["fingers"]["hold"]
+    assert opened["fingers"]["offered"]
     assert scroll["scrolled"] > 100
     assert not scroll["moved"]
     assert hold == {"scrolled": 0, "moved": True}

@@ -66,7 +66,7 @@ async function moving(tab) {
 async function fingers(tab) {
   const session = await tab.context().newCDPSession(tab);
   const place = () => tab.textContent("#place");
-  facts.fingers = {};
+  facts.fingers = { offered: await tab.locator("#finger").isVisible() };
   for (const finger of ["scroll", "hold"]) {
     await choose(tab, { finger, view: "axial" });
     await tab.evaluate(() => document.getElementById("clean").scrollIntoView({ block: "center" }));
@@ -110,6 +110,7 @@ async function narrow(tab) {
     facts.passed[name] = checked.passes.length;
     if (screenshots) await tab.screenshot({ path: path.join(screenshots, `viewer ${name}.png`.replaceAll(" ", "_")), fullPage: true });
     if (name === "desktop") {
+      facts.finger_without_touch = await tab.locator("#finger").isVisible();
       for (const id of ["place", "intensity", "class", "trouble"]) facts.texts[id] = await tab.textContent(`#${id}`);
       facts.texts.title = await tab.title();
       facts.texts.legend = await tab.$$eval(".legend li", (items) => items.map((item) => item.textContent.trim()));
