@@ -204,7 +204,7 @@ def _value(entry: Entry, hint: Any) -> Any:
         if plain is bool:
             return _SWITCH[entry.text.lower()]
         # A shell would have put in the home of `~`.
-        value = Path(entry.text).expanduser() if plain is Path else plain(entry.text)
+        value: Any = Path(entry.text).expanduser() if plain is Path else plain(entry.text)
     except (KeyError, ValueError, RuntimeError):
         kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(plain, plain.__name__)
         raise UsageError(f"{entry.place}: expected {kind}, got {entry.text!r}") from None
