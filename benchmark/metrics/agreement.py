@@ -1,8 +1,9 @@
 """HD95 and NSD of two label volumes from the distances between their surfaces, and no more of them than it takes.
 
 Only surface voxels are ever measured, so empty space costs nothing and no distance map is stored. Where surfaces nearly
-agree, looking a few voxels around settles a class (:mod:`.nearby`). The others are bounded and measured in search trees
-(:mod:`.directed`), the direction that lies farther apart first: the other one only has to be shown not to lie farther.
+agree, looking a few voxels around settles a class (:mod:`.nearby`); where they lie up to about ten voxels apart, looking
+along columns does (:mod:`.columns`). The others are bounded and measured in search trees (:mod:`.directed`), the direction
+that lies farther apart first: the other one only has to be shown not to lie farther.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .columns import look_along_columns
 from .directed import Asking, Directed
 from .nearby import Nearby
 from .surfaces import LabelSurfaces
@@ -51,6 +53,8 @@ def surface_agreement(
     limit = np.float32(tolerance_mm)
     ways = [Nearby(*way, class_ids, limit) for way in ((first, second), (second, first))]
     pairs = [[way.directed(index) for way in ways] for index in range(len(class_ids))]
+    for pair in pairs:
+        look_along_columns(pair)
     _ask((side, side.approach()) for pair in pairs for side in pair)
     pairs = [sorted(pair, key=lambda side: side.low + side.high, reverse=True) for pair in pairs]
     _ask((farther, farther.settle(nearer.low)) for farther, nearer in pairs)

@@ -1,7 +1,7 @@
 """One class, one direction: bounds on the distances of one surface to another, tightened until they decide.
 
 Of ``n`` distances HD95 needs two neighbouring order statistics, NSD a count, so few need to be known exactly. Where
-looking nearby did not settle it (:mod:`.nearby`), points are asked for in a search tree:
+looking around did not settle it (:mod:`.nearby`, :mod:`.columns`), points are asked for in a search tree:
 
 1. The points that are left share cells as wide as some of the distance, and the nearest target of a cell's center is
    looked up. It gives every point of the cell an upper bound; and since the distance to a surface changes no faster
@@ -74,6 +74,9 @@ class Directed:
         limit: in mm, what distances are to be compared with.
 
     Attributes:
+        pending: which distances are unknown.
+        voxels: of these alone, where the direction asks.
+        open, near, asks: whether they may hold the percentile, lie within the limit, either.
         low, high: bounds on the two order statistics that the percentile lies between.
         distance: as given; once settled, on the right side of the limit everywhere.
     """
@@ -92,24 +95,33 @@ class Directed:
         count = len(distance)
         position = _PERCENTILE / 100.0 * (count - 1)
         rank, following = int(position), min(int(position) + 1, count - 1)
-        self.share = position - rank
+        self.rank, self.following, self.share = rank, following, position - rank
         # Counted from the top, where the unknown distances are.
         self.from_top, self.above = count - rank, count - following
-        self.pending = np.flatnonzero(np.isinf(distance))
-        left = len(self.pending)
-        self.open = left >= self.above
-        self.near = left > 0 and beyond <= limit * (1 + 1e-6)
-        self.low, self.high, self.cut = beyond, np.inf, 0.0
-        if left < self.from_top:
-            ordered = np.partition(distance, (rank, following))
-            self.low = self.cut = float(ordered[rank])
-            self.high = float(ordered[following])
-        self.asks = self.open or self.near
-        if self.asks:
-            self.voxels = voxels.take(self.pending, axis=1)
-            self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
+        self.surface = voxels
+        self._take_stock(beyond)
         self.member: np.ndarray | None = None
         self.side = self.finest = _FINEST * target.voxel_mm
+
+    def learn(self, found: np.ndarray, beyond: float) -> None:
+        """Take in distances of the pending points, infinite where still unknown, and a new ``beyond``."""
+        self.distance[self.pending] = found
+        self._take_stock(beyond)
+
+    def _take_stock(self, beyond: float) -> None:
+        self.pending = np.flatnonzero(np.isinf(self.distance))
+        left = len(self.pending)
+        self.open = left >= self.above
+        self.near = left > 0 and beyond <= self.limit * (1 + 1e-6)
+        self.low, self.high, self.cut = beyond, np.inf, 0.0
+        if left < self.from_top:
+            ordered = np.partition(self.distance, (self.rank, self.following))
+            self.low = self.cut = float(ordered[self.rank])
+            self.high = float(ordered[self.following])
+        self.asks = self.open or self.near
+        if self.asks:
+            self.voxels = self.surface.take(self.pending, axis=1)
+            self.lower, self.upper = np.full(left, beyond), np.full(left, np.inf)
 
     def percentile(self, known: float) -> float:
         """The percentile, once it is settled, to the bit as ``np.percentile``; a number up to ``known`` if not above."""

@@ -54,8 +54,9 @@ def check_labels(volume: np.ndarray, name: str, num_classes: int) -> np.ndarray:
     flat = labels.reshape(-1)
     narrow = np.empty(labels.shape, np.min_scalar_type(num_classes - 1))
     to, unsigned = narrow.reshape(-1), flat.view(f"{flat.dtype.byteorder}u{flat.itemsize}")
-    for start in range(0, flat.size, _PIECE):
-        piece = slice(start, start + _PIECE)
+    length = max(_PIECE // flat.itemsize, 1)
+    for start in range(0, flat.size, length):
+        piece = slice(start, start + length)
         if unsigned[piece].max() >= num_classes:
             raise ValueError(
                 f"{name}: expected class ids in 0..{num_classes - 1}, got {int(flat.min())}..{int(flat.max())}; "

@@ -53,28 +53,34 @@ class LabelSurfaces:
         self.diagonal_mm = float(np.linalg.norm(np.multiply(self.labels.shape, self.spacing_mm)))
         flat_labels = self.labels.reshape(-1)
         self.inside = np.flatnonzero(flat_labels != 0)  # ten times faster on booleans
-        self.inside_classes = flat_labels[self.inside]
+        # Here and below: taking by index is several times faster than by a mask.
+        self.inside_classes = flat_labels.take(self.inside)
         self.sizes = np.bincount(self.inside_classes, minlength=num_classes)
         span = (int(self.inside[0]), int(self.inside[-1]) + 1) if len(self.inside) else (0, 0)
-        on_surface = surface_mask(self.labels, *span).reshape(-1)[self.inside]
-        classes = self.inside_classes[on_surface]
+        on_surface = np.flatnonzero(surface_mask(self.labels, *span).reshape(-1).take(self.inside))
+        classes = self.inside_classes.take(on_surface)
         # By class, then by position.
         order = np.argsort(classes, kind="stable")
-        self.voxels = unravel(self.inside[on_surface][order], self.labels.shape)
-        self.classes = classes[order]
+        self.voxels = unravel(self.inside.take(on_surface.take(order)), self.labels.shape)
+        self.classes = classes.take(order)
         self.cuts = np.searchsorted(self.classes, np.arange(num_classes + 1))
         # One padded volume serves all classes: the class id on surface voxels, 0 elsewhere. The margin
         # lets the neighbourhood search add an offset to a flat index without asking where the border is.
         self.shape = tuple(size + 2 * MARGIN for size in self.labels.shape)
-        self.points = np.asarray(np.ravel_multi_index(tuple(self.voxels + MARGIN), self.shape))
+        strides = np.cumprod([1, *self.shape[:0:-1]])[::-1]
+        self.points = strides @ self.voxels + MARGIN * int(strides.sum())
         self.flat = np.zeros(int(np.prod(self.shape)), self.labels.dtype)
         self.flat[self.points] = self.classes
         self._tree: KDTree | None = None
 
+    def surface(self, class_id: int) -> np.ndarray:
+        """Surface voxels ``(rank, n)`` of one class."""
+        return self.voxels[:, self.cuts[class_id] : self.cuts[class_id + 1]]
+
     def overlaps(self, other: LabelSurfaces) -> np.ndarray:
         """Voxels per class id that both volumes give to that class; meaningless for the background."""
-        both = other.labels.reshape(-1)[self.inside] == self.inside_classes
-        return np.asarray(np.bincount(self.inside_classes[both], minlength=self.num_classes))
+        both = other.labels.reshape(-1).take(self.inside) == self.inside_classes
+        return np.bincount(self.inside_classes * both, minlength=self.num_classes)
 
     def nearest(self, voxels: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Surface voxels ``(rank, n)`` nearest to positions in voxels, whole or not, each among those of its class."""
