@@ -159,7 +159,7 @@ def test_transfer_and_class_tables(page: Page, text: str) -> None:
     assert corner == ["Surrogate ↓ target →", *sorted(["unet", "swin_unetr", HOSTILE])]
     assert "No transfer results yet for =cmd|x" in text
     per_class = [table for table in page.tables["heat"] if table[0][0] == "Model"]
-    pgd = next(table for table in per_class if any("lost" in cell for row in table for cell in row))
+    pgd = next(table for table in per_class if any("gone" in cell for row in table for cell in row))
     assert pgd[0] == ["Model", "liver", "<b>spleen"]
     by_model = {row[0]: row[1:] for row in pgd[1:]}
     assert by_model[HOSTILE][0].endswith("clean 0.90, 1 gone")
