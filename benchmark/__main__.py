@@ -1,4 +1,4 @@
-"""``python -m benchmark`` in the clone: hand over to the installed package."""
+"""``python -m benchmark`` in the clone, and the script ``robustvox``: hand over to the installed package."""
 
 import signal
 import sys
@@ -24,7 +24,8 @@ def _main() -> int:
 
 
 def _exit_code() -> int:
-    """Ctrl-C before there is a command, or after it, is not worth a traceback."""
+    """Ctrl-C or SIGTERM before there is a command, or after it, is not worth a traceback."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         return _main()
     except KeyboardInterrupt:
@@ -34,5 +35,14 @@ def _exit_code() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-if __name__ == "__main__":
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def console_script() -> None:
+    """What the ``robustvox`` script calls: what is heavy is imported where an interruption is heard."""
     raise SystemExit(_exit_code())
+
+
+if __name__ == "__main__":
+    console_script()

@@ -29,7 +29,7 @@ def page() -> str:
         "`robustvox list` anywhere and `python -m benchmark list` in the clone are the same program. Without a command, `run` is meant.",
         f"| command | what it does |\n| --- | --- |\n{overview}",
         "Exit codes: 0 done; 1 some cases failed, which are rows too; 2 the command cannot be carried out as typed; 3 no worker, "
-        "scheduler or space is left and the same command continues; 130 stopped by Ctrl-C.",
+        "scheduler or space is left and the same command continues; 130 stopped by Ctrl-C; 141 nobody reads its output any more.",
         *(_command(name, command) for name, command in commands.items()),
     ]
     return "\n\n".join(parts) + "\n"

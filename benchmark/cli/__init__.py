@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import signal
+import errno
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -21,7 +22,7 @@ from ..specs.program import SCRIPT, program
 from ..specs.spec import UnfinishedError, UsageError
 from .check import check
 from .cite import cite
-from .codes import DONE, INTERRUPTED, MISTAKE, UNFINISHED, USAGE
+from .codes import DONE, INTERRUPTED, MISTAKE, PIPE, UNFINISHED, USAGE
 from .compare import compare
 from .data import data
 from .figures import figures
@@ -33,6 +34,7 @@ from .migrate import migrate
 from .mistakes import keep_mistake
 from .run import run
 from .steal import steal
+from .stopping import Stopped, StoppedCommandError, how_to_go_on, stopped_by_terminate
 from .submit import submit
 from .suite import suite
 from .train import train
@@ -75,7 +77,13 @@ app.command("list")(list_registries)
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code and never shows a traceback for bad input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    typed = list(sys.argv[1:] if argv is None else argv)
+    return reported(lambda: _called(typed), typed)
+
+
+def _called(typed: list[str]) -> Any:
+    """What the program does with what was typed."""
+    arguments = list(typed)
     if VERSION in arguments[:2]:  # of the program, or after the name of a command
         from ..records.provenance import version
 
@@ -96,16 +104,21 @@ def main(argv: list[str] | None = None) -> int:
             f"unknown command {arguments[0]!r}; " + (f"did you mean {near[0]}?" if near else "see --help")
         )
     name = SCRIPT if arguments[0] in COMPLETION else program()
-    return reported(lambda: app(args=arguments, prog_name=name, standalone_mode=False))
+    return app(args=arguments, prog_name=name, standalone_mode=False)
 
 
-def reported(call: Callable[[], Any]) -> int:
-    """The exit code of what a command does; what it refuses becomes one line."""
+def reported(call: Callable[[], Any], typed: Sequence[str] = ()) -> int:
+    """The exit code of what a command does; what it refuses, and an interruption, become one line.
+
+    Args:
+        call: the command.
+        typed: its arguments, for who stops it and wants to go on.
+    """
     try:
-        with _warnings_told_once(), _stopped_by_terminate():
+        with _warnings_told_once(), stopped_by_terminate():
             code = call()
         if code == INTERRUPTED:  # what newer Typer makes of Ctrl-C
-            return _interrupted()
+            raise Stopped
         return code if isinstance(code, int) else DONE
     except ClickException as error:
         return _usage(error.format_message())
@@ -114,34 +127,35 @@ def reported(call: Callable[[], Any]) -> int:
     except UnfinishedError as error:
         _usage(str(error))
         return UNFINISHED
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+    except (KeyboardInterrupt, StoppedCommandError, typer.Abort) as stop:
+        typer.echo(printable(how_to_go_on(str(stop), typed)), err=True)
+        return INTERRUPTED
+    except OSError as error:
+        return _unwritten(error)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # what Typer makes of it
+            return _unwritten(error.__context__)
+        raise
     except Exception as error:  # noqa: BLE001  # a mistake of ours, which must be seen and need not be read on a screen
         _usage(keep_mistake(error))
         return MISTAKE
 
 
-def _interrupted() -> int:
-    typer.echo("interrupted, continues with the same command; what is finished is recorded", err=True)
-    return INTERRUPTED
-
-
-@contextmanager
-def _stopped_by_terminate() -> Iterator[None]:
-    """SIGTERM, which schedulers send before they kill, ends a command as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, which alone hears signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _unwritten(error: OSError) -> int:
+    """Of a file or an output that takes nothing more; any other error of the system is a mistake of ours."""
+    if error.errno == errno.EPIPE:  # who read standard output has gone, as `| head` does, and cannot be told
+        with suppress(OSError, ValueError):  # or Python complains when it flushes what nobody takes
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        _usage(keep_mistake(error))
+        return MISTAKE
+    where = error.filename or "the output"
+    _usage(
+        f"expected to write to {where}, found: {error.strerror}; what is finished is kept: make room, then the same command "
+        "continues"
+    )
+    return UNFINISHED
 
 
 @contextmanager
@@ -171,5 +185,5 @@ def _usage(message: str) -> int:
 
 
 def console_script() -> None:
-    """What the ``robustvox`` script calls."""
+    """What the ``robustvox`` script called before Ctrl-C was heard while it imports, see ``__main__``."""
     raise SystemExit(main())

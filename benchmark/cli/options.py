@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import typer
 
 from ..specs.options import Option
+from .stopping import StoppedCommandError
 
 Request = TypeVar("Request")
 
@@ -41,7 +42,10 @@ def command(
 
     def decorate(function: Callable[[Request], int]) -> Callable[..., int]:
         def run(**typed: Any) -> int:
-            return function(build(kind, typed))
+            try:
+                return function(build(kind, typed))
+            except KeyboardInterrupt as stop:
+                raise StoppedCommandError(stop) from None
 
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [

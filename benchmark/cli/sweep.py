@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import os
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -24,6 +25,12 @@ from ..specs.spec import UsageError
 from .options import build, declared, flag_of, values_of
 
 NOT_IN_A_FILE = ("config", "dry_run")
+
+MOST_BYTES, MOST_RUNS = 200_000, 1000
+"""Of a file and of what it crosses: more is a mistake, and would take minutes to be told."""
+
+_SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""What YAML takes for a switch."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,32 @@ def read_sweep(path: Path, typed: RunRequest) -> Sweep:
         elif len(values) == 1:
             fixed[name] = values[0]
         else:
-            crossed[name] = values
-    runs = [
-        build(RunRequest, {**_defaults(options), **fixed, **dict(zip(crossed, chosen, strict=True)), **given})
-        for chosen in itertools.product(*crossed.values())
-    ]
+            crossed[name] = _once(found, values)
+    many = math.prod(map(len, crossed.values()))
+    if many > MOST_RUNS:
+        raise UsageError(
+            f"{path}: expected at most {MOST_RUNS} runs, got {many}, the lists of {', '.join(crossed)} crossed; split the file"
+        )
+    values = {**_defaults(options), **fixed}
+    try:
+        runs = [
+            build(RunRequest, {**values, **dict(zip(crossed, chosen, strict=True)), **given})
+            for chosen in itertools.product(*crossed.values())
+        ]
+    except UsageError as error:  # what cannot be together
+        raise UsageError(f"{path}: {error}") from error
     return Sweep(tuple(runs), tuple(entries))
+
+
+def _once(found: Sequence[Entry], values: Sequence[Any]) -> Sequence[Any]:
+    """Values that are crossed: the same twice would be the same run twice."""
+    first: dict[Any, Entry] = {}
+    for entry, value in zip(found, values, strict=True):
+        if first.setdefault(value, entry) is not entry:
+            raise UsageError(
+                f"{entry.place}: expected every value once, got {entry.text!r} again; leave it out"
+            )
+    return values
 
 
 def _defaults(options: Mapping[str, tuple[Field, Any]]) -> dict[str, Any]:
@@ -102,41 +129,68 @@ def _read(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, list[Entr
     """Every option of a file with its values; an empty list says nothing."""
     import yaml
 
-    try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"expected --config as a YAML file, found: {error}; see `run --help`") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UsageError(
-            f"{path}:{line}: expected YAML, found: {error.problem}; correct this line"
-        ) from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: expected YAML, found: {error}") from error
+    root = _composed(path)
     if not isinstance(root, yaml.MappingNode):
         raise UsageError(f"{path}:1: expected options as `model: unet`, a line each, found none")
     seen: dict[str, int] = {}
     for key, value in root.value:
         line = key.start_mark.line + 1
-        name = names.get(str(key.value))
+        called = key.value
+        if not isinstance(called, str):
+            raise UsageError(f"{path}:{line}: expected the name of an option, found a list; see `run --help`")
+        name = names.get(called)
         if name is None:
-            near = difflib.get_close_matches(str(key.value), names, n=1)
+            near = difflib.get_close_matches(called, names, n=1)
             hint = f"did you mean {near[0]}?" if near else "it takes what `run --help` shows"
-            raise UsageError(f"{path}:{line}: no option is called {key.value!r}; {hint}")
+            raise UsageError(f"{path}:{line}: no option is called {called!r}; {hint}")
         if name in seen:
-            raise UsageError(f"{path}:{line}: expected {key.value} once, it stands in line {seen[name]} too")
+            raise UsageError(f"{path}:{line}: expected {called} once, it stands in line {seen[name]} too")
         seen[name] = line
-        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        items = value.value if value.tag == "tag:yaml.org,2002:seq" else [value]
         if not items:
             raise UsageError(
-                f"{path}:{line}: expected a value of {key.value}, found an empty list; leave it out"
+                f"{path}:{line}: expected a value of {called}, found an empty list; leave it out"
             )
         yield name, [_entry(name, item, path) for item in items]
 
 
+def _composed(path: Path) -> Any:
+    """The nodes of a YAML file, which nothing was made of: no object, no alias within an alias.
+
+    Raises:
+        UsageError: no such file, too large a one, no UTF-8, or no YAML.
+    """
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"expected --config as a YAML file at {path}, found: {error.strerror}; give another"
+        ) from error
+    if len(raw) > MOST_BYTES:
+        raise UsageError(f"{path}: expected a file of options, at most {MOST_BYTES} bytes, found more")
+    try:
+        return yaml.compose(raw.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UsageError(
+            f"{path}:{line}: expected UTF-8, found other bytes; save the file as UTF-8"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        found = " ".join(filter(None, (error.context, error.problem)))
+        raise UsageError(f"{path}:{line}: expected YAML, found: {found}; correct this line") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        found = "lists within lists without end" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{path}: expected YAML, found: {found}") from error
+
+
 def _entry(name: str, node: Any, path: Path) -> Entry:
     place = f"{path}:{node.start_mark.line + 1}"
-    if not isinstance(node.value, str) or node.tag == "tag:yaml.org,2002:null":
+    own = not node.tag.startswith("tag:yaml.org,2002:")  # a type that only its writer knows
+    if not isinstance(node.value, str) or own or node.tag == "tag:yaml.org,2002:null":
         raise UsageError(
             f"{place}: expected one value or a list of values, found something else; see `run --help`"
         )
@@ -148,13 +202,14 @@ def _value(entry: Entry, hint: Any) -> Any:
     plain = _plain(hint)
     try:
         if plain is bool:
-            return {"true": True, "false": False}[entry.text.lower()]
-        value = plain(entry.text)
-    except (KeyError, ValueError):
+            return _SWITCH[entry.text.lower()]
+        # A shell would have put in the home of `~`.
+        value: Any = Path(entry.text).expanduser() if plain is Path else plain(entry.text)
+    except (KeyError, ValueError, RuntimeError):
         kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(plain, plain.__name__)
         raise UsageError(f"{entry.place}: expected {kind}, got {entry.text!r}") from None
     least = _option(hint).least
-    if least is not None and value < least:
+    if least is not None and not value >= least:  # nor what is no number
         raise UsageError(f"{entry.place}: expected at least {least:g}, got {entry.text}")
     return value
 

@@ -120,8 +120,9 @@ def load_crossed(crossing: Crossing, out: Path | None) -> Dataset:
 
 
 def load_attacks(crossing: Crossing, protocol: Protocol) -> list[NamedAttack]:
-    """The attacks in the order given, matched to a reference where ``--match`` names one."""
-    attacks = [load_attack(text, protocol) for text in crossing.attacks]
+    """The attacks in the order given, each once, matched to a reference where ``--match`` names one."""
+    named = [load_attack(text, protocol) for text in crossing.attacks]
+    attacks = list({attack.spec: attack for attack in named}.values())
     if crossing.match is None:
         if crossing.match_on is not None:
             raise UsageError("expected --match ATTACK with --match-on, got none; add --match pgd:eps=8/255")

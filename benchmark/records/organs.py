@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..specs.program import pasted
 from .unit import RecordsError
 from .writing import replace_file
 
@@ -55,5 +56,5 @@ def read_organs(folder: Path) -> dict[int, float]:
     except (KeyError, TypeError, ValueError) as error:
         raise RecordsError(
             f"{path}: expected the columns {', '.join(COLUMNS)}, found {error!r}; write it again with "
-            "`python -m benchmark data --dataset NAME --organs results`"
+            f"`{pasted(['data', '--dataset', 'NAME', '--organs', 'results'])}`"
         ) from error

@@ -20,6 +20,9 @@ from .step import Gradients
 from .watch import Watch
 from .windows import WindowStream
 
+_SECONDS = 60.0
+"""Of work that a stopped training loses at most, where a step takes less."""
+
 
 @dataclass(eq=False, kw_only=True)
 class Run:
@@ -70,9 +73,10 @@ class Resume:
     Args:
         path: of the file; written beside itself and moved.
         identity: what was asked for; a file of anything else is left alone, and a new training starts.
-        every: steps between two savings.
+        every: steps between two savings, where they take less than a minute.
         watch: what was seen on the way, which is kept too.
         saved: steps that the file has.
+        saved_seconds: that they took.
     """
 
     path: Path
@@ -80,12 +84,13 @@ class Resume:
     every: int = 20
     watch: Watch | None = None
     saved: int = 0
+    saved_seconds: float = 0.0
 
     def save(self, run: Run) -> None:
-        """Keep the run if so many steps were done since the last time."""
-        if run.done - self.saved < self.every:
+        """Keep the run if so many steps were done since the last time, or long ones."""
+        if run.done - self.saved < self.every and run.seconds - self.saved_seconds < _SECONDS:
             return
-        self.saved = run.done
+        self.saved, self.saved_seconds = run.done, run.seconds
         state = {
             "identity": self.identity,
             "network": run.network.state_dict(),
@@ -135,6 +140,7 @@ class Resume:
         run.gradients.outer, run.gradients.inner = state["gradients"]["outer"], state["gradients"]["inner"]
         run.done, run.seconds = state["done"], state["seconds"]
         run.schedule.last_epoch = self.saved = run.done
+        self.saved_seconds = run.seconds
         torch.set_rng_state(state["torch"].cpu())
         if "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"].cpu(), run.device)

@@ -28,6 +28,7 @@ from ...studies.sanity.context import Context
 from ...studies.sanity.registry import select
 from ...studies.sanity.runner import results
 from ..codes import DONE, SOME_FAILED
+from ..stopping import stopping
 from .console import escape, make_console, progress
 from .fitted_table import fitted_table
 from .json_rows import Emit, json_rows
@@ -68,10 +69,9 @@ def _check_all(request: CheckRequest, emit: Emit) -> int:
     for model in plan.surrogates if volumes else ():
         for attack in plan.attacks:
             pair = _Pair(request, plan, model, attack, volumes)
-            found = _check_one(pair, checks)
+            found = _check_one(pair, checks, emit)
             failed |= any(result.status == FAIL for result in found)
             console.print(_table(console, pair, found))
-            _save(pair, found, emit)
     if volumes:
         write(request.out)
         console.print(f"outcomes in {escape(str(request.out / plan.dataset.name / 'checks'))}")
@@ -89,10 +89,12 @@ def _load(plan: Plan, console: Console) -> tuple[list[Volume], bool]:
     return volumes, len(volumes) < len(plan.cases)
 
 
-def _check_one(pair: _Pair, checks: tuple[Check, ...]) -> list[Result]:
+def _check_one(pair: _Pair, checks: tuple[Check, ...], emit: Emit) -> list[Result]:
+    """What every check finds, kept as it comes: who stops a long one loses that one."""
     plan, queries = pair.plan, pair.request.queries
     work = {check.id: check.runs + check.per_query * queries for check in checks}
     title = f"{pair.model.name}, {brief(pair.attack.spec)}"
+    found: list[Result] = []
     with progress(escape(title), 1) as bar:
         pace = _Pace(bar, escape(title), work, len(pair.volumes))
         context = Context(
@@ -107,7 +109,11 @@ def _check_one(pair: _Pair, checks: tuple[Check, ...]) -> list[Result]:
             queries=queries,
             tick=pace.tick,
         )
-        return list(results(context, checks, pace.start))
+        with stopping(lambda: f"after {len(found)} of {len(checks)} checks, in {pace.said}"):
+            for result in results(context, checks, pace.start):
+                _save(pair, [result], emit)
+                found.append(result)
+    return found
 
 
 class _Pace:
@@ -115,6 +121,7 @@ class _Pace:
 
     def __init__(self, bar: Progress, title: str, work: dict[str, float], cases: int) -> None:
         self._bar, self._title, self._work, self._cases = bar, title, work, cases
+        self.said = title
         self._before = self._within = self._of_check = 0.0
         bar.update(bar.task_ids[0], total=sum(work.values()))
 
@@ -122,7 +129,8 @@ class _Pace:
         """Everything before this check is done."""
         self._before += self._of_check
         self._within, self._of_check = 0.0, self._work[check.id]
-        self._show(f"{self._title}: {check.id} {check.slug}")
+        self.said = f"{self._title}: {check.id} {check.slug}"
+        self._show(self.said)
 
     def tick(self) -> None:
         """One more volume was attacked."""

@@ -10,7 +10,7 @@ from robustvox.datasets import Volume
 from ...craft.named import NamedAttack, NamedModel
 from ...craft.view import attacked_windows
 from ...harness.bench import Bench
-from ...harness.faults import CASE_FAILURES
+from ...harness.faults import CASE_FAILURES, require_folder
 from ...harness.outlook import attack_seconds, passes_of
 from ...plan.attacks import brief
 from ...plan.build import build_plan
@@ -28,6 +28,7 @@ def show_plan(request: RunRequest) -> int:
     Raises:
         UsageError: for whatever a run would refuse.
     """
+    require_folder(request.writing.out)
     plan = build_plan(request.crossing, request.computing, request.writing.out)
     labels_of(plan, request.writing.out)
     console = make_console(stderr=request.writing.json)
@@ -35,7 +36,7 @@ def show_plan(request: RunRequest) -> int:
     volume = _first(bench)
     cases = ", ".join(plan.cases[:4]) + (", ..." if len(plan.cases) > 4 else "")
     lines = [
-        f"dataset   {plan.dataset.name}, {len(plan.cases)} cases: {cases}",
+        f"dataset   {plan.dataset.name}, {len(plan.cases)} case{'s' * (len(plan.cases) > 1)}: {cases}",
         f"protocol  {plan.protocol.name}, seed {plan.seed}, on {plan.device}",
         *(f"model     {model.shown}" for model in plan.surrogates),
         *(f"scored    {model.shown}" for model in plan.targets if plan.surrogates != plan.targets),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -41,14 +40,20 @@ from ...show.model_labels import relabelled, shown_labels
 from ...show.tables.results import both
 from ...show.tables.views import uneven
 from ...specs.compute import Compute
-from ...specs.program import pasted
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
-from .console import escape, make_console, progress, say
+from ..stopping import stopping
+from .console import escape, make_console, progress
 from .json_rows import Emit, json_rows
 from .labels import labels_of
 from .terminal_table import results_table
+
+_BEFORE, _AFTER = (
+    "before anything was computed",
+    "after the last volume, while tables and report were written",
+)
+"""Where a run may be stopped but within its attacks."""
 
 
 def run_benchmark(request: RunRequest, executor: Executor | None = None, *, beside: bool = False) -> int:
@@ -71,7 +76,8 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
     gallery = FirstCase()
     computing, writing = request.computing, request.writing
     require_folder(writing.out)
-    plan = build_plan(request.crossing, computing, writing.out)
+    with stopping(_BEFORE):
+        plan = build_plan(request.crossing, computing, writing.out)
     alone = executor is None and computing.scheduler is None and computing.workers == 0
     desk = SideDesk() if beside and alone and not plan.device.startswith("cpu") else OwnDesk()
     # Workers attack the cases they are given one by one.
@@ -108,7 +114,7 @@ def _run(
     labels = labels_of(plan, out)
     entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, compute))
     with RecordStore(folder / "records") as store:
-        with storing(folder):
+        with stopping(_BEFORE), storing(folder):
             store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))
             claim(out, plan.dataset)
             keep_labels(store.root, labels)
@@ -116,26 +122,27 @@ def _run(
             console.print(escape(line), soft_wrap=True)
         provenances = _Provenances(store, {"protocol": plan.protocol.name, **entry}, place_of(plan.device))
         events = _compute(request, bench, store, provenances, executor)
-        with storing(out):
+        with stopping(_AFTER), storing(out):
             recorded = write(out)[store.root]
-    for line in window_lines(bench):
-        aside.print(escape(line), style="dim", soft_wrap=True)
-    records = _print(console, request, plan, events, recorded, emit)
-    if request.writing.report:
-        announce(
-            aside,
-            Run(
-                bench=bench,
-                events=events,
-                records=records,
-                environment=entry,
-                provenance=provenances.own,
-                out=out,
-                started=started,
-                seconds=time.perf_counter() - clock,
-                gallery=gallery,
-            ),
-        )
+    with stopping(_AFTER):
+        for line in window_lines(bench):
+            aside.print(escape(line), style="dim", soft_wrap=True)
+        records = _print(console, request, plan, events, recorded, emit)
+        if request.writing.report:
+            announce(
+                aside,
+                Run(
+                    bench=bench,
+                    events=events,
+                    records=records,
+                    environment=entry,
+                    provenance=provenances.own,
+                    out=out,
+                    started=started,
+                    seconds=time.perf_counter() - clock,
+                    gallery=gallery,
+                ),
+            )
     for line in plan.refused:
         console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
     return SOME_FAILED if plan.refused or any(event.failed for event in events) else DONE
@@ -163,7 +170,7 @@ def _compute(
             outlook=outlook,
             quiet=request.quiet,
         ) as bar,
-        _told_where(tally, request.quiet),
+        stopping(lambda: _whereabouts(tally)),
     ):
         elsewhere = None
         if crew is not None:
@@ -191,17 +198,10 @@ def _compute(
     return events
 
 
-@contextmanager
-def _told_where(tally: Tally, quiet: bool) -> Iterator[None]:
-    """Who stops a run hears where it was, and the command that goes on in a form that can be pasted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not quiet:
-            now = tally.doing()
-            say(f"stopped after {tally.done} of {tally.jobs}" + (f", in {now}" if now else ""), err=True)
-            say(f"to go on: {pasted(sys.argv[1:])}", err=True)
-        raise
+def _whereabouts(tally: Tally) -> str:
+    """For who stops a run."""
+    now = tally.doing()
+    return f"after {tally.done} of {tally.jobs} volumes" + (f", in {now}" if now else "")
 
 
 class _Provenances:

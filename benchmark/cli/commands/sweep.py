@@ -13,6 +13,7 @@ from ...specs.protocols import DEFAULT_PROTOCOL, find_protocol
 from ...specs.requests import RunRequest
 from ...specs.spec import UsageError
 from ..codes import DONE
+from ..stopping import stopping
 from ..sweep import Entry, Sweep, read_sweep
 from .console import escape, make_console
 from .dry_run import show_plan
@@ -29,16 +30,18 @@ def run_sweep(request: RunRequest, path: Path) -> int:
     _check(sweep)
     console = make_console(stderr=any(run.writing.json for run in sweep.runs))
     console.quiet = any(run.quiet for run in sweep.runs)
-    if not request.dry_run:
+    with stopping("before anything was computed"):
         # Before the first of them computes: no hour is spent on what ends in a mistake that can be seen now.
         _check_runs(sweep, path)
     worst = DONE
     for number, run in enumerate(sweep.runs, start=1):
-        if len(sweep.runs) > 1:
+        name = _numbered(sweep, number)
+        if name:
             crossing = run.crossing
-            said = f"run {number} of {len(sweep.runs)}: {crossing.dataset}, {crossing.protocol}, seed {crossing.seed}"
+            said = f"{name}: {crossing.dataset}, {crossing.protocol}, seed {crossing.seed}"
             console.print(escape(said), style="bold", soft_wrap=True)
-        worst = max(worst, show_plan(run) if request.dry_run else run_benchmark(run, beside=True))
+        with stopping("", of=name):
+            worst = max(worst, show_plan(run) if request.dry_run else run_benchmark(run, beside=True))
     return worst
 
 
@@ -47,7 +50,12 @@ def _check_runs(sweep: Sweep, path: Path) -> None:
         try:
             build_plan(run.crossing, run.computing, run.writing.out)
         except UsageError as error:
-            raise UsageError(f"{path}, run {number} of {len(sweep.runs)}: {error}") from error
+            place = ", ".join(filter(None, (str(path), _numbered(sweep, number))))
+            raise UsageError(f"{place}: {error}") from error
+
+
+def _numbered(sweep: Sweep, number: int) -> str:
+    return f"run {number} of {len(sweep.runs)}" if len(sweep.runs) > 1 else ""
 
 
 def _check(sweep: Sweep) -> None:

@@ -47,7 +47,7 @@ def _wide(rows: list[Mapping[str, Any]], protocols: Mapping[str, Protocol], titl
     unit = "/".join(sorted({_unit(protocol) for protocol in protocols.values()}))
     for name in (
         "n", "Dice\nclean", "Dice\nattacked", "95%\ninterval", f"HD95 {unit}\nclean", f"HD95 {unit}\nattacked",
-        "organs\nlost", "Linf\n/255", "L2", "PSNR\ndB", "SSIM", "s",
+        "organs\ngone", "Linf\n/255", "L2", "PSNR\ndB", "SSIM", "s",
     ):  # fmt: skip
         view.add_column(name, justify="right", no_wrap=True)
     view.add_column("flags", overflow="fold")
@@ -108,7 +108,7 @@ def _narrow(
 def _details(row: Mapping[str, Any], unit: str) -> Iterator[str]:
     """What stands in the second line."""
     yield f"HD95 {_number(row['hd95_clean_mm'], 1)} to {_number(row['hd95_adv_mm'], 1)} {unit}"
-    yield f"{row['missing']} lost"
+    yield f"{row['missing']} gone"
     yield f"Linf {_number(row['linf'], 2, scale=255).removesuffix('.00')}/255"
     yield f"L2 {_number(row['l2'], 2)}"
     yield f"{_number(row['psnr'], 1)} dB"

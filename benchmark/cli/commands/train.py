@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from robustvox.datasets import Dataset
 from robustvox.models import CATALOG, build_model
 
@@ -18,8 +20,9 @@ from ...specs.requests import TrainRequest
 from ...specs.spec import Spec, UsageError, match
 from ...training.defences import NATURAL, NamedDefence, build_defence
 from ...training.recipe import Progress, Recipe
-from ...training.train import Watching, train
+from ...training.train import Trained, Watching, train
 from ..codes import DONE
+from ..stopping import stopping
 from .console import make_console, progress
 
 
@@ -46,9 +49,15 @@ def train_model(request: TrainRequest) -> int:
         start = zoo_file(dataset, spec.name)
     require_folder(path.parent, option="--checkpoint")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with progress(f"train {name} on {dataset.name}", request.steps) as bar:
+    done = 0
+    with (
+        stopping(lambda: _whereabouts(done, request.steps)),
+        progress(f"train {name} on {dataset.name}", request.steps) as bar,
+    ):
 
         def show(step: Progress) -> None:
+            nonlocal done
+            done = step.step
             bar.update(bar.task_ids[0], completed=step.step, description=f"{name} loss {step.loss:.3f}")
 
         try:
@@ -75,11 +84,27 @@ def train_model(request: TrainRequest) -> int:
                 f"expected {spec} to run on windows of {'x'.join(map(str, roi_size))}, found: {said}; change the parameters, "
                 "--roi-size or --batch-size"
             ) from error
+    ours = request.checkpoint is not None or zoo_file(dataset, name) == path
+    _tell(request, trained, path, "" if ours else spec.name)
+    return DONE
+
+
+def _whereabouts(done: int, steps: int) -> str:
+    """For who stops a training."""
+    return (
+        f"after step {done} of {steps}; at most the last 20, or the last minute, are done again"
+        if done
+        else "before a step"
+    )
+
+
+def _tell(request: TrainRequest, trained: Trained, path: Path, other: str) -> None:
+    """What came of it; ``other`` is a model whose name alone means another checkpoint."""
     console = make_console()
     console.print(f"{path}: validation Dice {trained.card.validation_dice:.4f}")
-    if request.checkpoint is None and zoo_file(dataset, name) != path:
+    if other:
         console.print(
-            f"--model {spec.name} alone means the checkpoint that comes with the code; this one is --checkpoint {path}"
+            f"--model {other} alone means the checkpoint that comes with the code; this one is --checkpoint {path}"
         )
     for line in described(trained):
         console.print(line)
@@ -87,7 +112,6 @@ def train_model(request: TrainRequest) -> int:
         console.print(
             f"{write_training_report(request.report, path.name.removesuffix('.safetensors'), trained)}"
         )
-    return DONE
 
 
 def _recipe(request: TrainRequest) -> Recipe:

@@ -21,6 +21,13 @@
   });
   const diverging = { R: [109, 20, 255], G: [184, 20, 160], B: [255, 20, 60], A: [255, 255, 255], I: [0, 128, 255] };
 
+  // Before a page is laid out, and in a window that closes, a canvas has hardly a pixel: less than the margins between the
+  // planes, which then get a negative width. Its observer draws again as soon as there is room.
+  const roomy = (panel, canvas) => {
+    const draw = panel.drawScene.bind(panel);
+    panel.drawScene = () => (Math.min(canvas.width, canvas.height) < 32 ? undefined : draw());
+  };
+
   const load = (name, settings) =>
     NVImage.loadFromBase64({ base64: data.volumes[name], name: `${name}.nii.gz`, colormap: "gray", ...settings });
   const options = {
@@ -35,6 +42,7 @@
     const solid = name === "difference" ? { multiplanarShowRender: SHOW_RENDER.NEVER } : {}; // in 3D a full block
     panels[name] = new Niivue({ ...options, ...solid });
     panels[name].addColormap("difference", diverging);
+    roomy(panels[name], byId(name));
     await panels[name].attachToCanvas(byId(name));
   }
   const [low, high] = data.window;
@@ -87,6 +95,17 @@
       `reference ${name(overlays.clean.reference)}; predicted ${name(overlays.clean.prediction)} clean, ${name(overlays.attacked.prediction)} attacked`;
   };
   for (const panel of all) panel.onLocationChange = tell;
+
+  // NiiVue takes every touch; where a finger scrolls the page it hears of none, and a tap comes as a click.
+  if (navigator.maxTouchPoints) for (const part of document.querySelectorAll(".touch")) part.hidden = false;
+  const frames = document.querySelectorAll(".canvas");
+  const scrolls = () => byId("finger").value === "scroll";
+  const touch = () => frames.forEach((frame) => frame.classList.toggle("held", !scrolls()));
+  for (const frame of frames)
+    for (const kind of ["touchstart", "touchmove", "touchend"])
+      frame.addEventListener(kind, (event) => { if (scrolls()) event.stopPropagation(); }, { capture: true, passive: true });
+  byId("finger").addEventListener("input", touch);
+  touch();
 
   for (const id of ["view", "overlay", "opacity", "convention"]) byId(id).addEventListener("input", show);
   byId("view").form.addEventListener("submit", (event) => event.preventDefault());

@@ -56,7 +56,7 @@ FAILURES = {
     "C16": "the network that was attacked is not the one that is scored",
     "C17": "the attack is weak on an undefended model, so it says little of any other",
     "C18": "the result depends on the order of the cases and cannot be repeated",
-    "C20": "Dice falls while HD95 improves, so an organ that was lost is missing in the mean",
+    "C20": "Dice falls while HD95 improves, so an organ that is gone is missing in the mean",
     "C21": "the change is large enough to be seen, and no budget bounds it",
     "C22": "part of the harm is done by the attack's own pipeline before it attacks",
     "C23": "the gradient is hardly more than rounding, so the attack follows nothing; the number is too high",

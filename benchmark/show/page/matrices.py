@@ -83,7 +83,7 @@ def transfer_matrices(board: Board, names: Mapping[str, AttackName]) -> list[Mat
 
 
 def class_matrices(board: Board, names: Mapping[str, AttackName]) -> list[Matrix]:
-    """White-box Dice per foreground class, clean Dice and lost organs in small print."""
+    """White-box Dice per foreground class, clean Dice and organs gone in small print."""
     classes: Frame = own(board.classes)
     classes = classes.assign(lost=classes["status"] == "missing")
     # Seeds of one case first, so that a case stays the unit.
@@ -113,7 +113,7 @@ def _class_cell(attacked: tuple[float, int] | None, clean: tuple[float, int] | N
     if attacked is None or math.isnan(attacked[0]):
         return None
     parts = [f"clean {clean[0]:.2f}"] if clean and not math.isnan(clean[0]) else []
-    parts += [f"{attacked[1]} lost"] if attacked[1] else []
+    parts += [f"{attacked[1]} gone"] if attacked[1] else []
     return Cell(attacked[0], ", ".join(parts))
 
 

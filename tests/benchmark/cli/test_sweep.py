@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
+from pathlib import Path
 
 import pytest
 
 from robustvox.benchmark.cli import main
-from robustvox.benchmark.cli.commands import run as running
 from robustvox.benchmark.cli.sweep import read_sweep
-from robustvox.benchmark.harness.cluster import Tally
 from robustvox.benchmark.specs.crossing import Computing, Crossing, Writing
 from robustvox.benchmark.specs.requests import RunRequest
 from robustvox.benchmark.specs.spec import UsageError
@@ -24,7 +21,7 @@ def typed(**crossing) -> RunRequest:
 def sweep(tmp_path):
     def write(text: str):
         path = tmp_path / "sweep.yaml"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
         return path
 
     return write
@@ -54,6 +51,22 @@ def test_lists_are_crossed_and_what_is_typed_wins(sweep) -> None:
         ("model: unet\nattack: fgsm\nseed: many\n", ":3: expected a whole number, got 'many'"),
         ("model: unet\nattack: fgsm\nworkers: -1\n", ":3: expected at least 0"),
         ("model: unet\nuntrained: maybe\n", ":2: expected true or false"),
+        ("model: unet\nwait: nan\n", ":2: expected at least 0"),
+        ("? [a, b]\n: c\n", ":1: expected the name of an option, found a list"),
+        ("<<: {model: unet}\n", ":1: no option is called '<<'"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n", ":1: no option is called 'a'"),
+        ("model: &a [*a]\n", ":1: expected one value or a list"),
+        ("model: !!python/object/apply:os.system [ls]\n", ":1: expected one value or a list"),
+        ("model: !own unet\n", ":1: expected one value or a list"),
+        ("model: " + "[" * 3000 + "\n", ": expected YAML, found: lists within lists"),
+        ("model: unet\n---\nmodel: unet\n", ":2: expected YAML, found: expected a single document"),
+        ("model:\tunet\n", ":1: expected YAML"),
+        ("model: unet\n# \udce9\n", ":2: expected UTF-8"),
+        ("# " + "x" * 200_000, ": expected a file of options, at most 200000 bytes"),
+        ("model: unet\nseed: [0, 1, 0]\n", ":2: expected every value once, got '0' again"),
+        ("seed: [" + ",".join(map(str, range(1001))) + "]\n", ": expected at most 1000 runs, got 1001"),
+        ("model: unet\nattack: fgsm\nquiet: yes\nverbose: on\n", ": expected --quiet or --verbose"),
+        ("model: unet\nattack: fgsm\ncases: 8/255\n", ": expected --cases as a number"),
         ("model: unet\nmodel: unet\n", ":2: expected model once, it stands in line 1 too"),
         ("model: {a: 1}\n", ":1: expected one value or a list"),
         ("model:\n", ":1: expected one value or a list"),
@@ -72,9 +85,19 @@ def test_a_mistake_is_one_line_with_its_place(sweep, capsys, text: str, said: st
     assert f"sweep.yaml{said}" in line
 
 
-def test_no_file_is_one_line(tmp_path, capsys) -> None:
-    assert main(["--config", str(tmp_path / "none.yaml")]) == 2
+@pytest.mark.parametrize("name", ["none.yaml", "."])
+def test_no_file_is_one_line(tmp_path, capsys, name) -> None:
+    assert main(["--config", str(tmp_path / name)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_other_line_ends_a_mark_of_bytes_and_words_of_yaml_are_read(sweep, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/her")
+    text = "\ufeffmodel: &name unet\r\ncheckpoint: ~/x.pt\r\nreport: no\r\nlabel: no\r\nattack: [fgsm, *name]\r\n"
+    (run,) = read_sweep(sweep(text), typed()).runs
+    assert run.crossing.checkpoints == (Path("/home/her/x.pt"),)
+    assert (run.writing.report, run.crossing.model_labels) == (False, ("no",))
+    assert run.crossing.attacks == ("fgsm", "unet")
 
 
 def test_lists_of_lists_are_refused(sweep) -> None:
@@ -119,18 +142,3 @@ def test_quiet_and_verbose(toy, capsys) -> None:
     assert toy("--attack", "gn", "-v") == 0
     assert capsys.readouterr().err.count("recorded: toy") == 6
     assert toy("--attack", "gn", "-v", "-q") == 2
-
-
-def test_who_stops_a_run_can_paste_what_goes_on(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(
-        "sys.argv", ["/bin/robustvox", "--model", "unet", "--out", "my runs", "--split", "all"]
-    )
-    tally = Tally(8, done=3)
-    tally.doing = lambda: "val_000: pgd on unet, step 3 of 20"
-    with pytest.raises(KeyboardInterrupt), running._told_where(tally, quiet=False):
-        signal.raise_signal(signal.SIGINT)
-    where, command = capsys.readouterr().err.splitlines()
-    assert where == "stopped after 3 of 8, in val_000: pgd on unet, step 3 of 20"
-    assert shlex.split(command.removeprefix("to go on: ")) == [
-        "robustvox", "--model", "unet", "--out", "my runs", "--split", "all",
-    ]  # fmt: skip

@@ -14,7 +14,7 @@ from robustvox.benchmark.plan.attacks import brief
 from robustvox.benchmark.records.reading import Records, load_records
 from robustvox.benchmark.show.tables import results
 
-SECOND_LINE = ("HD95", "lost", "Linf", "L2", "dB", "SSIM")
+SECOND_LINE = ("HD95", "gone", "Linf", "L2", "dB", "SSIM")
 
 
 RESULTS = Path(__file__).resolve().parents[3] / "results" / "hippocampus" / "records"

@@ -247,6 +247,22 @@ def test_the_attacked_image_shows_its_own_prediction_and_moves_with_the_clean_on
     assert re.search(r"difference -?2 HU$", opened["texts"]["intensity"])
 
 
+def test_a_finger_scrolls_the_page_unless_it_shall_hold_the_panel(opened: dict[str, Any]) -> None:
+    assert not opened["finger_without_touch"]
+    if "fingers" not in opened:
+        pytest.skip("no phone was opened on this scene")
+    scroll, hold = opened["fingers"]["scroll"], opened["fingers"]["hold"]
+    assert opened["fingers"]["offered"]
+    assert scroll["scrolled"] > 100
+    assert not scroll["moved"]
+    assert hold == {"scrolled": 0, "moved": True}
+    assert opened["fingers"]["tap"]
+
+
+def test_a_panel_without_room_waits_for_it(opened: dict[str, Any]) -> None:
+    assert opened["drawn_again"]  # and said nothing meanwhile, see above
+
+
 def test_the_organ_is_named_in_the_legend(opened: dict[str, Any]) -> None:
     assert opened["texts"]["legend"][0] == HOSTILE.replace("\u202e", " ")
 

@@ -62,6 +62,42 @@ async function moving(tab) {
   facts.moved = before.map((value, at) => value !== after[at]);
 }
 
+// A finger goes up by 300 pixels on the first panel: how far the page scrolls, and whether the crosshair moves; then a tap.
+async function fingers(tab) {
+  const session = await tab.context().newCDPSession(tab);
+  const place = () => tab.textContent("#place");
+  facts.fingers = { offered: await tab.locator("#finger").isVisible() };
+  for (const finger of ["scroll", "hold"]) {
+    await choose(tab, { finger, view: "axial" });
+    await tab.evaluate(() => document.getElementById("clean").scrollIntoView({ block: "center" }));
+    const box = await tab.locator("#clean").boundingBox();
+    const [x, from, top, before] = [box.x + box.width / 2 + 20, box.y + box.height - 40, await tab.evaluate(() => scrollY), await place()];
+    const send = (type, ...points) => session.send("Input.dispatchTouchEvent", { type, touchPoints: points.map((y) => ({ x, y })) });
+    await send("touchStart", from);
+    for (let moved = 30; moved <= 300; moved += 30) await send("touchMove", from - moved);
+    await send("touchEnd");
+    await tab.waitForTimeout(500);
+    facts.fingers[finger] = { scrolled: (await tab.evaluate(() => scrollY)) - top, moved: (await place()) !== before };
+  }
+  await choose(tab, { finger: "scroll" });
+  const [before, box] = [await place(), await tab.locator("#clean").boundingBox()];
+  await tab.touchscreen.tap(box.x + box.width / 2 + 40, box.y + box.height / 2 + 40);
+  await tab.waitForTimeout(500);
+  facts.fingers.tap = (await place()) !== before;
+}
+
+// A window that closes, and one that opens again.
+async function narrow(tab) {
+  for (const [width, height] of [["2px", "300px"], ["300px", "3px"], ["0px", "0px"], ["", ""]]) {
+    await tab.evaluate(([width, height]) => {
+      for (const { style } of document.querySelectorAll(".canvas")) Object.assign(style, { width, height });
+    }, [width, height]);
+    await tab.waitForTimeout(1000);
+  }
+  const [width, wide] = await tab.evaluate(() => [document.getElementById("clean").width, document.getElementById("clean").clientWidth]);
+  facts.drawn_again = width === wide;
+}
+
 (async () => {
   const browser = await chromium.launch({ executablePath: process.env.ROBUSTVOX_CHROMIUM, args: ARGUMENTS });
   const axe = fs.readFileSync(require.resolve(path.join(modules, "axe-core")), "utf8");
@@ -74,12 +110,15 @@ async function moving(tab) {
     facts.passed[name] = checked.passes.length;
     if (screenshots) await tab.screenshot({ path: path.join(screenshots, `viewer ${name}.png`.replaceAll(" ", "_")), fullPage: true });
     if (name === "desktop") {
+      facts.finger_without_touch = await tab.locator("#finger").isVisible();
       for (const id of ["place", "intensity", "class", "trouble"]) facts.texts[id] = await tab.textContent(`#${id}`);
       facts.texts.title = await tab.title();
       facts.texts.legend = await tab.$$eval(".legend li", (items) => items.map((item) => item.textContent.trim()));
       await orientation(tab);
       await moving(tab);
+      await narrow(tab);
     }
+    if (name === "phone") await fingers(tab);
     await tab.close();
   }
   await browser.close();

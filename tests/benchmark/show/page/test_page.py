@@ -140,7 +140,7 @@ def test_every_white_box_row_is_there_with_its_numbers(page: Page, toy_results: 
         assert (cell["Robust Dice"], wanted["dice_adv_low"]) == (f"{dice:.3f}", "")  # four cases, no interval
         assert cell["Clean Dice"] == f"{float(wanted['dice_clean']):.3f}"
         assert float(cell["Drop"]) == pytest.approx(float(wanted["dice_clean"]) - dice, abs=6e-4)
-        assert (cell["Lost organs"], cell["L2"]) == (wanted["missing"], f"{float(wanted['l2']):.2f}")
+        assert (cell["Organs gone"], cell["L2"]) == (wanted["missing"], f"{float(wanted['l2']):.2f}")
         assert cell["Flags"].split() == list(filter(None, wanted["flags"].split(";")))
     failed = [row for row in rows if "1 failed" in row[header.index("Cases")]]
     assert [row[:2] for row in failed] == [["unet", "pgd 8/255"]]
@@ -159,10 +159,10 @@ def test_transfer_and_class_tables(page: Page, text: str) -> None:
     assert corner == ["Surrogate ↓ target →", *sorted(["unet", "swin_unetr", HOSTILE])]
     assert "No transfer results yet for =cmd|x" in text
     per_class = [table for table in page.tables["heat"] if table[0][0] == "Model"]
-    pgd = next(table for table in per_class if any("lost" in cell for row in table for cell in row))
+    pgd = next(table for table in per_class if any("gone" in cell for row in table for cell in row))
     assert pgd[0] == ["Model", "liver", "<b>spleen"]
     by_model = {row[0]: row[1:] for row in pgd[1:]}
-    assert by_model[HOSTILE][0].endswith("clean 0.90, 1 lost")
+    assert by_model[HOSTILE][0].endswith("clean 0.90, 1 gone")
     assert by_model[HOSTILE][1].endswith("clean 0.88")
 
 
