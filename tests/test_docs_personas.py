@@ -83,7 +83,7 @@ def test_a_way_ends_in_time_and_without_a_guess(page, tmp_path):
     shim.parent.mkdir()
     shim.write_text(
         f"#!/bin/sh\nPYTHONPATH=$PYTHONPATH:{shlex.quote(str(installed))} exec {sys.executable} -c "
-        "'import sys; from robustvox.benchmark.cli import console_script; sys.exit(console_script())' \"$@\"\n"
+        "'from robustvox.benchmark.__main__ import console_script; console_script()' \"$@\"\n"
     )
     shim.chmod(0o755)
     folder = tmp_path / "empty"
