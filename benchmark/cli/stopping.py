@@ -26,10 +26,12 @@ def stopping(where: Callable[[], str] | str, *, of: str = "") -> Iterator[None]:
         of: what stands before the place, also before one that was told further inside, such as the run of a sweep.
 
     Example:
-        >>> with stopping("before the end", of="run 2 of 3"):
-        ...     raise KeyboardInterrupt
-        Traceback (most recent call last):
-        robustvox.benchmark.cli.stopping.Stopped: in run 2 of 3, before the end
+        >>> try:
+        ...     with stopping("before the end", of="run 2 of 3"):
+        ...         raise KeyboardInterrupt
+        ... except Stopped as stop:
+        ...     print(stop)
+        in run 2 of 3, before the end
     """
     try:
         yield
