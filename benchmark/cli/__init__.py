@@ -182,8 +182,3 @@ def _usage(message: str) -> int:
     line = printable(" ".join(message.split()))
     typer.echo("error: " + (line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."), err=True)
     return USAGE
-
-
-def console_script() -> None:
-    """What the ``robustvox`` script called before Ctrl-C was heard while it imports, see ``__main__``."""
-    raise SystemExit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +106,6 @@ def repaint(figure: Figure, theme: Theme) -> None:
     What is written on the paper changes: texts, ticks, frames. What is drawn, images above all, stays as it is.
     """
     from matplotlib.colors import to_rgba
-    from matplotlib.lines import Line2D
     from matplotlib.spines import Spine
     from matplotlib.text import Text
 
@@ -115,8 +115,8 @@ def repaint(figure: Figure, theme: Theme) -> None:
         text.set_color(inks.get(to_rgba(text.get_color()), text.get_color()))
     for spine in figure.findobj(Spine):
         spine.set_edgecolor(inks.get(to_rgba(spine.get_edgecolor()), spine.get_edgecolor()))
-    for axes in figure.axes:
-        for tick in axes.findobj(Line2D):
+    for axis in itertools.chain.from_iterable((axes.xaxis, axes.yaxis) for axes in figure.axes):
+        for tick in axis.get_ticklines():
             tick.set_markeredgecolor(
                 inks.get(to_rgba(tick.get_markeredgecolor()), tick.get_markeredgecolor())
             )
