@@ -56,6 +56,7 @@ def test_a_job_that_always_kills_its_worker_costs_one_row(light, capfd):
     assert sizes == {path: path.stat().st_size for path in sizes}
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interruption_stops_everybody_at_once_and_keeps_what_is_finished(light, number):
     # Two rows at once, then jobs of a minute, in which a worker is when the signal comes.

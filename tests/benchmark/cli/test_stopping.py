@@ -21,6 +21,8 @@ from robustvox.benchmark.cli.stopping import Stopped, stopping
 from robustvox.benchmark.harness.cluster import Tally
 from robustvox.benchmark.records.outcomes import load_outcomes
 
+pytestmark = pytest.mark.usefixtures("hears_ctrl_c")
+
 TYPED = ["--model", "unet", "--out", "my runs", "--split", "all"]
 
 
