@@ -220,6 +220,9 @@ class TrainRequest:
     turn: Annotated[
         float, Option(help="Degrees that windows are turned by, at most, in the plane of slices.", least=0.0)
     ] = 0.0
+    gamma: Annotated[
+        float, Option(help="Largest exponent that intensities are raised to, and its inverse.", least=1.0)
+    ] = 1.0
     adversarial: Annotated[
         str | None,
         Option(

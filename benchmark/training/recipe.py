@@ -23,6 +23,8 @@ class Recipe:
             lay; 0 for none.
         scale: largest relative change of size.
         intensity: largest relative change of gain, and half of it as offset on [0, 1].
+        gamma: largest exponent that intensities are raised to, at least 1; exponents are drawn evenly on a logarithmic
+            scale between it and its inverse. 1 for none; for MRI, whose contrast no scanner shares with another.
         noise: largest standard deviation of added noise on [0, 1].
     """
 
@@ -37,6 +39,7 @@ class Recipe:
     turn: float = 0.0
     scale: float = 0.12
     intensity: float = 0.15
+    gamma: float = 1.0
     noise: float = 0.02
 
 

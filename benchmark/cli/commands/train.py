@@ -115,7 +115,13 @@ def _tell(request: TrainRequest, trained: Trained, path: Path, other: str) -> No
 
 
 def _recipe(request: TrainRequest) -> Recipe:
-    return Recipe(steps=request.steps, batch_size=request.batch_size, lr=request.lr, turn=request.turn)
+    return Recipe(
+        steps=request.steps,
+        batch_size=request.batch_size,
+        lr=request.lr,
+        turn=request.turn,
+        gamma=request.gamma,
+    )
 
 
 def _defence(request: TrainRequest) -> NamedDefence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,3 +33,24 @@ def test_a_turn_keeps_every_slice_in_its_place_and_moves_what_lies_in_it() -> No
     here = torch.stack(torch.meshgrid(*(torch.arange(16.0) - 7.5,) * 2, indexing="ij"))
     centre = (here * moved).sum((1, 2)) / moved.sum()
     torch.testing.assert_close(centre.norm(), torch.tensor(4.5), rtol=0, atol=0.3)  # at its distance
+
+
+def test_gamma_raises_intensities_to_exponents_even_on_a_logarithmic_scale() -> None:
+    ramp = torch.linspace(0, 1, math.prod(SIZE)).reshape(SIZE)
+    stream = WindowStream(
+        [Sample(ramp[None], torch.zeros(1, *SIZE, dtype=torch.int64), "case")],
+        SIZE,
+        Recipe(gamma=2, **STILL),
+        0,
+    )
+    logs = []
+    for _ in range(200):
+        window = next(stream).images[0, 0]
+        exponents = window[8:].double().log() / ramp[8:].double().log()
+        exponent = exponents[:-1].mean()  # the last voxels are 1, whatever the exponent
+        torch.testing.assert_close(window.double(), ramp.double() ** exponent, rtol=0, atol=1e-4)
+        logs.append(exponent.log2())
+    found = torch.stack(logs)
+    assert found.abs().max() <= 1 + 1e-3
+    assert abs(found.mean()) < 0.2  # of a deviation of 0.04
+    torch.testing.assert_close(found.std(), torch.tensor(3**-0.5, dtype=torch.float64), rtol=0.15, atol=0)
