@@ -26,13 +26,16 @@ from .saved import open_folder
 from .windows import read_window
 
 
-def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None) -> Plan:
+def build_plan(
+    crossing: Crossing, computing: Computing, out: Path | None = None, *, option: str = "--cases"
+) -> Plan:
     """Resolve every name of a crossing.
 
     Args:
         crossing: what is crossed.
         computing: on what device, in what precision.
         out: folder of the results, which tells a dataset given by its path from another of the same name.
+        option: where the cases were typed.
 
     Raises:
         UsageError: for any name, parameter, path or combination that cannot be.
@@ -56,7 +59,9 @@ def build_plan(crossing: Crossing, computing: Computing, out: Path | None = None
     crafting = len(crossing.models)
     return Plan(
         dataset=dataset,
-        cases=select_cases(dataset, split, crossing.cases or "first:4", held_out(split, models)),
+        cases=select_cases(
+            dataset, split, crossing.cases or "first:4", held_out(split, models), option=option
+        ),
         surrogates=models[:crafting],
         targets=models[crafting:] if crossing.targets and not crossing.transfer else models,
         attacks=attacks,

@@ -27,14 +27,19 @@ LISTS = (".csv", ".json")
 
 
 def select_cases(
-    dataset: Dataset, split: str, cases: str, held_out: Sequence[str] | None = None
+    dataset: Dataset,
+    split: str,
+    cases: str,
+    held_out: Sequence[str] | None = None,
+    *,
+    option: str = "--cases",
 ) -> tuple[str, ...]:
     """The first ``cases`` of a split (or of every split), all of it, or ids separated by commas.
 
     ``held_out``, what the models were validated on, stands in the place of the split where it is known.
 
     A number that is the id of a case means that case, and a warning says so; ``first:3`` always is a number, and
-    takes what there is where the split has fewer.
+    takes what there is where the split has fewer. ``option`` is what errors call the place where they were typed.
 
     Raises:
         UsageError: an empty split, an unknown split or id, or a number below 1 or above what there is.
@@ -44,7 +49,7 @@ def select_cases(
     if cases in everything:
         if cases.isdecimal():
             warnings.warn(
-                f"--cases {cases} is the case named {cases} of {dataset.name}; for a number of cases say first:{cases}",
+                f"{option} {cases} is the case named {cases} of {dataset.name}; for a number of cases say first:{cases}",
                 UserWarning,
                 stacklevel=2,
             )
@@ -54,18 +59,19 @@ def select_cases(
     number = re.fullmatch(r"(?:first:)?([0-9]+)", cases)
     if number:
         if int(number[1]) < 1:
-            raise UsageError("expected --cases of at least 1, got 0")
+            raise UsageError(f"expected {option} of at least 1, got 0")
         if cases.isdecimal() and int(cases) > len(known):
             where = f"the split {split} of {dataset.name}" if split != EVERY_SPLIT else dataset.name
             raise UsageError(
-                f"expected --cases of at most {len(known)}, which {where} has, got {cases}; for every case say --cases all"
+                f"expected {option} of at most {len(known)}, which {where} has, got {cases}; for every case say "
+                f"{option} all"
             )
         return tuple(known[: int(number[1])])
     wanted = [c.strip() for c in cases.split(",") if c.strip()]
     unknown = [c for c in wanted if c not in everything]
     if unknown or not wanted:
         raise UsageError(
-            f"expected --cases as a number, `all` or ids of {dataset.name}, got {', '.join(unknown) or repr(cases)}; "
+            f"expected {option} as a number, `all` or ids of {dataset.name}, got {', '.join(unknown) or repr(cases)}; "
             f"ids look like {known[0]}"
         )
     return tuple(dict.fromkeys(wanted))

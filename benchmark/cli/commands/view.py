@@ -106,7 +106,7 @@ def _live(request: ViewRequest) -> _Views:
         raise UsageError(
             "expected --attack with --model, got none; leave --model out for what a run has saved"
         )
-    plan = build_plan(request.crossing, request.computing, request.results)
+    plan = build_plan(request.crossing, request.computing, request.results, option="CASE")
     records = load_records(request.results / plan.dataset.name / "records")
     jobs = [(job, target) for job in plan.jobs() if not job.clean for target in job.targets]
     bench = Bench(plan)
@@ -136,7 +136,7 @@ def _saved(request: ViewRequest) -> _Views:
     kept = Kept(
         folder=request.results / dataset.name,
         dataset=dataset,
-        cases=select_cases(dataset, EVERY_SPLIT, crossing.cases),
+        cases=select_cases(dataset, EVERY_SPLIT, crossing.cases, option="CASE"),
         protocol=protocol,
         attacks=tuple(attack.spec for attack in attacks),
         targets=crossing.targets,

@@ -162,8 +162,9 @@ def test_a_broken_case_is_one_line_and_the_others_are_shown(toy, view, capsys):
         (["case_000", "--convention", "left"], "--convention among radiological, neurological, got 'left'"),
         (
             ["case_9", "--model", "unet", "--untrained", "--attack", "gn"],
-            "got case_9; ids look like case_000",
+            "expected CASE as a number, `all` or ids of toy, got case_9; ids look like case_000",
         ),
+        (["case_9"], "expected CASE as a number, `all` or ids of toy, got case_9"),
         (["case_000", "--model", "unet", "--untrained", "--attack", "pdg"], "did you mean"),
         (["case_000", "--adversarial", "no/such", "--target", "unet"], "found none at no/such"),
     ],
