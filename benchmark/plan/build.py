@@ -44,17 +44,17 @@ def build_plan(
         return _build_rescoring(crossing, computing, out, crossing.adversarial)
     if not crossing.models or not crossing.attacks:
         raise UsageError(f"expected at least one --model and one --attack; see `{pasted(['list'])}`")
-    if crossing.transfer and len(crossing.models) + len(crossing.targets) < 2:
-        raise UsageError(
-            f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
-            "--transfer out"
-        )
     require_labels(crossing.model_labels, "--model", len(crossing.models))
     protocol = find_protocol(crossing.protocol)
     attacks = load_attacks(crossing, protocol)
     dataset = load_crossed(crossing, out)
     device = choose_device(computing.device)
     models = with_labels(load_models(crossing, computing, dataset, protocol, device), crossing.model_labels)
+    if crossing.transfer and len(_once(models)) < 2:
+        raise UsageError(
+            f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
+            "--transfer out"
+        )
     split = crossing.split or "validation"
     crafting = len(crossing.models)
     return Plan(
@@ -62,8 +62,8 @@ def build_plan(
         cases=select_cases(
             dataset, split, crossing.cases or "first:4", held_out(split, models), option=option
         ),
-        surrogates=models[:crafting],
-        targets=models[crafting:] if crossing.targets and not crossing.transfer else models,
+        surrogates=_once(models[:crafting]),
+        targets=_once(models[crafting:] if crossing.targets and not crossing.transfer else models),
         attacks=attacks,
         protocol=protocol,
         seed=crossing.seed,
@@ -104,7 +104,7 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
         dataset=dataset,
         cases=folder.cases,
         surrogates=(),
-        targets=targets,
+        targets=_once(targets),
         attacks=(),
         protocol=protocol,
         # Of the clean images only, which no seed changes: theirs are then found in the records.
@@ -113,6 +113,11 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
         saved=folder.volumes,
         refused=folder.refused,
     )
+
+
+def _once(models: Sequence[NamedModel]) -> list[NamedModel]:
+    """Each model once, in the order given."""
+    return list({model.key: model for model in models}.values())
 
 
 def load_crossed(crossing: Crossing, out: Path | None) -> Dataset:
