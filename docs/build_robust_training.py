@@ -3,7 +3,8 @@
 python docs/build_robust_training.py [--seeds RUN ...]
 
 The first table is from results/hippocampus/records. The second is from docs/robust_seeds.csv, a row per seed, network,
-attack and patient; --seeds adds the rows of runs on checkpoints that are not committed, folders called SEED/....
+attack and patient; --seeds adds the rows of runs on checkpoints that are not committed, folders called SEED/.... Those
+of ACDC are from results/acdc_light, white box and transfer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from robustvox.benchmark.show.tables.markup import csv_text, markdown_table
 DOCS = Path(__file__).resolve().parent
 PAGE, SEEDS = DOCS / "robust_training.md", DOCS / "robust_seeds.csv"
 RECORDS = DOCS.parent / "results" / "hippocampus" / "records"
+ACDC = DOCS.parent / "results" / "acdc_light"
 START, END = "<!-- {}: python docs/build_robust_training.py -->", "<!-- end of {} -->"
 
 MODELS = (
@@ -39,6 +41,12 @@ ATTACKS = {
     "VAFA 30": "vafa:block_size=32,eps=none,hard_rounding=false,loss=dice_ce,q_init=max,q_max=30,q_min=1,renorm=none,"
     "ssim_weight=1,steps=20",
     "PGD-40 eps 1": PGD.format("0.25", "1", 40),
+}
+ACDC_MODELS = ("unet", "segresnet", "unetr", "swin_unetr", "mamba_unet")
+ACDC_ATTACKS = {
+    "noise 8": "gn:std=8/255",
+    **{name: ATTACKS[name] for name in ("FGSM 8", "PGD-20 4", "PGD-20 8", "CosPGD 8")},
+    "VAFA 20": ATTACKS["VAFA 30"].replace("q_max=30", "q_max=20"),
 }
 PER_SEED = ("clean", "PGD-20 8", "PGD-100 8", "ensemble 8")
 
@@ -76,6 +84,41 @@ def seed_table(rows: pd.DataFrame) -> str:
     return markdown_table(["", "attack", "seed 0", "seed 1", "seed 2", "mean of three"], lines, left=(0, 1))
 
 
+def acdc_table() -> str:
+    """White box, with intervals over the patients; a network without rows says so."""
+    rows = pd.read_csv(ACDC / "white_box.csv")
+    lines = []
+    for model in ACDC_MODELS:
+        mine = rows[rows.target == model].set_index("attack")
+        cells = [model, f"{mine.dice_clean.iloc[0]:.3f}" if len(mine) else "missing"]
+        for spec in ACDC_ATTACKS.values():
+            row = mine.loc[spec] if spec in mine.index else None
+            cells.append(
+                "missing"
+                if row is None
+                else f"{row.dice_adv:.3f} ({row.dice_adv_low:.3f} to {row.dice_adv_high:.3f})"
+            )
+        lines.append(cells)
+    return markdown_table(["", "clean", *ACDC_ATTACKS], lines, left=(0,))
+
+
+def acdc_transfer() -> str:
+    """PGD-20 at 8/255: made on the network of the line, scored on that of the column."""
+    rows = pd.concat([pd.read_csv(ACDC / f"{name}.csv") for name in ("white_box", "transfer")])
+    found = rows[rows.attack == ATTACKS["PGD-20 8"]].set_index(["surrogate", "target"]).dice_adv
+    lines = [
+        [
+            source,
+            *(
+                f"{found[source, target]:.3f}" if (source, target) in found else "missing"
+                for target in ACDC_MODELS
+            ),
+        ]
+        for source in ACDC_MODELS
+    ]
+    return markdown_table(["made on", *ACDC_MODELS], lines, left=(0,))
+
+
 def add_seeds(runs: list[Path]) -> None:
     """Rows of runs beside those of the committed seed 0."""
     names = {spec: name for name, spec in ATTACKS.items() if name in PER_SEED}
@@ -99,8 +142,10 @@ def put(text: str, name: str, content: str) -> str:
 
 
 def page(text: str) -> str:
-    """The page with both tables as the rows have them."""
+    """The page with its tables as the rows have them."""
     text = put(text, "networks", table(means(RECORDS)))
+    text = put(text, "acdc", acdc_table())
+    text = put(text, "acdc transfer", acdc_transfer())
     return put(text, "seeds", seed_table(pd.read_csv(SEEDS)))
 
 
