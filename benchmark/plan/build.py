@@ -21,7 +21,7 @@ from .cases import EVERY_SPLIT, load_dataset, select_cases
 from .labels import require_labels, with_labels
 from .model_text import parse_model
 from .models import choose_device, load_model
-from .plan import Plan
+from .plan import Plan, once
 from .saved import open_folder
 from .windows import read_window
 
@@ -41,7 +41,7 @@ def build_plan(
         UsageError: for any name, parameter, path or combination that cannot be.
     """
     if crossing.adversarial is not None:
-        return _build_rescoring(crossing, computing, out, crossing.adversarial)
+        return _build_rescoring(crossing, computing, out, crossing.adversarial, option)
     if not crossing.models or not crossing.attacks:
         raise UsageError(f"expected at least one --model and one --attack; see `{pasted(['list'])}`")
     require_labels(crossing.model_labels, "--model", len(crossing.models))
@@ -50,7 +50,7 @@ def build_plan(
     dataset = load_crossed(crossing, out)
     device = choose_device(computing.device)
     models = with_labels(load_models(crossing, computing, dataset, protocol, device), crossing.model_labels)
-    if crossing.transfer and len(_once(models)) < 2:
+    if crossing.transfer and len(once(models)) < 2:
         raise UsageError(
             f"expected at least two --model with --transfer, got {crossing.models[0]} alone; add another --model, or leave "
             "--transfer out"
@@ -62,8 +62,8 @@ def build_plan(
         cases=select_cases(
             dataset, split, crossing.cases or "first:4", held_out(split, models), option=option
         ),
-        surrogates=_once(models[:crafting]),
-        targets=_once(models[crafting:] if crossing.targets and not crossing.transfer else models),
+        surrogates=once(models[:crafting]),
+        targets=once(models[crafting:] if crossing.targets and not crossing.transfer else models),
         attacks=attacks,
         protocol=protocol,
         seed=crossing.seed,
@@ -72,7 +72,9 @@ def build_plan(
     )
 
 
-def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None, directory: Path) -> Plan:
+def _build_rescoring(
+    crossing: Crossing, computing: Computing, out: Path | None, directory: Path, option: str
+) -> Plan:
     """The plan that scores the volumes saved in a directory on ``--target``; models and attacks are in their notes."""
     given = {
         "--model": crossing.models,
@@ -94,17 +96,17 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
         directory,
         dataset,
         protocol.name,
-        select_cases(dataset, crossing.split or EVERY_SPLIT, crossing.cases or "all"),
+        select_cases(dataset, crossing.split or EVERY_SPLIT, crossing.cases or "all", option=option),
     )
     if not folder.volumes and not folder.refused:
-        raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see --cases")
+        raise UsageError(f"expected volumes of the chosen cases in {directory}, found none; see {option}")
     owned = replace(crossing, models=crossing.targets, targets=())
     targets = with_labels(load_models(owned, computing, dataset, protocol, device), crossing.model_labels)
     return Plan(
         dataset=dataset,
         cases=folder.cases,
         surrogates=(),
-        targets=_once(targets),
+        targets=once(targets),
         attacks=(),
         protocol=protocol,
         # Of the clean images only, which no seed changes: theirs are then found in the records.
@@ -113,11 +115,6 @@ def _build_rescoring(crossing: Crossing, computing: Computing, out: Path | None,
         saved=folder.volumes,
         refused=folder.refused,
     )
-
-
-def _once(models: Sequence[NamedModel]) -> list[NamedModel]:
-    """Each model once, in the order given."""
-    return list({model.key: model for model in models}.values())
 
 
 def load_crossed(crossing: Crossing, out: Path | None) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ from ..records.unit import Unit
 from ..records.volumes import SavedVolume
 from ..specs.protocols import Protocol
 from ..specs.spec import CLEAN
+
+
+def once(models: Iterable[NamedModel]) -> tuple[NamedModel, ...]:
+    """Each model once, in the order given."""
+    return tuple({model.key: model for model in models}.values())
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Plan:
     @property
     def models(self) -> tuple[NamedModel, ...]:
         """Every model once, surrogates first."""
-        return tuple({m.key: m for m in (*self.surrogates, *self.targets)}.values())
+        return once((*self.surrogates, *self.targets))
 
     def jobs(self) -> Iterator[Job]:
         """Case by case: the clean image on all models, then every attack on every surrogate."""

@@ -142,7 +142,7 @@ def _window(
     if sample.soft:
         # Beyond the volume there is background.
         target[0] += 1 - target.sum(0)
-    if recipe.gamma > 1:
+    if recipe.gamma != 1:
         image = image.clamp_(0, 1) ** recipe.gamma ** rng.uniform(-1, 1)
     gain = 1 + rng.uniform(-recipe.intensity, recipe.intensity)
     offset = rng.uniform(-recipe.intensity, recipe.intensity) / 2

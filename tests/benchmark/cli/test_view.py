@@ -165,6 +165,7 @@ def test_a_broken_case_is_one_line_and_the_others_are_shown(toy, view, capsys):
             "expected CASE as a number, `all` or ids of toy, got case_9; ids look like case_000",
         ),
         (["case_9"], "expected CASE as a number, `all` or ids of toy, got case_9"),
+        (["case_9", "--adversarial", "no/such", "--target", "unet"], "expected CASE as a number"),
         (["case_000", "--model", "unet", "--untrained", "--attack", "pdg"], "did you mean"),
         (["case_000", "--adversarial", "no/such", "--target", "unet"], "found none at no/such"),
     ],
