@@ -114,7 +114,7 @@ def used(results: Path) -> tuple[list[str], list[str], list[str]]:
 
 def studied(results: Path) -> list[str]:
     """The studies that have results below a results folder."""
-    return [name for name, folder in STUDY_FOLDERS.items() if any(results.glob(f"*/{folder}/**/*.csv"))]
+    return [name for name, folder in STUDY_FOLDERS.items() if any(results.glob(f"*/{folder}/**/*.csv*"))]
 
 
 def _name(spec: str) -> str:

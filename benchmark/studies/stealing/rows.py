@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +15,9 @@ import pandas as pd
 from ...show.tables.markup import csv_text, csv_value
 
 Frame = Any  # a pandas object; pandas types its results as unions too wide to check
+
+FUNCTION_FILE, TRANSFER_FILE = "function_cases.csv.gz", "transfer_cases.csv.gz"
+"""Compressed, because every row repeats what decides it: a twentieth of the bytes, and pandas reads them as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,12 @@ class Rows:
         names = [f.name for f in fields(self.kind)]
         if not self.path.exists():
             return pd.DataFrame(columns=names)
-        text: Frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        try:
+            text: Frame = pd.read_csv(self.path, dtype=str, keep_default_na=False, compression="gzip")
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"expected a gzip file, found {error} in {self.path}; remove the file"
+            ) from error
         if list(text.columns) != names:
             raise ValueError(
                 f"expected the columns {', '.join(names)} in {self.path}, found {', '.join(text.columns)}; "
@@ -120,9 +130,6 @@ class Rows:
         both = both.drop_duplicates(self.identity, keep="last").sort_values(self.identity, kind="stable")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_name(f".{self.path.name}.tmp")
-        unfinished.write_text(
-            csv_text(both, [f.name for f in fields(self.kind) if f.type == "str"]),
-            encoding="utf-8",
-            newline="",
-        )
+        text = csv_text(both, [f.name for f in fields(self.kind) if f.type == "str"])
+        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same rows are the same bytes
         os.replace(unfinished, self.path)

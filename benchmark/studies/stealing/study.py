@@ -25,7 +25,7 @@ from .agreement import foreground_dice
 from .calibration import Calibration
 from .copies import Copy
 from .port import QueryPort
-from .rows import FunctionRow, Rows, TransferRow
+from .rows import FUNCTION_FILE, TRANSFER_FILE, FunctionRow, Rows, TransferRow
 from .setting import Setting
 from .thefts import COMPARED, NOISE, Theft, thefts
 
@@ -50,8 +50,8 @@ class Experiment:
 
     def __init__(self, setting: Setting, *, zoo: Path, on_work: OnWork | None = None) -> None:
         self.setting, self.study, self.zoo = setting, setting.study, zoo
-        self.function = Rows(setting.folder / "function_cases.csv", FunctionRow)
-        self.transfer = Rows(setting.folder / "transfer_cases.csv", TransferRow)
+        self.function = Rows(setting.folder / FUNCTION_FILE, FunctionRow)
+        self.transfer = Rows(setting.folder / TRANSFER_FILE, TransferRow)
         self._on_work = on_work
         self._done, self._all = 0, 0
         self._calibrations: dict[int, dict[str, Calibration]] = {}

@@ -13,7 +13,7 @@ import pandas as pd
 from ...metrics.statistics import shown_intervals, with_interval
 from ...records.patients import patients_of_cases, read_patients
 from ...show.tables.markup import csv_text, markdown_text
-from .rows import Frame, FunctionRow, Rows, TransferRow
+from .rows import FUNCTION_FILE, TRANSFER_FILE, Frame, FunctionRow, Rows, TransferRow
 from .study import VICTIM, WHITE_BOX
 from .thefts import PLAIN
 
@@ -126,8 +126,8 @@ def _in_order(cases: Frame, first: str, *more: str):
 
 def tables(folder: Path) -> dict[str, Frame]:
     """``function``, ``transfer`` and ``queries`` from the files in a folder."""
-    function = Rows(folder / "function_cases.csv", FunctionRow).read()
-    transfer = Rows(folder / "transfer_cases.csv", TransferRow).read()
+    function = Rows(folder / FUNCTION_FILE, FunctionRow).read()
+    transfer = Rows(folder / TRANSFER_FILE, TransferRow).read()
     whose = read_patients(folder)
     first = function_table(function, whose)
     return {"function": first, "transfer": transfer_table(transfer, whose), "queries": queries_table(first)}

@@ -132,7 +132,7 @@ def test_a_study_is_cited_by_name_and_where_it_has_results(tmp_path, capsys):
     assert studied(tmp_path) == []
     folder = tmp_path / "hippocampus" / "stealing" / "unet-edge-6"
     folder.mkdir(parents=True)
-    (folder / "function_cases.csv").touch()
+    (folder / "function_cases.csv.gz").touch()
     assert studied(tmp_path) == ["steal"]
     assert main(["cite", "--study", "stale"]) == 2
     assert "steal" in capsys.readouterr().err

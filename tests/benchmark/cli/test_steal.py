@@ -36,7 +36,7 @@ def test_one_command_steals_attacks_and_writes_tables(msd_folder, tmp_path, caps
     assert folder.name == "unet-channels-4-8-num_res_units-0-edge-3-noise-0.02"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "victim.safetensors", "copies", "calibration.csv", "function_cases.csv", "transfer_cases.csv",
+        "victim.safetensors", "copies", "calibration.csv", "function_cases.csv.gz", "transfer_cases.csv.gz",
         "function.csv", "transfer.csv", "queries.csv", "tables.md",
     }  # fmt: skip
     function = tables(folder)["function"].set_index("row")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 
 import pytest
 
-from robustvox.benchmark.studies.stealing.rows import FunctionRow, Rows, TransferRow
+from robustvox.benchmark.studies.stealing.rows import (
+    FUNCTION_FILE,
+    TRANSFER_FILE,
+    FunctionRow,
+    Rows,
+    TransferRow,
+)
 from robustvox.benchmark.studies.stealing.study import WHITE_BOX
 from robustvox.benchmark.studies.stealing.tables import queries_table, tables, write
 from robustvox.benchmark.studies.stealing.thefts import PLAIN
@@ -24,12 +31,12 @@ def transfer(surrogate, case, drop, attack="smooth:eps=8/255", eps=8 / 255, seed
 
 @pytest.fixture
 def folder(tmp_path):
-    rows = Rows(tmp_path / "function_cases.csv", FunctionRow)
+    rows = Rows(tmp_path / FUNCTION_FILE, FunctionRow)
     for seed, agreement in ((0, 0.8), (1, 0.9)):
         rows.add([function(PLAIN, case, seed, dice, agreement) for case, dice in (("a", 0.7), ("b", 0.8))])
     rows.add([function("10 queries", case, queries=10, agreement=0.5, empty=case == "a") for case in "ab"])
     rows.add([function("victim on A", case, queries=0, dice=0.9, agreement=1.0) for case in "ab"])
-    moved = Rows(tmp_path / "transfer_cases.csv", TransferRow)
+    moved = Rows(tmp_path / TRANSFER_FILE, TransferRow)
     moved.add([transfer(WHITE_BOX, case, drop) for case, drop in (("a", 0.2), ("b", 0.4))])
     for seed, drop in ((0, 0.1), (1, 0.2)):
         moved.add([transfer(PLAIN, case, drop, seed=seed) for case in "ab"])
@@ -67,7 +74,7 @@ def test_agreement_against_queries(folder):
 
 
 def test_rows_are_written_once_and_read_back_bit_for_bit(tmp_path):
-    rows = Rows(tmp_path / "deep" / "function_cases.csv", FunctionRow)
+    rows = Rows(tmp_path / "deep" / FUNCTION_FILE, FunctionRow)
     assert not rows.has(["a"], seed=0)
     first = function("x", "a", dice=0.1 + 0.2, agreement=1 / 3)
     rows.add([first])
@@ -83,9 +90,23 @@ def test_rows_are_written_once_and_read_back_bit_for_bit(tmp_path):
 
 
 def test_files_of_something_else_are_refused(tmp_path):
-    (tmp_path / "function_cases.csv").write_text("a,b\n1,2\n")
+    path = tmp_path / FUNCTION_FILE
+    path.write_bytes(gzip.compress(b"a,b\n1,2\n"))
     with pytest.raises(ValueError, match="expected the columns victim_sha256"):
-        Rows(tmp_path / "function_cases.csv", FunctionRow).read()
+        Rows(path, FunctionRow).read()
+    whole = gzip.compress(b"a,b\n1,2\n" * 1000)
+    for broken in (b"a,b\n1,2\n", whole[: len(whole) // 2], whole[:12] + b"\xff" * 20):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="expected a gzip file, found .* remove the file"):
+            Rows(path, FunctionRow).read()
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path):
+    kept = []
+    for name in ("one", "two"):
+        Rows(tmp_path / name / FUNCTION_FILE, FunctionRow).add([function("x", "a")])
+        kept.append((tmp_path / name / FUNCTION_FILE).read_bytes())
+    assert kept[0] == kept[1]
 
 
 def test_written_files_follow_from_the_rows(folder):
