@@ -69,6 +69,20 @@ def table(rows: pd.DataFrame) -> str:
     return markdown_table(["", *ATTACKS], lines, left=(0,))
 
 
+def pairs() -> str:
+    """PGD-20 at 8/255 between a network and itself after ``pgd_at``, both ways, beside the white box of both."""
+    rows = load_records(RECORDS).scores
+    rows = rows[rows.attack == ATTACKS["PGD-20 8"]]
+    means = rows.groupby(["surrogate", "target"]).dice.mean()
+    lines = []
+    for model in (name for name in MODELS if f"{name}@pgd_at" in MODELS):
+        robust = f"{model}@pgd_at"
+        ways = ((model, model), (robust, model), (robust, robust), (model, robust))
+        lines.append([model, *(f"{means[way]:.3f}" if way in means else "missing" for way in ways)])
+    head = ["", "on itself", "from its robust self", "robust, on itself", "robust, from the natural one"]
+    return markdown_table(head, lines, left=(0,))
+
+
 def seed_table(rows: pd.DataFrame) -> str:
     """Means of seeds, and the mean of the seeds with its interval over patients."""
     lines = []
@@ -144,6 +158,7 @@ def put(text: str, name: str, content: str) -> str:
 def page(text: str) -> str:
     """The page with its tables as the rows have them."""
     text = put(text, "networks", table(means(RECORDS)))
+    text = put(text, "pairs", pairs())
     text = put(text, "acdc", acdc_table())
     text = put(text, "acdc transfer", acdc_transfer())
     return put(text, "seeds", seed_table(pd.read_csv(SEEDS)))
