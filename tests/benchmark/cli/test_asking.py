@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     tmp_path, capsys, monkeypatch
 ):
     # An administrator may write anywhere, so the answer of the file system is made up.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     error = _refused(capsys, ["run", *ASKED, "--out", str(tmp_path / "new")], 3)
     assert f"found {tmp_path} without permission; give another --out" in error
     assert not (tmp_path / "new").exists()
