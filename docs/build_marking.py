@@ -12,7 +12,7 @@ from robustvox.benchmark.studies.marking.tables import markdown, read_cases, sum
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "marking.md"
-ROWS = DOCS.parent / "results" / "hippocampus" / "marking" / "cases.csv"
+ROWS = DOCS.parent / "results" / "hippocampus" / "marking" / "cases.csv.gz"
 START, END = "<!-- study: python docs/build_marking.py -->", "<!-- end of study -->"
 
 

@@ -1,4 +1,4 @@
-"""Rows and tables of the study of marks: ``cases.csv``, and ``marking.csv|md`` that follow from it."""
+"""Rows and tables of the study of marks: ``cases.csv.gz``, and ``marking.csv|md`` that follow from it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ...metrics.statistics import shown_intervals
+from ...records.packed import read_packed, write_packed
 from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
 from ...records.writing import replace_file
@@ -18,6 +19,7 @@ from ...specs.spec import UsageError
 from .removers import REMOVERS
 from .study import OWN_FIELD, Look, MarkJob
 
+CASES = "cases.csv.gz"
 _TEXT = ("study", "dataset", "case", "mark", "made_on", "view", "target")
 
 COLUMNS = (
@@ -29,7 +31,7 @@ _GROUP = ["dataset", "mark", "made_on", "view", "target"]
 
 
 def read_cases(path: Path) -> Frame:
-    """The rows of ``cases.csv`` bit by bit; none where there is no file.
+    """The rows of ``cases.csv.gz`` bit by bit; none where there is no file.
 
     Raises:
         UsageError: if the file holds something else.
@@ -37,7 +39,7 @@ def read_cases(path: Path) -> Frame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        text: Frame = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
+        text: Frame = read_packed(path)[list(COLUMNS)]
         for name in _TEXT:
             text[name] = [csv_value(cell) for cell in text[name]]
         for name in _NUMBERS:
@@ -51,7 +53,7 @@ def read_cases(path: Path) -> Frame:
 
 def measured(folder: Path, study: str, job: MarkJob) -> bool:
     """Whether the rows of a job are there; they are written all at once."""
-    rows = read_cases(folder / "cases.csv")
+    rows = read_cases(folder / CASES)
     same = (rows["study"] == study) & (rows["case"] == job.case) & (rows["mark"] == job.mark.name)
     witness = {Look.FIRST: "marked", Look.LEARNED: OWN_FIELD, Look.OTHERS: next(iter(REMOVERS))}
     view = rows["view"] == witness[job.look]
@@ -62,13 +64,13 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]], study: str) -> None:
     """Add the rows of one look at a mark, drop those of the same look in another study, and derive the tables."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     folder.mkdir(parents=True, exist_ok=True)
-    old = read_cases(folder / "cases.csv")
+    old = read_cases(folder / CASES)
     # An identity is eight digits and the name of its look.
     other_look = old["study"].str.slice(8) != study[8:]
     old = old[(old["study"] == study) | other_look | ~old["mark"].isin(new["mark"])]
     both: Frame = pd.concat([frame for frame in (old, new) if len(frame)] or [new], ignore_index=True)
     table = summarize(both, read_patients(folder))
-    replace_file(folder / "cases.csv", csv_text(both, _TEXT))
+    write_packed(folder / CASES, csv_text(both, _TEXT))
     replace_file(folder / "marking.csv", csv_text(table, _TEXT))
     replace_file(folder / "marking.md", markdown(table))
 

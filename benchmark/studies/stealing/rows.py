@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from ...records.packed import read_packed, write_packed
+from ...records.reading import Frame
 from ...show.tables.markup import csv_text, csv_value
-
-Frame = Any  # a pandas object; pandas types its results as unions too wide to check
 
 FUNCTION_FILE, TRANSFER_FILE = "function_cases.csv.gz", "transfer_cases.csv.gz"
 """Compressed, because every row repeats what decides it: a twentieth of the bytes, and pandas reads them as they are."""
@@ -100,11 +97,9 @@ class Rows:
         if not self.path.exists():
             return pd.DataFrame(columns=names)
         try:
-            text: Frame = pd.read_csv(self.path, dtype=str, keep_default_na=False, compression="gzip")
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(
-                f"expected a gzip file, found {error} in {self.path}; remove the file"
-            ) from error
+            text = read_packed(self.path)
+        except ValueError as error:
+            raise ValueError(f"expected rows, found {error} in {self.path}; remove the file") from error
         if list(text.columns) != names:
             raise ValueError(
                 f"expected the columns {', '.join(names)} in {self.path}, found {', '.join(text.columns)}; "
@@ -129,7 +124,4 @@ class Rows:
         both: Frame = pd.concat([old, new], ignore_index=True) if len(old) else new
         both = both.drop_duplicates(self.identity, keep="last").sort_values(self.identity, kind="stable")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f".{self.path.name}.tmp")
-        text = csv_text(both, [f.name for f in fields(self.kind) if f.type == "str"])
-        unfinished.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same rows are the same bytes
-        os.replace(unfinished, self.path)
+        write_packed(self.path, csv_text(both, [f.name for f in fields(self.kind) if f.type == "str"]))

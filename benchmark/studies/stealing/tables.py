@@ -12,8 +12,9 @@ import pandas as pd
 
 from ...metrics.statistics import shown_intervals, with_interval
 from ...records.patients import patients_of_cases, read_patients
+from ...records.reading import Frame
 from ...show.tables.markup import csv_text, markdown_text
-from .rows import FUNCTION_FILE, TRANSFER_FILE, Frame, FunctionRow, Rows, TransferRow
+from .rows import FUNCTION_FILE, TRANSFER_FILE, FunctionRow, Rows, TransferRow
 from .study import VICTIM, WHITE_BOX
 from .thefts import PLAIN
 

@@ -116,7 +116,7 @@ def test_the_study_measures_all_of_it_once(toy, capsys):
     assert run(toy, "--seeds", "2") == 0
     printed = capsys.readouterr().out
     folder = toy.root / "results" / "toy" / "marking"
-    cases = read_cases(folder / "cases.csv")
+    cases = read_cases(folder / "cases.csv.gz")
     assert set(cases["mark"]) == {"field", "field fused", "field outside", "logo"}
     assert {*REMOVERS, "marked", "authorised", OWN_FIELD, OTHER_FIELD, "trained on unet"} == set(
         cases["view"]
@@ -134,11 +134,11 @@ def test_the_study_measures_all_of_it_once(toy, capsys):
     assert "trained on unet" in printed
     assert "| unlocked with the key |" in (folder / "marking.md").read_text()
     # Again: nothing is measured anew. One key more: only that.
-    before = (folder / "cases.csv").read_bytes()
+    before = (folder / "cases.csv.gz").read_bytes()
     assert run(toy, "--seeds", "2") == 0
-    assert (folder / "cases.csv").read_bytes() == before
+    assert (folder / "cases.csv.gz").read_bytes() == before
     assert run(toy, "--seeds", "3", "--mark", "field", "--no-thorough") == 0
-    more = read_cases(folder / "cases.csv")
+    more = read_cases(folder / "cases.csv.gz")
     assert len(more) > len(cases)
     pd.testing.assert_frame_equal(more.head(len(cases)), cases)
 
