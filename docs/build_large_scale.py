@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from compress_figures import compress
 
 from robustvox.benchmark.cli.commands.console import make_console
 from robustvox.benchmark.metrics.statistics import shown_intervals, with_interval
@@ -136,6 +137,7 @@ def render() -> None:
     PAGE.write_text(text, encoding="utf-8", newline="\n")
     if rows:
         FIGURE.write_bytes(figure(rows))
+        compress(FIGURE)
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from robustvox.benchmark.studies.marking.tables import markdown, read_cases, summarize
+from robustvox.benchmark.studies.marking.tables import CASES, markdown, read_cases, summarize
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "marking.md"
-ROWS = DOCS.parent / "results" / "hippocampus" / "marking" / "cases.csv.gz"
+ROWS = DOCS.parent / "results" / "hippocampus" / "marking" / CASES
 START, END = "<!-- study: python docs/build_marking.py -->", "<!-- end of study -->"
 
 

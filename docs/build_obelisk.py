@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from compress_figures import compress
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -233,7 +234,8 @@ def draw(scan: Scan, cache: Path, name: str = "obelisk_unet") -> None:
             axes[0, column].set_title(title)
         handles = [Patch(**legend_style(k), label=n) for k, n in enumerate(CLASS_NAMES) if k]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        save(figure, HERE / "figures" / "obelisk", ("png",), dpi=110)
+        (drawn,) = save(figure, HERE / "figures" / "obelisk", ("png",), dpi=110)
+    compress(drawn)
 
 
 def main() -> None:

@@ -51,10 +51,9 @@ ACDC_ATTACKS = {
 PER_SEED = ("clean", "PGD-20 8", "PGD-100 8", "ensemble 8")
 
 
-def means(records: Path) -> pd.DataFrame:
+def means(scores: pd.DataFrame) -> pd.DataFrame:
     """White-box rows: Dice of each case, a mean over its foreground classes."""
-    rows = load_records(records).scores
-    rows = rows[rows.surrogate == rows.target]
+    rows = scores[scores.surrogate == scores.target]
     return rows.groupby(["target", "attack", "case"], as_index=False)["dice"].mean()
 
 
@@ -69,16 +68,15 @@ def table(rows: pd.DataFrame) -> str:
     return markdown_table(["", *ATTACKS], lines, left=(0,))
 
 
-def pairs() -> str:
+def pairs(scores: pd.DataFrame) -> str:
     """PGD-20 at 8/255 between a network and itself after ``pgd_at``, both ways, beside the white box of both."""
-    rows = load_records(RECORDS).scores
-    rows = rows[rows.attack == ATTACKS["PGD-20 8"]]
-    means = rows.groupby(["surrogate", "target"]).dice.mean()
+    rows = scores[scores.attack == ATTACKS["PGD-20 8"]]
+    dice = rows.groupby(["surrogate", "target"]).dice.mean()
     lines = []
     for model in (name for name in MODELS if f"{name}@pgd_at" in MODELS):
         robust = f"{model}@pgd_at"
         ways = ((model, model), (robust, model), (robust, robust), (model, robust))
-        lines.append([model, *(f"{means[way]:.3f}" if way in means else "missing" for way in ways)])
+        lines.append([model, *(f"{dice[way]:.3f}" if way in dice else "missing" for way in ways)])
     head = ["", "on itself", "from its robust self", "robust, on itself", "robust, from the natural one"]
     return markdown_table(head, lines, left=(0,))
 
@@ -136,8 +134,11 @@ def acdc_transfer() -> str:
 def add_seeds(runs: list[Path]) -> None:
     """Rows of runs beside those of the committed seed 0."""
     names = {spec: name for name, spec in ATTACKS.items() if name in PER_SEED}
-    parts = [means(RECORDS).assign(seed=0)]
-    parts += [means(run / "hippocampus" / "records").assign(seed=int(run.name.lstrip("s"))) for run in runs]
+    parts = [means(load_records(RECORDS).scores).assign(seed=0)]
+    parts += [
+        means(load_records(run / "hippocampus" / "records").scores).assign(seed=int(run.name.lstrip("s")))
+        for run in runs
+    ]
     rows = pd.concat(parts).rename(columns={"target": "model"})
     rows = rows[rows.attack.isin(names) & rows.model.isin(["unet", "unet@noise", "unet@pgd_at"])]
     rows = rows.assign(attack=rows.attack.map(names), dice=rows.dice.round(6))
@@ -157,8 +158,9 @@ def put(text: str, name: str, content: str) -> str:
 
 def page(text: str) -> str:
     """The page with its tables as the rows have them."""
-    text = put(text, "networks", table(means(RECORDS)))
-    text = put(text, "pairs", pairs())
+    scores = load_records(RECORDS).scores
+    text = put(text, "networks", table(means(scores)))
+    text = put(text, "pairs", pairs(scores))
     text = put(text, "acdc", acdc_table())
     text = put(text, "acdc transfer", acdc_transfer())
     return put(text, "seeds", seed_table(pd.read_csv(SEEDS)))

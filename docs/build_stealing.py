@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from compress_figures import compress
 
 from robustvox.benchmark.show.figures.canvas import encode, line_style, new_figure, quiet_grid, settings
 from robustvox.benchmark.studies.stealing.tables import HEADINGS, cells, markdown, tables
@@ -131,6 +132,7 @@ def main() -> None:
     PAGE.write_text(text, encoding="utf-8", newline="\n")
     for name, data in figures.items():
         (DOCS / "figures" / name).write_bytes(data)
+        compress(DOCS / "figures" / name)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 python docs/compress_figures.py
 
-The commands that draw them write 32 bits per pixel, and the tree has to stay small. What was written here is left as it is.
+Scripts beside this one do it themselves; run it for pictures of the benchmark's commands. These write 32 bits per pixel,
+and the tree has to stay small. What was written here is left as it is.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ def smaller(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
+def compress(path: Path) -> None:
+    """Make one file smaller, once."""
+    with Image.open(path) as picture:
+        if picture.mode == "RGBA":
+            path.write_bytes(smaller(picture))
+            sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes\n")
+
+
 def main() -> None:
     for path in sorted(FIGURES.glob("*.png")):
-        with Image.open(path) as picture:
-            if picture.mode == "RGBA":
-                path.write_bytes(smaller(picture))
-                sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes\n")
+        compress(path)
 
 
 if __name__ == "__main__":

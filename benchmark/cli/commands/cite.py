@@ -114,7 +114,11 @@ def used(results: Path) -> tuple[list[str], list[str], list[str]]:
 
 def studied(results: Path) -> list[str]:
     """The studies that have results below a results folder."""
-    return [name for name, folder in STUDY_FOLDERS.items() if any(results.glob(f"*/{folder}/**/*.csv*"))]
+    return [name for name, folder in STUDY_FOLDERS.items() if _rows(results, folder)]
+
+
+def _rows(results: Path, folder: str) -> bool:
+    return any(any(results.glob(f"*/{folder}/**/*{suffix}")) for suffix in (".csv", ".csv.gz"))
 
 
 def _name(spec: str) -> str:
