@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -178,15 +178,11 @@ def test_a_liver_is_found_in_the_sample_ct(weights, data_root, script):
 
 
 @pytest.fixture
-def script():
-    """docs/build_obelisk.py as a module."""
-    spec = importlib.util.spec_from_file_location("build_obelisk", TABLE.parent / "build_obelisk.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_obelisk"] = module
-    spec.loader.exec_module(module)
-    return module
+def script(monkeypatch):
+    """docs/build_obelisk.py as a module, with the scripts beside it."""
+    monkeypatch.syspath_prepend(str(TABLE.parent))
+    yield importlib.import_module("build_obelisk")
+    sys.modules.pop("build_obelisk")
 
 
 def test_the_page_shows_the_table_that_was_measured(script):
