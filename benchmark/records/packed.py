@@ -13,7 +13,7 @@ from .writing import replace_file
 
 
 def write_packed(path: Path, text: str) -> None:
-    """Put a CSV in its place, compressed; the same text is the same bytes.
+    """Put a CSV in its place, compressed, forced to the disk; the same text is the same bytes.
 
     Example:
         >>> import tempfile
@@ -22,7 +22,7 @@ def write_packed(path: Path, text: str) -> None:
         ...     read_packed(Path(folder) / "a.csv.gz").loc[0, "dice"]
         '0.1'
     """
-    replace_file(path, gzip.compress(text.encode("utf-8"), mtime=0))
+    replace_file(path, gzip.compress(text.encode("utf-8"), mtime=0), durable=True)
 
 
 def read_packed(path: Path) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import shutil
@@ -103,6 +104,14 @@ def _table(rng: random.Random, content: bytes, path: Path) -> tuple[bytes, str]:
     else:
         rows += [rows[-1]] * 60_000
     return "\n".join(",".join(r) for r in rows).encode("utf-8", "surrogatepass"), f"table-{how}"
+
+
+def _packed_table(rng: random.Random, content: bytes, path: Path) -> tuple[bytes, str]:
+    """A lie inside the gzip, or about the gzip itself."""
+    if rng.random() < 0.3:
+        return mutate_bytes(rng, content)
+    table, how = _table(rng, gzip.decompress(content), path)
+    return gzip.compress(table, mtime=0), how
 
 
 HEADER: tuple[tuple[int, str, tuple[Any, ...]], ...] = (
@@ -282,6 +291,7 @@ KINDS: dict[str, Callable[[random.Random, bytes, Path], tuple[bytes, str]]] = {
     "yaml": _yaml,
     "lines": _lines,
     "table": _table,
+    "packed table": _packed_table,
     "nifti": _nifti,
     "bytes": lambda rng, content, path: mutate_bytes(rng, content),
     "card": _card,

@@ -502,7 +502,7 @@ def _run_before(root: Path) -> list[Sample]:
                 oracles.nothing,
             ),
             ("outcomes of checks", "checks/robustvox-1.jsonl", "lines", board, oracles.nothing),
-            ("frequency rows", "frequency/cases.csv", "table", again(bands), oracles.nothing),
+            ("frequency rows", "frequency/cases.csv.gz", "packed table", again(bands), oracles.nothing),
             ("source.json", "source.json", "document", again(run), oracles.nothing),
         )
     ]

@@ -1,6 +1,6 @@
 """The ``marking`` command: from what was asked to the tables of the study of marks.
 
-``results/<dataset>/marking/cases.csv`` has a row per case, seed, mark, view and model and is the only thing that is
+``results/<dataset>/marking/cases.csv.gz`` has a row per case, seed, mark, view and model and is the only thing that is
 measured; ``marking.csv|md`` follow from it. What is there is not measured again, so that
 more keys or cases cost only themselves.
 """

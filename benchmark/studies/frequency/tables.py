@@ -1,4 +1,4 @@
-"""The tables of the frequency study: ``cases.csv``, and what follows from it."""
+"""The tables of the frequency study: ``cases.csv.gz``, and what follows from it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import pandas as pd
 
 from ...metrics.statistics import shown_intervals, with_interval
 from ...plan.attacks import brief
+from ...records.packed import write_packed
 from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
 from ...records.writing import replace_file
 from ...show.tables.cases import KEYS as GROUP
-from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
+from ...show.tables.markup import csv_text, markdown_table, markdown_text
 from ...specs.names import printable
 from ...specs.protocols import DEFAULT_PROTOCOL
 from ...specs.spec import UsageError
+from ..rows import read_rows
 from .bands import Band
+
+CASES = "cases.csv.gz"
 
 WHOLE = Band("whole", 0.0, float("inf"))
 
@@ -37,7 +41,7 @@ TEXT = (*GROUP, "case", "rescale", "kind", "band")
 
 @dataclass(frozen=True, kw_only=True)
 class BandScore:
-    """A row of ``cases.csv``: one band of the perturbation of one case, on one target.
+    """A row of ``cases.csv.gz``: one band of the perturbation of one case, on one target.
 
     Attributes:
         dataset, protocol, surrogate, surrogate_sha256, target, target_sha256, attack, seed, case: what was crossed.
@@ -93,13 +97,8 @@ def merge(old: Frame, new: Frame) -> Frame:
 
 
 def read_cases(path: Path) -> Frame:
-    """The rows of ``cases.csv`` bit by bit, which pandas' own parser of numbers does not promise."""
-    text: Frame = pd.read_csv(path, dtype=str, keep_default_na=False)[list(COLUMNS)]
-    for name in TEXT:
-        text[name] = [csv_value(cell) for cell in text[name]]
-    for name in COLUMNS[COLUMNS.index("low") :]:
-        text[name] = [float(cell) if cell else float("nan") for cell in text[name]]
-    return text.astype({"seed": "int64"})
+    """The rows of ``cases.csv.gz``."""
+    return read_rows(path, COLUMNS, TEXT)
 
 
 def summarize(cases: Frame, patients: Mapping[str, str] | None = None) -> Frame:
@@ -129,13 +128,13 @@ def summarize(cases: Frame, patients: Mapping[str, str] | None = None) -> Frame:
 
 
 def keep(folder: Path, measured: Frame) -> Frame:
-    """Add rows to ``cases.csv``, each replacing the one of the same case and band, and return all.
+    """Add rows to ``cases.csv.gz``, each replacing the one of the same case and band, and return all.
 
     Raises:
         UsageError: if what is there are no rows of this study.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "cases.csv"
+    path = folder / CASES
     # As the file will hold them, so that a row measured again finds its old one.
     measured = measured.assign(**{name: [printable(cell) for cell in measured[name]] for name in TEXT})
     try:
@@ -144,13 +143,13 @@ def keep(folder: Path, measured: Frame) -> Frame:
         raise UsageError(
             f"expected the rows of `frequency` in {path}, found {error}; remove the file"
         ) from error
-    replace_file(path, csv_text(cases, TEXT), durable=True)
+    write_packed(path, csv_text(cases, TEXT))
     return cases
 
 
 def write(folder: Path) -> Frame:
-    """Derive ``bands.csv|md`` from ``cases.csv``, and return all bands."""
-    table = summarize(read_cases(folder / "cases.csv"), read_patients(folder))
+    """Derive ``bands.csv|md`` from ``cases.csv.gz``, and return all bands."""
+    table = summarize(read_cases(folder / CASES), read_patients(folder))
     replace_file(folder / "bands.csv", csv_text(table, TEXT))
     replace_file(folder / "bands.md", _markdown(table))
     return table

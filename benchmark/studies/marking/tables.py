@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ...metrics.statistics import shown_intervals
-from ...records.packed import read_packed, write_packed
+from ...records.packed import write_packed
 from ...records.patients import patients_of_cases, read_patients
 from ...records.reading import Frame
 from ...records.writing import replace_file
-from ...show.tables.markup import csv_text, csv_value, markdown_table, markdown_text
+from ...show.tables.markup import csv_text, markdown_table, markdown_text
 from ...specs.spec import UsageError
+from ..rows import read_rows
 from .removers import REMOVERS
 from .study import OWN_FIELD, Look, MarkJob
 
@@ -39,12 +40,7 @@ def read_cases(path: Path) -> Frame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        text: Frame = read_packed(path)[list(COLUMNS)]
-        for name in _TEXT:
-            text[name] = [csv_value(cell) for cell in text[name]]
-        for name in _NUMBERS:
-            text[name] = [float(cell) if cell else float("nan") for cell in text[name]]
-        return text.astype({"seed": "int64"})
+        return read_rows(path, COLUMNS, _TEXT)
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"expected the rows of `marking` in {path}, found {error}; remove the file"

@@ -6,7 +6,6 @@ functions that leave one when they are called. All goes through the command line
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import sys
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import pandas as pd
 import pytest
 import torch
 from nibabel.nifti1 import Nifti1Extension
 
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.records.packed import read_packed, write_packed
 from robustvox.benchmark.records.unit import digest
 from robustvox.models import ModelCard, build_model, save_checkpoint
 
@@ -171,14 +172,10 @@ def plant_dataset(folder: Path) -> None:
 
 def plant_bands(results: Path) -> None:
     """The frequency study's cases under a stranger's names."""
-    path = results / "toy" / "frequency" / "cases.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows += [row | {"attack": ATTACK, "surrogate": SHELL, "target": MODEL} for row in rows]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    path = results / "toy" / "frequency" / "cases.csv.gz"
+    rows = read_packed(path)
+    planted = rows.assign(attack=ATTACK, surrogate=SHELL, target=MODEL)
+    write_packed(path, pd.concat([rows, planted]).to_csv(index=False))
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # long names, small figures

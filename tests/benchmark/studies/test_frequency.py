@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from robustvox.attacks.dct import dct
 from robustvox.benchmark.cli import main
+from robustvox.benchmark.records.packed import write_packed
 from robustvox.benchmark.records.reading import load_records
 from robustvox.benchmark.studies.frequency.bands import (
     CUTS,
@@ -27,7 +28,7 @@ from robustvox.benchmark.studies.frequency.bands import (
     energy_share,
     filter_perturbation,
 )
-from robustvox.benchmark.studies.frequency.tables import merge, read_cases, summarize
+from robustvox.benchmark.studies.frequency.tables import CASES, merge, read_cases, summarize
 
 SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=3).map(tuple)
 CUT_LISTS = st.lists(st.floats(0.01, 1.7), min_size=1, max_size=5, unique=True).map(sorted)
@@ -174,7 +175,7 @@ def frequency(toy, *more, out=None):
 
 
 def cases(toy, out=None):
-    return read_cases((out or toy.root / "results") / "toy" / "frequency" / "cases.csv")
+    return read_cases((out or toy.root / "results") / "toy" / "frequency" / CASES)
 
 
 PGD = ("--attack", "pgd:steps=2,alpha=4/255")
@@ -262,12 +263,13 @@ def test_a_mistake_is_one_line(toy, capsys, options, message):
     assert error.count("\n") == 1
 
 
-def test_a_foreign_file_in_place_of_the_rows_is_named(toy, capsys):
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", ""], ids=["other columns", "empty"])
+def test_a_foreign_file_in_place_of_the_rows_is_named(toy, capsys, text):
     folder = toy.root / "results" / "toy" / "frequency"
     folder.mkdir(parents=True)
-    (folder / "cases.csv").write_text("a,b\n1,2\n")
+    write_packed(folder / CASES, text)
     assert frequency(toy, *PGD, "--bands", "radial", "--cuts", "1/2") == 2
-    assert "cases.csv" in capsys.readouterr().err
+    assert CASES in capsys.readouterr().err
 
 
 def rows(dice, band="low <8", case="c1", clean=0.9, attacked=0.4):
@@ -318,7 +320,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 def test_committed_bands_follow_from_the_cases(dataset):
     folder = REPOSITORY / "results" / dataset / "frequency"
     committed = pd.read_csv(folder / "bands.csv")
-    pd.testing.assert_frame_equal(summarize(read_cases(folder / "cases.csv")), committed, rtol=1e-9)
+    pd.testing.assert_frame_equal(summarize(read_cases(folder / CASES)), committed, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("place", "dataset"), [(0, "phantom"), (1, "hippocampus")])
