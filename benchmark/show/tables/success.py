@@ -17,7 +17,7 @@ import numpy as np
 from ...metrics.statistics import with_interval
 from ...records.reading import Frame, Records
 from ...specs.spec import CLEAN
-from .cases import KEYS, intervals_by_row, patients_of
+from .cases import KEYS, intervals_by_row, patients_of, with_hashes
 from .markup import csv_text, markdown_table, markdown_text
 
 if TYPE_CHECKING:
@@ -134,14 +134,21 @@ def _by_attack(records: Records, outcomes: Frame) -> Frame:
 def render(folder: Path, records: Records) -> dict[Path, str]:
     """Text of :data:`FILES` for ``results/<dataset>``; nothing where no attack is recorded."""
     outcomes = organ_outcomes(records)
-    rates, organs = _by_attack(records, outcomes), _by_organ(outcomes)
+    both = _by_attack(records, outcomes), _by_organ(outcomes)
+    rates, organs = (with_hashes(rows, records) for rows in both)
     if not len(rates):
         return {}
+    shown = [name for name in TEXT if not name.endswith("_sha256")]
     return {
-        folder / "success.csv": csv_text(rates, TEXT),
+        folder / "success.csv": csv_text(_without_hashes(rates), shown),
         folder / "success.md": _markdown(rates, organs),
-        folder / "lost_organs.csv": csv_text(organs, TEXT),
+        folder / "lost_organs.csv": csv_text(_without_hashes(organs), shown),
     }
+
+
+def _without_hashes(rows: Frame) -> Frame:
+    """As in the other tables, where a name tells its checkpoint, with its hash where it stands for several."""
+    return rows.drop(columns=["surrogate_sha256", "target_sha256"])
 
 
 def _markdown(rates: Frame, organs: Frame) -> str:

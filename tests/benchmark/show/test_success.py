@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -24,9 +25,9 @@ COST = {"linf": 0.0, "l2": 0.0, "psnr": 40.0, "ssim": 1.0, "forwards": 1, "backw
 OLD = {name: None for name in ("asr_voxel", "asr_foreground")}
 
 
-def append(store, case, attack, dice, seed=0, **rates):
-    unit = Unit(dataset="toy", case=case, attack=attack, surrogate="unet", surrogate_sha256="a" * 64, target="unet",
-                target_sha256="a" * 64, protocol="robustvox-1", seed=seed, data_sha256="")  # fmt: skip
+def append(store, case, attack, dice, seed=0, weights="a", **rates):
+    unit = Unit(dataset="toy", case=case, attack=attack, surrogate="unet", surrogate_sha256=weights * 64, target="unet",
+                target_sha256=weights * 64, protocol="robustvox-1", seed=seed, data_sha256="")  # fmt: skip
     rows = [
         {"class_id": i, "class_name": name, "dice": d, "hd95_mm": 1.0, "nsd": 1.0, "status": "ok"}
         for i, (name, d) in enumerate(zip(("liver", "a|b"), dice, strict=True), start=1)
@@ -96,6 +97,24 @@ def test_the_files_belong_to_the_leaderboard(root):
     assert "'=old" in (folder / "success.csv").read_text(), "no spreadsheet may run it"
     (folder / "success.csv").write_text("stale")
     assert [problem.split()[1] for problem in check(results)] == [str(folder / "success.csv")]
+
+
+def test_two_checkpoints_of_one_name_are_told_apart(root):
+    with RecordStore(root) as store:
+        append(store, "a", "none", (0.8, 0.8), weights="b")
+        append(store, "a", "pgd", (0.1, 0.8), weights="b")
+    files = render(root.parent, load_records(root))
+    for name, lost in (("success.csv", [3, 1]), ("lost_organs.csv", [2, 1, 1, 0])):
+        table = pd.read_csv(io.StringIO(files[root.parent / name]))
+        attacked = table[table["attack"] == "pgd"]
+        assert attacked["lost"].tolist() == lost
+        expected = [f"unet@{letter * 8}" for letter in "ab" for _ in range(len(lost) // 2)]
+        assert attacked["surrogate"].tolist() == attacked["target"].tolist() == expected
+    rows = [line.split(" | ") for line in files[root.parent / "success.md"].splitlines() if "pgd" in line]
+    assert [(row[0].strip("| "), row[-2]) for row in rows] == [
+        ("unet@aaaaaaaa", "2/3"),
+        ("unet@bbbbbbbb", "1/1"),
+    ]
 
 
 def test_order_of_records_changes_no_byte(root):
