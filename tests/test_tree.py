@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import subprocess
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,14 @@ def test_a_rare_color_keeps_its_tone(compress, tmp_path, monkeypatch):
     before = (tmp_path / "a.png").read_bytes()
     compress.main()
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_a_wheel_holds_every_package():
+    """Folders of modules under the four packages are those that setuptools is told of."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {
+        ".".join(("robustvox", *init.parent.relative_to(ROOT).parts))
+        for package in ("attacks", "models", "datasets", "benchmark")
+        for init in (ROOT / package).rglob("__init__.py")
+    }
+    assert sorted(settings["packages"]) == sorted(folders)
