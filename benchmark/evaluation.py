@@ -175,6 +175,9 @@ def _untouched(models: Iterable[nn.Module]) -> Iterator[None]:
             # Of a network on several devices nothing was moved that could be moved back as a whole.
             if len(where) == 1:
                 model.to(device=next(iter(where)))
+            for module in model.modules():
+                if isinstance(module, SlidingWindow):
+                    module.graphs.forget()  # they hold memory of the device that was computed on
         for module, training in modes:
             module.training = training
 

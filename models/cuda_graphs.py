@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .window_memory import autocast_dtype, is_out_of_memory, release
+from .window_memory import autocast_dtype, is_out_of_memory, register, release, same_device
 
 CUDA_GRAPHS = ("auto", "off")
 
@@ -84,6 +84,7 @@ class CudaGraphs:
         self._seen: dict[tuple[Any, ...], int] = {}
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
         self._state: tuple[Any, ...] | None = None
+        register(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or another process, records its own: a graph belongs to the tensors it was recorded with.
@@ -111,24 +112,43 @@ class CudaGraphs:
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= patience or not self._unchanged():
             return
-        while len(self._graphs) >= _HELD:
-            # The one unused for longest goes, and is recorded again if it comes again.
-            oldest = next(iter(self._graphs))
-            del self._graphs[oldest], self._trials[oldest], self._seen[oldest]
+        release(windows.device)
+        before = _reserved(windows.device)
         with torch.enable_grad():
             graph, trial = _measure(self.network, windows.detach())
         self._trials[key] = self.trials[windows.shape[0]] = trial
-        if graph is not None:
-            self._graphs[key] = graph
         release(windows.device)
+        if graph is not None:
+            graph.nbytes = max(0, _reserved(windows.device) - before)
+            self._make_room()
+            self._graphs[key] = graph
 
-    def drop(self) -> bool:
-        """Give the graphs' memory back and record no more; whether there was any."""
-        had = bool(self._graphs)
+    def _make_room(self) -> None:
+        """Of two graphs the one unused for longest goes, and is recorded again if it comes again."""
+        while len(self._graphs) >= _HELD:
+            oldest = next(iter(self._graphs))
+            device = self._graphs.pop(oldest).device
+            self._trials.pop(oldest, None)
+            self._seen.pop(oldest, None)
+            release(device)
+
+    def held_bytes(self, device: torch.device) -> int:
+        """Bytes of a device that the graphs keep for themselves."""
+        return sum(graph.nbytes for graph in self._graphs.values() if same_device(graph.device, device))
+
+    def forget(self) -> None:
+        """Give the graphs' memory back; what comes again is tried again."""
         self._graphs.clear()
-        if had:
-            self.choice = "off"
-        return had
+        self._trials.clear()
+        self._seen.clear()
+
+    def drop(self, device: torch.device | None = None) -> bool:
+        """Give the memory of graphs, on a device or anywhere, back and record no more; whether there was any."""
+        if not any(device is None or same_device(graph.device, device) for graph in self._graphs.values()):
+            return False
+        self._graphs.clear()
+        self.choice = "off"
+        return True
 
     def _may(self, windows: Tensor) -> bool:
         """Whether a graph could serve this call at all."""
@@ -153,9 +173,7 @@ class CudaGraphs:
         """Whether a replay does what the network does; recorded ones are forgotten once they do not."""
         state = _state(self.network)
         if state != self._state:
-            self._graphs.clear()
-            self._trials.clear()
-            self._seen.clear()
+            self.forget()
             self._state = state
         return state is not None
 
@@ -165,6 +183,9 @@ class _Graph:
 
     def __init__(self, network: Network, windows: Tensor) -> None:
         self._call = record(network, windows.detach().clone().requires_grad_())
+        self.device = windows.device
+        #: bytes that the recording keeps for itself
+        self.nbytes = 0
         self._turn = 0
         self._leaf = self._logits = windows
 
@@ -277,6 +298,10 @@ def _seconds(network: Network, windows: Tensor) -> tuple[float, float]:
         _wait(windows.device)
         whole.append(time.perf_counter() - start)
     return statistics.median(whole), statistics.median(handed)
+
+
+def _reserved(device: torch.device) -> int:
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
 
 def _wait(device: torch.device) -> None:

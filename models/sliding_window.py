@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .cuda_graphs import CudaGraphs
-from .window_memory import MEMORY, Execution, WindowMemory, autocast_dtype, is_out_of_memory, release
+from .window_memory import MEMORY, Execution, WindowMemory, attempt, autocast_dtype, give_back, release
 from .window_padding import PADDING, missing_voxels, pad_to
 
 Window = tuple[int, tuple[slice, ...]]
@@ -130,9 +131,7 @@ class SlidingWindow(nn.Module):
         padded, crop = pad_to(images, self.roi_size, self.padding)
         if padded.shape[2:] == self.roi_size:
             # One window covers everything: its weight cancels and the plain graph is cheapest.
-            if padded.requires_grad and torch.is_grad_enabled():
-                self.graphs.prepare(padded)
-            logits = self._network(padded)
+            logits = self._whole(padded)
             how = "keep" if padded.requires_grad else "none"
             self.execution = Execution(images.shape[0], how, self.graphs.replayed)
             return logits[crop]
@@ -178,7 +177,19 @@ class SlidingWindow(nn.Module):
             self._weights = {key: (window, total.reciprocal_())}
         return self._weights[key]
 
-    def _network(self, windows: Tensor, *, replay: bool = True) -> Tensor:
+    def _whole(self, windows: Tensor) -> Tensor:
+        """Logits of volumes of one window each; whoever holds memory gives it back before one is lost."""
+        while True:
+            logits = attempt(partial(self._network, windows, prepare=torch.is_grad_enabled()))
+            if isinstance(logits, Tensor):
+                return logits
+            if not (self.graphs.drop() or give_back(windows.device)):
+                raise logits
+            release(windows.device)
+
+    def _network(self, windows: Tensor, *, replay: bool = True, prepare: bool = False) -> Tensor:
+        if prepare and windows.requires_grad:
+            self.graphs.prepare(windows)
         logits = self.graphs(windows, replay=replay)
         if not isinstance(logits, Tensor):
             raise TypeError(
@@ -210,12 +221,13 @@ class _Stitch(torch.autograd.Function):
         if not windows:
             raise ValueError(f"expected at least one volume, got a batch of shape {tuple(images.shape)}")
         first = _gather(images, windows[:1])
-        keep = ctx.needs_input_grad[0] and predictor._fit.keeps(
-            first, len(windows), images.numel() / first.numel()
-        )
-        output, ctx.kept = _blend(predictor, images, windows, ctx.needs_input_grad[0], keep)
-        how = "none" if not ctx.needs_input_grad[0] else "recompute" if ctx.kept is None else "keep"
-        predictor.execution = Execution(predictor._fit.batch_size(first), how, predictor.graphs.replayed)
+        wanted: bool = ctx.needs_input_grad[0]
+        volumes = images.numel() / first.numel()
+        kept = predictor._fit.keeps(first, len(windows), volumes) if wanted else 0
+        output, ctx.kept = _blend(predictor, images, windows, wanted, kept)
+        how = "none" if not wanted else "recompute" if ctx.kept is None else "keep"
+        size = predictor._fit.spread(first, len(windows)) if ctx.kept is None else kept
+        predictor.execution = Execution(size, how, predictor.graphs.replayed)
         # The backward pass may run in another thread, which knows nothing of this one's autocast.
         ctx.predictor, ctx.dtype = predictor, autocast_dtype(images.device)
         ctx.save_for_backward(images)
@@ -227,7 +239,7 @@ class _Stitch(torch.autograd.Function):
         (images,) = ctx.saved_tensors
         predictor: SlidingWindow = ctx.predictor
         windows = predictor.windows(images.shape[0], images.shape[2:])
-        size = predictor._fit.batch_size(_gather(images, windows[:1]))
+        size = predictor._fit.spread(_gather(images, windows[:1]), len(windows))
         groups = deque(ctx.kept or _split(windows, size))
         # From here on the queue alone holds the graphs, so that each is freed when it was used. A second backward
         # pass through the same graph recomputes.
@@ -237,46 +249,53 @@ class _Stitch(torch.autograd.Function):
 
 
 def _blend(
-    predictor: SlidingWindow, images: Tensor, windows: list[Window], wanted: bool, keep: bool
+    predictor: SlidingWindow, images: Tensor, windows: list[Window], wanted: bool, keep: int
 ) -> tuple[Tensor, list[_Group] | None]:
-    """The blended logits, and, if a gradient is wanted, the windows' graphs where they were to be kept and fit."""
+    """The blended logits, and, if a gradient is wanted, the graphs of ``keep`` windows each where they are to be kept."""
     window, scale = predictor.weights(images)
     kept: list[_Group] | None = [] if keep else None
     output, at = None, 0
     first = _gather(images, windows[:1])
-    size = predictor._fit.batch_size(first)
+    size = keep or predictor._fit.spread(first, len(windows))
     while at < len(windows):
         group = _Group(windows[at : at + size])
         # A replay overwrites the graph of the windows before it: then it serves only where none of them is kept.
         replay = kept is None or len(group.windows) == len(windows)
-        try:
-            with torch.set_grad_enabled(kept is not None):
-                patches = _gather(images, group.windows).requires_grad_(kept is not None)
-                if wanted and replay and at == 0:
-                    predictor.graphs.prepare(patches)
-                logits = predictor._network(patches, replay=replay)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+        prepare = wanted and replay and at == 0
+        logits = attempt(partial(_logits, predictor, images, group, kept is not None, replay, prepare))
+        if isinstance(logits, RuntimeError):
+            group.patches = None
             if predictor.graphs.drop():
                 release(images.device)
             elif kept is None:
-                size = predictor._fit.shrink(first, len(group.windows), error)
+                size = predictor._fit.shrink(first, len(group.windows), logits)
             else:
-                kept = patches = None
+                kept = None
                 predictor._fit.stop_keeping(images.device)
+                size = predictor._fit.spread(first, len(windows))
             continue
         if kept is not None:
-            kept.append(_Group(group.windows, patches, logits))
+            kept.append(_Group(group.windows, group.patches, logits))
         if output is None:
             output = logits.new_zeros((images.shape[0], logits.shape[1], *images.shape[2:]))
         for (b, box), item in zip(group.windows, logits.detach(), strict=True):
             output[(b, slice(None), *box)].addcmul_(item, window[0])
         at += len(group.windows)
-        del patches, logits
+        del group, logits
     if output is None:
         raise ValueError("expected at least one window, got none")
     return output.mul_(scale), kept
+
+
+def _logits(
+    predictor: SlidingWindow, images: Tensor, group: _Group, graph: bool, replay: bool, prepare: bool
+) -> Tensor:
+    """The logits of a group, with a graph from its patches or without one."""
+    with torch.set_grad_enabled(graph):
+        group.patches = _gather(images, group.windows).requires_grad_(graph)
+        if prepare:
+            predictor.graphs.prepare(group.patches)
+        return predictor._network(group.patches, replay=replay)
 
 
 def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, groups: deque[_Group]) -> Tensor:
@@ -289,23 +308,19 @@ def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, group
         for (b, box), item in zip(group.windows, upstream, strict=True):
             torch.mul(grad_output[(b, slice(None), *box)], scale[(0, slice(None), *box)], out=item)
         upstream.mul_(window)
-        try:
-            patch_grad = _gradient(predictor, images, group, upstream)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+        patch_grad = attempt(partial(_gradient, predictor, images, group, upstream))
+        if isinstance(patch_grad, RuntimeError):
             size = len(group.windows)
             rest = [w for waiting in (group, *groups) for w in waiting.windows]
             had_graph = group.logits is not None
+            group.patches = group.logits = None
             groups.clear()
             if predictor.graphs.drop():
                 release(images.device)
-                group.patches = group.logits = None
             elif had_graph:
-                group.patches = group.logits = None
                 predictor._fit.stop_keeping(images.device)
             else:
-                size = predictor._fit.shrink(_gather(images, rest[:1]), size, error)
+                size = predictor._fit.shrink(_gather(images, rest[:1]), size, patch_grad)
             groups.extend(_split(rest, size))
             continue
         for (b, box), item in zip(group.windows, patch_grad, strict=True):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ _SHARE = {"cpu": 0.25, "cuda": 0.8}
 # Of what is free. On a CPU other processes, such as a run's own workers, count on the same memory, and asking for
 # too much kills the process instead of raising an error.
 _TEMPORARY = 4  # copies of the largest activation that a network's backward pass may need beside its graph
+_LEAST_KEPT = 0.5  # of the windows per forward; in smaller batches keeping graphs loses more than it saves
 _INDEX_LIMIT = 2**31 - 1  # elements a 32-bit index reaches; larger tensors fall back to slow kernels
 
 
@@ -79,7 +81,7 @@ class WindowMemory:
         self._parameters = list(
             network.parameters()
         )  # walking through all modules takes as long as a small layer
-        self._footprints: dict[tuple[Any, ...], Footprint | None] = {}
+        self._footprints: dict[tuple[Any, ...], Footprint] = {}
         self._batch: dict[tuple[Any, ...], int] = {}
         self._keeping: dict[torch.device, bool] = {}
 
@@ -87,29 +89,50 @@ class WindowMemory:
         """Windows per forward for windows like ``window`` ``(1, C, *roi)``; found once, less after a shortage."""
         key = self._key(window)
         if key not in self._batch:
-            self._batch[key] = self._asked if isinstance(self._asked, int) else self._largest(window)
+            batch = self._asked if isinstance(self._asked, int) else self._largest(window)
+            if batch is None:
+                return 1  # for now: what could not be measured is tried again
+            self._batch[key] = batch
         return self._batch[key]
 
-    def keeps(self, window: Tensor, count: int, volumes: float) -> bool:
-        """Whether the graphs of ``count`` windows fit beside logits as large as those of ``volumes`` windows."""
+    def spread(self, window: Tensor, count: int) -> int:
+        """Windows per forward for ``count`` of them: on an accelerator 9 and 9 rather than 17 and 1."""
+        batch = self.batch_size(window)
+        return _evenly(count, batch) if self._asked == "auto" and window.device.type != "cpu" else batch
+
+    def keeps(self, window: Tensor, count: int, volumes: float) -> int:
+        """Windows per forward with which the graphs of ``count`` of them fit, 0 where they do not.
+
+        Beside them there are logits as large as those of ``volumes`` windows. An accelerator takes smaller batches, down
+        to half, before it gives up keeping.
+        """
         if self._memory == "recompute" or not self._keeping.get(window.device, True):
-            return False
+            return 0
+        batch = self.spread(window, count)
         if self._memory == "keep":
-            return True
+            return batch
         need = self.footprint(window)
         if need is None:
-            return False
-        at_once = self.batch_size(window) * _TEMPORARY * need.largest
-        whole = int(
-            3 * volumes * need.logits
-        )  # the blended logits, their gradient, and what a loss makes of them
+            return 0
+        # The blended logits, their gradient, and what a loss makes of them.
+        whole = int(3 * volumes * need.logits)
         room = _SHARE.get(window.device.type, 0) * available_bytes(window.device)
-        return count * need.held + at_once + whole <= room
+        most = int((room - count * need.held - whole) // (_TEMPORARY * need.largest))
+        if most >= batch:
+            return batch
+        smaller = self._asked == "auto" and window.device.type != "cpu" and most >= _LEAST_KEPT * batch
+        return _evenly(count, most) if smaller and most else 0
 
     def shrink(self, window: Tensor, batch: int, error: RuntimeError) -> int:
-        """The next smaller batch after ``batch`` ran out of memory; raises ``error`` if there is none."""
+        """The next smaller batch after ``batch`` ran out of memory; raises ``error`` if there is none.
+
+        Before one window is given up, what others hold on the device goes.
+        """
         if batch == 1:
-            raise error
+            if not give_back(window.device):
+                raise error
+            release(window.device)
+            return 1
         key = self._key(window)
         self._batch[key] = min(self._batch.get(key, batch), batch // 2)
         release(window.device)
@@ -121,18 +144,24 @@ class WindowMemory:
         release(device)
 
     def footprint(self, window: Tensor) -> Footprint | None:
-        """What one window needs, measured once; None where it cannot be measured without side effects."""
+        """What one window needs, measured once; None where it cannot be measured, for now.
+
+        In training mode that would have side effects, and at the moment there may be too little memory for one window.
+        """
         key = self._key(window)
         if key not in self._footprints:
-            self._footprints[key] = self._measure(window)
+            found = self._measure(window)
+            if found is None:
+                return None
+            self._footprints[key] = found
         return self._footprints[key]
 
-    def _largest(self, window: Tensor) -> int:
+    def _largest(self, window: Tensor) -> int | None:
         if window.device.type == "cpu":
             return CPU_BATCH
         need = self.footprint(window)
         if need is None:
-            return 1
+            return None
         room = _SHARE.get(window.device.type, 0) * available_bytes(window.device)
         fits = int(room / (need.held + _TEMPORARY * need.largest))
         return max(1, min(fits, _INDEX_LIMIT // need.elements, LARGEST_BATCH))
@@ -170,6 +199,65 @@ class WindowMemory:
         return Footprint(sum(held.values()), max(held.values()), max(elements), logits.nbytes)
 
 
+class Holder(Protocol):
+    """Who holds memory of a device that it can do without."""
+
+    def held_bytes(self, device: torch.device) -> int:
+        """Bytes that nobody else can allocate meanwhile."""
+        ...
+
+    def drop(self, device: torch.device | None = None) -> bool:
+        """Give what is held on a device, or anywhere, back for good; whether there was any."""
+        ...
+
+
+_HOLDERS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def register(holder: Holder) -> None:
+    """Enter who holds memory, for as long as it lives."""
+    _HOLDERS.add(holder)
+
+
+def give_back(device: torch.device) -> bool:
+    """Let every holder give back what it has on a device; whether there was any. The blocks stay cached."""
+    return any([holder.drop(device) for holder in list(_HOLDERS)])
+
+
+def same_device(one: torch.device, other: torch.device) -> bool:
+    """Whether two names are one device: without a number it is the current one, which is taken for any."""
+    return one.type == other.type and (one.index == other.index or None in (one.index, other.index))
+
+
+_T = TypeVar("_T")
+
+
+def attempt(call: Callable[[], _T]) -> _T | RuntimeError:
+    """What a call gives, or the error that says that memory ran out; any other is raised.
+
+    The error comes without its traceback, whose frames hold what was being computed with: as long as they do, that
+    memory cannot be given back.
+    """
+    try:
+        return call()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        short = error
+    short.__context__ = None
+    return short.with_traceback(None)
+
+
+def _evenly(count: int, most: int) -> int:
+    """Windows per group for ``count`` of them in as few groups of at most ``most`` as there can be.
+
+    Example:
+        >>> _evenly(18, 17), _evenly(18, 5), _evenly(3, 32)
+        (9, 5, 3)
+    """
+    return -(-count // -(-count // most))
+
+
 def available_bytes(device: torch.device) -> int:
     """Memory that can still be allocated on a device; 0 where nobody tells.
 
@@ -179,7 +267,9 @@ def available_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        # The pool of a recorded graph is cached too, and serves nobody else.
+        return max(0, free + cached - sum(holder.held_bytes(device) for holder in _HOLDERS))
     return _host_bytes() if device.type == "cpu" else 0
 
 

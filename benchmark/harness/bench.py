@@ -10,8 +10,6 @@ import numpy as np
 import torch
 
 from robustvox.datasets import ChannelWindows, IntensityWindow, Volume
-from robustvox.models import SlidingWindow
-from robustvox.models.window_memory import release
 
 from ..craft.batches import Company, company_of, most_together
 from ..craft.crafting import Crafted, craft_together
@@ -23,9 +21,10 @@ from ..plan.plan import Job, Plan
 from ..plan.source import case_fingerprint
 from .compute import Failure, Outcome, Scored, in_words
 from .desk import Desk, Later, OwnDesk, Scoring
-from .faults import CASE_FAILURES, Kind, kind_of
+from .faults import CASE_FAILURES
 from .saving import Saver, write_prediction, write_volume
 from .scoring import Change, PreparedCase, change_of, judge, organ_sizes, patient_of_several, prepare_scorer
+from .shortage import Room
 
 Watch = Callable[[Scored], None]
 """Called with every prediction that was scored in this process."""
@@ -84,7 +83,7 @@ class Bench:
         self._max_cost = max_cost
         self._desk: Desk = OwnDesk() if desk is None else desk
         self._held: frozenset[str] = frozenset()
-        self._room: dict[tuple[str, str], int] = {}  # of models whose batch ran out of memory
+        self._room = Room(plan.device)
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._of_case: dict[str, _OfCase] = {}
@@ -193,7 +192,7 @@ class Bench:
             )
         except CASE_FAILURES:  # of a network that fails on its window, which its cases will tell
             return 1
-        return min(most, self._room.get(job.surrogate.key, most))
+        return self._room.most([job], most)
 
     def craft(self, job: Job) -> Crafted:
         """What a job scores: an adversarial volume, new or saved, or the clean image."""
@@ -207,31 +206,8 @@ class Bench:
         return self._craft_together([job])[0]
 
     def craft_all(self, jobs: Sequence[Job]) -> list[Crafted | Failure]:
-        """The volumes of jobs of one :meth:`company`, or of any single job.
-
-        A batch that runs out of memory is halved, also the next time. A batch that fails otherwise is crafted case by
-        case, so that the case that is to blame fails alone.
-        """
-        if len(jobs) == 1:
-            try:
-                return [self.craft(jobs[0])]
-            except CASE_FAILURES as error:
-                return [Failure.of(error)]
-        try:
-            return list(self._craft_together(jobs))
-        except CASE_FAILURES as error:
-            kind, failure = kind_of(error), Failure.of(error)
-        if kind is Kind.DEVICE:
-            return [failure] * len(jobs)
-        if kind is not Kind.MEMORY:
-            return [found for job in jobs for found in self.craft_all([job])]
-        half = len(jobs) // 2
-        for model in {job.surrogate.key: job.surrogate for job in jobs if job.surrogate}.values():
-            self._room[model.key] = half
-            if isinstance(model.predictor, SlidingWindow):
-                model.predictor.graphs.drop()  # recordings hold the memory of their batch
-        release(torch.device(self.plan.device))
-        return [found for at in range(0, len(jobs), half) for found in self.craft_all(jobs[at : at + half])]
+        """The volumes of jobs of one :meth:`company`, or of any single job; see :meth:`Room.craft`."""
+        return self._room.craft(jobs, self.craft, self._craft_together)
 
     def _craft_together(self, jobs: Sequence[Job]) -> list[Crafted]:
         attack, plan = jobs[0].attack, self.plan

@@ -50,11 +50,12 @@ def computed(predictor: nn.Module, name: str, compute: Compute, device: str) -> 
     return predictor
 
 
-def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
+def describe_compute(plan: Plan, compute: Compute, *, here: bool = True) -> Mapping[str, Any]:
     """What goes into the provenance of a run: what was asked, and what it came to on this device.
 
-    On an accelerator this finds the number of windows per forward and whether a CUDA graph pays for a single one,
-    with one window through every network. Larger batches are measured when they come.
+    On an accelerator this finds the number of windows per forward and, where the networks will run ``here`` and not in
+    other processes, whether a CUDA graph pays for a single one, with one window through every network. Larger batches
+    are measured when they come.
     """
     from robustvox.models.mamba.kernel import scans_used
 
@@ -63,7 +64,8 @@ def describe_compute(plan: Plan, compute: Compute) -> Mapping[str, Any]:
         cases = _cases(model.predictor, plan, compute)
         batches = {batch for window in _windows(model.predictor) if (batch := _batch(window, plan))}
         scans = scans_used(model.predictor, plan.device)
-        graphs = [trial for window in _windows(model.predictor) if (trial := _graphs(window, plan))]
+        windows = _windows(model.predictor) if here else []  # a recording would hold memory that workers need
+        graphs = [trial for window in windows if (trial := _graphs(window, plan))]
         found[model.name] = {
             "sw_batch_size": sorted(batches),
             **({"case_batch": cases} if cases > 1 else {}),

@@ -14,6 +14,7 @@ from robustvox.benchmark import evaluate, score
 from robustvox.benchmark.show.tables.results import COLUMNS
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import ZOO, SlidingWindow, load_checkpoint
+from robustvox.models.cuda_graphs import CudaGraphs
 
 
 class Threshold(nn.Module):
@@ -189,6 +190,17 @@ def test_every_zoo_model_segments_the_phantom(name):
         prediction = predictor(torch.from_numpy(volume.image)[None]).argmax(1)[0].numpy()
     table = score(prediction, volume.label, num_classes=8, spacing_mm=volume.spacing_mm)
     assert table["dice"].mean() > 0.85
+
+
+def test_a_predictor_of_the_callers_keeps_no_graphs(monkeypatch):
+    """They would hold memory of the card that the evaluation computed on."""
+    forgotten = []
+    monkeypatch.setattr(CudaGraphs, "forget", forgotten.append)
+    network = load_checkpoint(ZOO / "phantom" / "unet.safetensors").network
+    predictor = SlidingWindow(network, (32, 32, 32))
+    data = open_dataset("phantom")
+    evaluate({"mine": predictor}, {"gn": GN()}, data, cases=data.splits["validation"][:1])
+    assert predictor.graphs in forgotten
 
 
 def test_every_zoo_file_ships_and_is_small():

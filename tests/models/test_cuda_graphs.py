@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustvox.models import SlidingWindow, cuda_graphs
+from robustvox.models import SlidingWindow, cuda_graphs, sliding_window, window_memory
 from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.window_memory import Execution
 
@@ -159,6 +161,14 @@ def test_two_shapes_take_turns_and_a_third_replaces_the_oldest(recorded: list[Re
     assert len(graphs._graphs) == 2
 
 
+def test_the_shape_that_was_measured_before_a_run_can_be_replaced_too(recorded: list[Recorded]) -> None:
+    graphs = CudaGraphs(net())
+    for count in (1, 2, 3, 1):
+        assert graphs.measure(volumes(count, 1, 6, 6, 6, count=1)[0]) is not None
+    assert len(recorded) == 4
+    assert [key[0][0] for key in graphs._graphs] == [3, 1]
+
+
 def test_what_does_not_pay_or_is_not_possible_runs_as_before(
     recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +273,109 @@ def test_memory_that_runs_out_takes_the_graphs_first(recorded: list[Recorded]) -
     same(gradient(predictor, last), gradient(SlidingWindow(net(), (6, 6, 6), 0.5, 8), last))
     assert predictor.execution == Execution(8, "keep", False)
     assert predictor.graphs.choice == "off"
+
+
+class Short(nn.Sequential):
+    """A device that has no room for a pass beside a recording."""
+
+    recordings: ClassVar[list[weakref.ref[Recorded]]] = []
+    full = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.full and any(recording() for recording in self.recordings):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+@pytest.fixture
+def short(recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch) -> Iterator[Short]:
+    """Recordings that nothing holds but their users and, as on a card, a circle of references."""
+
+    def record(network: Network, windows: Tensor) -> Recorded:
+        made = Recorded(network, windows)
+        made.circle = made  # type: ignore[attr-defined]
+        Short.recordings.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(cuda_graphs, "record", record)
+    for module in (window_memory, sliding_window, cuda_graphs):
+        monkeypatch.setattr(module, "release", lambda _: gc.collect())
+    yield Short(*net()).eval()
+    Short.recordings.clear()
+
+
+@pytest.mark.parametrize(
+    ("memory", "size", "spatial"),
+    [
+        ("recompute", 1, (9, 6, 6)),
+        ("recompute", 8, (9, 6, 6)),
+        ("keep", 8, (9, 6, 6)),
+        ("auto", 1, (6, 6, 6)),
+    ],
+)
+def test_no_case_is_lost_while_its_own_graph_holds_the_memory(
+    short: Short, memory: str, size: int, spatial: tuple[int, ...]
+) -> None:
+    """Also what the frames of the error hold goes, before the second attempt."""
+    predictor = SlidingWindow(short, (6, 6, 6), 0.5, size, memory=memory)
+    *before, last = volumes(1, 1, *spatial)
+    for images in before:
+        gradient(predictor, images)
+    assert predictor.graphs.replayed
+    short.full = True
+    same(gradient(predictor, last), gradient(SlidingWindow(net(), (6, 6, 6), 0.5, size), last))
+    assert (predictor.graphs.choice, predictor.graphs._graphs) == ("off", {})
+    assert predictor.execution is not None
+    assert predictor.execution.sw_batch_size == size
+
+
+@pytest.mark.parametrize(("size", "spatial"), [(1, (9, 6, 6)), (1, (6, 6, 6))])
+def test_no_case_is_lost_while_another_networks_graph_holds_the_memory(
+    short: Short, size: int, spatial: tuple[int, ...]
+) -> None:
+    other = SlidingWindow(net(), (6, 6, 6), 0.5, size, memory="recompute")
+    *before, last = volumes(1, 1, *spatial)
+    for images in before:
+        gradient(other, images)
+    assert other.graphs.replayed
+    short.full = True
+    predictor = SlidingWindow(short, (6, 6, 6), 0.5, size)
+    same(gradient(predictor, last), gradient(SlidingWindow(net(), (6, 6, 6), 0.5, size), last))
+    assert other.graphs.choice == "off"
+    assert not any(recording() for recording in Short.recordings)
+
+
+def test_what_a_recording_keeps_for_itself_is_known_and_goes_with_it(
+    recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (windows,) = volumes(1, 1, 6, 6, 6, count=1)
+    cpu, card = torch.device("cpu"), torch.device("cuda", 1)
+    monkeypatch.setattr(cuda_graphs, "_reserved", lambda _: 1000 + 77 * len(recorded))
+    graphs = CudaGraphs(net())
+    graphs.measure(windows)
+    assert (graphs.held_bytes(cpu), graphs.held_bytes(card)) == (77, 0)
+    assert not graphs.drop(card)
+    graphs.forget()
+    assert (graphs.held_bytes(cpu), graphs.choice) == (0, "auto")
+    graphs.measure(windows)
+    assert graphs.held_bytes(cpu) == 77
+    assert graphs.drop(cpu)
+    assert (graphs.held_bytes(cpu), graphs.choice) == (0, "off")
+
+
+def test_a_trial_that_fails_costs_no_graph_that_is_there(
+    recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = CudaGraphs(net())
+    for count in (1, 2):
+        graphs.measure(volumes(count, 1, 6, 6, 6, count=1)[0])
+    monkeypatch.setattr(cuda_graphs, "_seconds", lambda network, _: (2.0, 0.4))
+    found = graphs.measure(volumes(3, 1, 6, 6, 6, count=1)[0])
+    assert found is not None
+    assert not found.used
+    for count in (1, 2):
+        gradient(graphs, volumes(count, 1, 6, 6, 6, count=1)[0])
+        assert graphs.replayed
 
 
 def test_copies_and_other_processes_record_their_own(recorded: list[Recorded]) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustvox.models import SlidingWindow, window_memory
-from robustvox.models.window_memory import Execution, WindowMemory, available_bytes, is_out_of_memory
+from robustvox.models.window_memory import (
+    Execution,
+    Footprint,
+    WindowMemory,
+    available_bytes,
+    is_out_of_memory,
+    same_device,
+)
 
 ROI, SHAPE = (8, 8, 8), (13, 17, 9)
 WINDOWS = 3 * 4 * 2
@@ -114,6 +123,83 @@ def test_the_batch_on_an_accelerator_follows_from_what_is_free(monkeypatch: pyte
     huge = window_memory.Footprint(held=1000, largest=100, elements=2**29, logits=10)
     monkeypatch.setattr(WindowMemory, "_measure", lambda *_: huge)
     assert WindowMemory(network(), "auto", "auto").batch_size(window) == 3  # indices stay below 2**31
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Callable[[Footprint | None, float], WindowMemory]:
+    """A device that is no CPU, with a network of a known footprint."""
+
+    def made(need: Footprint | None, free: float) -> WindowMemory:
+        monkeypatch.setattr(WindowMemory, "_measure", lambda *_: need)
+        monkeypatch.setattr(window_memory, "available_bytes", lambda _: free)
+        return WindowMemory(network(), "auto", "auto")
+
+    monkeypatch.setitem(window_memory._SHARE, "meta", 1.0)
+    return made
+
+
+META = torch.empty(1, 1, *ROI, device="meta")
+NEED = Footprint(held=1000, largest=100, elements=130_000_000, logits=10)
+"""The largest batch is 16."""
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 1), (16, 16), (17, 9), (18, 9), (33, 11), (160, 16)])
+def test_windows_are_spread_evenly_over_few_batches(
+    accelerator: Callable[..., WindowMemory], count: int, batch: int
+) -> None:
+    assert accelerator(NEED, 1e9).spread(META, count) == batch
+
+
+def test_smaller_batches_are_tried_before_graphs_are_given_up(
+    accelerator: Callable[..., WindowMemory],
+) -> None:
+    """32 windows in batches of 16: graphs of all, three logits of two volumes, four copies of what a batch has largest."""
+    all_of_it = 32 * 1000 + 3 * 2 * 10
+    for free, batch in ((16, 16), (15, 11), (11, 11), (10, 8), (8, 8), (7, 0), (-1, 0)):
+        assert accelerator(NEED, all_of_it + free * 400).keeps(META, 32, 2) == batch
+
+
+def test_a_shortage_of_the_moment_is_not_remembered(accelerator: Callable[..., WindowMemory]) -> None:
+    memory = accelerator(None, 1e9)
+    assert (memory.footprint(META), memory.batch_size(META), memory.keeps(META, 8, 1)) == (None, 1, 0)
+    accelerator(NEED, 1e9)
+    assert (memory.footprint(META), memory.batch_size(META), memory.keeps(META, 8, 1)) == (NEED, 16, 8)
+
+
+class Hoard:
+    """Somebody who holds a graph's memory."""
+
+    def __init__(self, device: str, size: int) -> None:
+        self.device, self.size = torch.device(device), size
+
+    def held_bytes(self, device: torch.device) -> int:
+        return self.size if same_device(self.device, device) else 0
+
+    def drop(self, device: torch.device | None = None) -> bool:
+        had, self.size = bool(self.size) and (device is None or bool(self.held_bytes(device))), 0
+        return had
+
+
+def test_one_window_is_not_given_up_while_somebody_holds_memory() -> None:
+    memory, hoard = WindowMemory(network(), 1, "auto"), Hoard("meta", 5)
+    window_memory.register(hoard)
+    assert memory.shrink(META, 1, RuntimeError("out of memory")) == 1
+    assert hoard.size == 0
+    with pytest.raises(RuntimeError, match="out of memory"):
+        memory.shrink(META, 1, RuntimeError("out of memory"))
+
+
+def test_what_graphs_hold_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 200)
+    hoards = Hoard("cuda:0", 300), Hoard("cuda:1", 77)
+    for hoard in hoards:
+        window_memory.register(hoard)
+    assert available_bytes(torch.device("cuda:0")) == 1000 + 700 - 200 - 300
+    assert available_bytes(torch.device("cuda")) == 1000 + 700 - 200 - 377
+    del hoard, hoards
+    assert available_bytes(torch.device("cuda:0")) == 1500
 
 
 def test_the_footprint_is_what_autograd_saves() -> None:

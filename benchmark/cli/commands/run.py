@@ -40,6 +40,7 @@ from ...show.model_labels import relabelled, shown_labels
 from ...show.tables.results import both
 from ...show.tables.views import uneven
 from ...specs.compute import Compute
+from ...specs.crossing import Computing
 from ...specs.requests import RunRequest
 from ...specs.spec import CLEAN
 from ..codes import DONE, SOME_FAILED
@@ -78,7 +79,7 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
     require_folder(writing.out)
     with stopping(_BEFORE):
         plan = build_plan(request.crossing, computing, writing.out)
-    alone = executor is None and computing.scheduler is None and computing.workers == 0
+    alone = _alone(computing, executor)
     desk = SideDesk() if beside and alone and not plan.device.startswith("cpu") else OwnDesk()
     # Workers attack the cases they are given one by one.
     compute = computing.compute if alone else replace(computing.compute, case_batch=1)
@@ -91,6 +92,11 @@ def run_benchmark(request: RunRequest, executor: Executor | None = None, *, besi
             desk=desk,
         )
         return _run(request, bench, compute, executor, gallery, (started, clock), emit)
+
+
+def _alone(computing: Computing, executor: Executor | None) -> bool:
+    """Whether this process computes."""
+    return executor is None and computing.scheduler is None and computing.workers == 0
 
 
 def _run(
@@ -112,7 +118,11 @@ def _run(
         aside.print(escape(line), style="dim", soft_wrap=True)
     folder = out / plan.dataset.name
     labels = labels_of(plan, out)
-    entry = describe() | dict(describe_plan(plan)) | dict(describe_compute(plan, compute))
+    entry = (
+        describe()
+        | dict(describe_plan(plan))
+        | dict(describe_compute(plan, compute, here=_alone(computing, executor)))
+    )
     with RecordStore(folder / "records") as store:
         with stopping(_BEFORE), storing(folder):
             store.lock(computing.wait, lambda line: console.print(escape(line), soft_wrap=True))

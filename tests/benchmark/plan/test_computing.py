@@ -12,6 +12,7 @@ from robustvox.benchmark.specs.compute import Compute
 from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.benchmark.specs.spec import UsageError
 from robustvox.datasets import open_dataset
+from robustvox.models.cuda_graphs import CudaGraphs, Trial
 from robustvox.models.precision import InPrecision, exact_float32
 
 DATASET, PROTOCOL = open_dataset("phantom"), PROTOCOLS["robustvox-1"]
@@ -98,3 +99,20 @@ def test_provenance_says_what_was_asked_and_what_it_came_to() -> None:
         "unet": {"sw_batch_size": [4]},
         "mamba_unet": {"sw_batch_size": [4], "scan": ["torch"]},
     }
+
+
+def test_a_graph_is_tried_where_the_networks_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def measure(graphs: CudaGraphs, windows: torch.Tensor) -> Trial:
+        tried.append(type(graphs.network).__name__)
+        return Trial(False, None, "emulated")
+
+    monkeypatch.setattr(CudaGraphs, "measure", measure)
+    models = [load_model("unet", DATASET, PROTOCOL)]
+    plan = Plan(DATASET, ["val_000"], models, models, [], PROTOCOL)
+    found = describe_compute(plan, Compute(), here=False)["compute"]["models"]["unet"]
+    assert (found, tried) == ({"sw_batch_size": [4]}, [])
+    found = describe_compute(plan, Compute())["compute"]["models"]["unet"]
+    assert found["cuda_graphs"] == [{"used": False, "gain": None, "why": "emulated"}]
+    assert len(tried) == 1
