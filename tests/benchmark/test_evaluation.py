@@ -195,7 +195,7 @@ def test_every_zoo_model_segments_the_phantom(name):
 def test_a_predictor_of_the_callers_keeps_no_graphs(monkeypatch):
     """They would hold memory of the card that the evaluation computed on."""
     forgotten = []
-    monkeypatch.setattr(CudaGraphs, "forget", forgotten.append)
+    monkeypatch.setattr(CudaGraphs, "forget", lambda graphs: forgotten.append(graphs))
     network = load_checkpoint(ZOO / "phantom" / "unet.safetensors").network
     predictor = SlidingWindow(network, (32, 32, 32))
     data = open_dataset("phantom")
