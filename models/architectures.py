@@ -89,7 +89,7 @@ def swin_unetr(
     """Swin-UNETR: as published in ``paper`` size; ``small`` is narrow and stops at stride 16 (see class below).
 
     The published trainer sets ``use_checkpoint=True``, which computes every transformer block twice to keep less; values
-    are the same. Here it is off: the sliding window keeps what fits. A small card trains with it on.
+    are the same. Here it is off: the sliding window keeps what fits. ``swin_unetr:use_checkpoint=true`` is for small cards.
     """
     if size == "small":
         check_roi("swin_unetr", roi_size, 16, minimum=32, ranks=(2, 3))
