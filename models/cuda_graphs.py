@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .precision import float32_switches
 from .window_memory import autocast_dtype, is_out_of_memory, release
 
 CUDA_GRAPHS = ("auto", "off")
@@ -327,8 +328,7 @@ def _switches() -> tuple[Any, ...]:
         cudnn.enabled,
         cudnn.benchmark,
         cudnn.deterministic,
-        cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
+        float32_switches(),
         torch.are_deterministic_algorithms_enabled(),
     )
 
