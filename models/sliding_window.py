@@ -130,7 +130,7 @@ class SlidingWindow(nn.Module):
         padded, crop = pad_to(images, self.roi_size, self.padding)
         if padded.shape[2:] == self.roi_size:
             # One window covers everything: its weight cancels and the plain graph is cheapest.
-            if padded.requires_grad and torch.is_grad_enabled():
+            if padded.requires_grad and torch.is_grad_enabled() and not _in_backward():
                 self.graphs.prepare(padded)
             logits = self._network(padded)
             how = "keep" if padded.requires_grad else "none"
@@ -252,7 +252,7 @@ def _blend(
         try:
             with torch.set_grad_enabled(kept is not None):
                 patches = _gather(images, group.windows).requires_grad_(kept is not None)
-                if wanted and replay and at == 0:
+                if wanted and replay and at == 0 and not _in_backward():
                     predictor.graphs.prepare(patches)
                 logits = predictor._network(patches, replay=replay)
         except RuntimeError as error:
@@ -327,6 +327,11 @@ def _gradient(predictor: SlidingWindow, images: Tensor, group: _Group, upstream:
         del logits
     (gradient,) = torch.autograd.grad(weighted, patches)
     return gradient
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass runs the windows again, as nnU-Net's does: no graph can be recorded there."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _split(windows: list[Window], size: int) -> Iterable[_Group]:
