@@ -64,8 +64,8 @@ class CaseSource:
         change of ``d`` in [0, 1] is a change of ``d * (high - low)`` wherever it is made.
         """
         shape = (1, -1, *[1] * (images.ndim - 2))
-        low = torch.as_tensor(tuple(self.low), dtype=images.dtype, device=images.device).view(shape)
-        span = torch.as_tensor(tuple(self.high), dtype=images.dtype, device=images.device).view(shape) - low
+        low = self._tensor("low", images).view(shape)
+        span = self._tensor("high", images).view(shape) - low
         if self.original is None:
             return images * span + low
         if images.shape[1:] != self.image.shape:
@@ -77,7 +77,7 @@ class CaseSource:
         return original + (images - clean) * span
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
-        """An array on the device of ``like``, copied there once and not at every step of an attack."""
+        """A field on the device of ``like``, copied there once and not at every step of an attack."""
         key = (name, like.dtype, like.device)
         if key not in self._tensors:
             array = np.ascontiguousarray(getattr(self, name))

@@ -83,7 +83,7 @@ def with_contiguous_gradients(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, _NormBase) and not getattr(module, _GUARDED, False):
-            module.register_forward_hook(_guard)
+            module.register_forward_hook(contiguous_gradient)
             setattr(module, _GUARDED, True)
     return network
 
@@ -91,7 +91,8 @@ def with_contiguous_gradients(network: nn.Module) -> nn.Module:
 _GUARDED = "robustvox_contiguous_gradients"
 
 
-def _guard(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def contiguous_gradient(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """The hook of :func:`with_contiguous_gradients`: nothing that a CUDA graph cannot record, a copy on the way back."""
     del module, inputs
     if output.requires_grad:
         output.register_hook(_contiguous)

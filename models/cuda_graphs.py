@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .cpu import contiguous_gradient
+from .precision import float32_switches
 from .window_memory import autocast_dtype, is_out_of_memory, register, release, same_device
 
 CUDA_GRAPHS = ("auto", "off")
@@ -332,10 +334,13 @@ def _key(windows: Tensor) -> tuple[Any, ...]:
 
 
 def _state(network: nn.Module) -> tuple[Any, ...] | None:
-    """Where a network's tensors lie; None where a replay would not do what it does: in training, or with hooks."""
+    """Where a network's tensors lie; None where a replay would not do what it does: in training, or with hooks.
+
+    Our own hook is recorded with the network: every brought one with norms has it.
+    """
     for module in network.modules():
         hooks = (
-            module._forward_hooks,
+            [hook for hook in module._forward_hooks.values() if hook is not contiguous_gradient],
             module._forward_pre_hooks,
             module._backward_hooks,
             module._backward_pre_hooks,
@@ -352,8 +357,7 @@ def _switches() -> tuple[Any, ...]:
         cudnn.enabled,
         cudnn.benchmark,
         cudnn.deterministic,
-        cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
+        float32_switches(),
         torch.are_deterministic_algorithms_enabled(),
     )
 

@@ -188,7 +188,7 @@ class SlidingWindow(nn.Module):
             release(windows.device)
 
     def _network(self, windows: Tensor, *, replay: bool = True, prepare: bool = False) -> Tensor:
-        if prepare and windows.requires_grad:
+        if prepare and windows.requires_grad and not _in_backward():
             self.graphs.prepare(windows)
         logits = self.graphs(windows, replay=replay)
         if not isinstance(logits, Tensor):
@@ -293,7 +293,7 @@ def _logits(
     """The logits of a group, with a graph from its patches or without one."""
     with torch.set_grad_enabled(graph):
         group.patches = _gather(images, group.windows).requires_grad_(graph)
-        if prepare:
+        if prepare and not _in_backward():
             predictor.graphs.prepare(group.patches)
         return predictor._network(group.patches, replay=replay)
 
@@ -342,6 +342,11 @@ def _gradient(predictor: SlidingWindow, images: Tensor, group: _Group, upstream:
         del logits
     (gradient,) = torch.autograd.grad(weighted, patches)
     return gradient
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass runs the windows again, as nnU-Net's does: no graph can be recorded there."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _split(windows: list[Window], size: int) -> Iterable[_Group]:

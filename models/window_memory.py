@@ -313,10 +313,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device had too little memory, and not that something is wrong."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    # cuDNN 9 says ..._INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, cuFFT has no STATUS in its names, and cuBLAS, which makes
+    # its handle at the first product, says NOT_INITIALIZED where the card has no room for that.
+    signs = (
+        "can't allocate memory",
+        "out of memory",
+        "STATUS_ALLOC_FAILED",
+        "ALLOCATION_FAILED",
+        "CUFFT_ALLOC_FAILED",
+        "CUBLAS_STATUS_NOT_INITIALIZED",
     )
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def release(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def pad_to(
     if padding != "zeros":
         for axis, (first, extra) in enumerate(zip(before, missing, strict=True), start=2):
             if extra:
-                index = _beyond(images.shape[axis], first, extra, padding).to(images.device)
+                index = _beyond(images.shape[axis], first, extra, padding, images.device)
                 images = images.index_select(axis, index)
         return images, crop
     pads = [(b, m - b) for b, m in zip(before, missing, strict=True)]
@@ -39,16 +40,22 @@ def missing_voxels(spatial: Sequence[int], roi_size: Sequence[int]) -> list[int]
     return [max(roi - side, 0) for roi, side in zip(roi_size, spatial, strict=True)]
 
 
-def _beyond(side: int, before: int, extra: int, padding: str) -> Tensor:
+@lru_cache(maxsize=64)
+def _beyond(side: int, before: int, extra: int, padding: str, device: torch.device) -> Tensor:
     """Which voxel of an axis stands at each place of the padded one; mirroring repeats as often as it must.
 
+    Kept on the device: an attack asks for the same at every step, and each copy to a card waits for it.
+
     Example:
-        >>> _beyond(3, 2, 4, "reflect").tolist(), _beyond(3, 2, 4, "edge").tolist()
-        ([2, 1, 0, 1, 2, 1, 0], [0, 0, 0, 1, 2, 2, 2])
+        >>> [_beyond(3, 2, 4, padding, torch.device("cpu")).tolist() for padding in ("reflect", "edge")]
+        [[2, 1, 0, 1, 2, 1, 0], [0, 0, 0, 1, 2, 2, 2]]
     """
-    places = torch.arange(side + extra) - before
-    if padding == "edge" or side == 1:
-        return places.clamp(0, side - 1)
-    period = 2 * (side - 1)
-    places = places.remainder(period)
-    return torch.where(places < side, places, period - places)
+    with torch.inference_mode(False):  # what is made in it cannot be saved for a later backward pass
+        places = torch.arange(side + extra) - before
+        if padding == "edge" or side == 1:
+            places = places.clamp(0, side - 1)
+        else:
+            period = 2 * (side - 1)
+            places = places.remainder(period)
+            places = torch.where(places < side, places, period - places)
+        return places.to(device)

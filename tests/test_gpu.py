@@ -20,6 +20,7 @@ from robustvox.benchmark.plan.plan import Job, Plan
 from robustvox.benchmark.specs.protocols import PROTOCOLS
 from robustvox.datasets import IntensityWindow, Volume, open_dataset
 from robustvox.models import MODELS, SlidingWindow, build_model, cuda_graphs
+from robustvox.models.cpu import with_contiguous_gradients
 from robustvox.models.precision import settle
 from robustvox.models.window_memory import release
 
@@ -147,6 +148,16 @@ def test_volumes_of_many_windows_with_graphs_give_the_gradient_without(memory: s
         assert apart(gradient_of(auto, images), gradient_of(off, images)) < 1e-5
     assert auto.execution is not None
     assert auto.execution.cuda_graphs, auto.graphs.trials
+
+
+@pytest.mark.usefixtures("always_recorded")
+def test_a_brought_network_with_our_hook_is_replayed() -> None:
+    network = with_contiguous_gradients(convolutions()).to(DEVICE)
+    graphs = cuda_graphs.CudaGraphs(network)
+    for images in torch.rand(3, 1, 1, *ROI, device=DEVICE):
+        trial = graphs.measure(images)
+        assert apart(gradient_of(graphs, images), gradient_of(network, images)) < 1e-5  # type: ignore[arg-type]
+        assert graphs.replayed, trial
 
 
 def all_but(left: int, device: torch.device) -> Tensor:

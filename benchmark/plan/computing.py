@@ -42,8 +42,7 @@ def computed(predictor: nn.Module, name: str, compute: Compute, device: str) -> 
         raise UsageError(
             f"expected --precision float32 for {name}, whose predictor is its own, got {precision}"
         )
-    if device.startswith("cuda"):
-        settle()
+    settle(device)
     for window in windows:
         network = window.network if precision == "float32" else InPrecision(window.network, precision)
         window.configure(memory=compute.memory, network=network, cuda_graphs=compute.cuda_graphs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ class NnUNetWindows(SlidingWindow):
     nnU-Net blends in half precision: so does :meth:`deployed`, with the gradient of single precision.
     """
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._half: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
     def starts(self, side: int, roi: int) -> list[int]:
         steps = int(np.ceil((side - roi) / (roi * (1 - self.overlap))))
         return [int(np.round((side - roi) / steps * i)) for i in range(steps + 1)] if steps else [0]
@@ -39,12 +44,21 @@ class NnUNetWindows(SlidingWindow):
     def importance(self, like: Tensor) -> Tensor:
         if self.mode == "constant":
             return like.new_ones((1, 1, *self.roi_size))
-        point = np.zeros(self.roi_size)
-        point[tuple(side // 2 for side in self.roi_size)] = 1
-        weight = gaussian_filter(point, [side / 8 for side in self.roi_size], mode="constant")
-        weight /= weight.max()
-        weight[weight == 0] = weight[weight > 0].min()
-        return torch.as_tensor(weight, dtype=like.dtype, device=like.device)[None, None]
+        return torch.tensor(_gaussian(self.roi_size), dtype=like.dtype, device=like.device)[None, None]
+
+    def half_weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Window weight ``(1, *roi)`` in half precision, and the sum of all windows' over the volume ``(*spatial)``."""
+        key = (like.shape[2:], like.device)
+        if key not in self._half:
+            whole = self.importance(like.new_empty(0, dtype=torch.float64))[0]
+            weight = (whole * SCALE if self.mode == "gaussian" else whole).half()
+            weight[weight == 0] = weight[weight > 0].min()
+            total = like.new_zeros(like.shape[2:], dtype=torch.half)
+            for _, box in self.windows(1, like.shape[2:]):
+                total[box] += weight[0]
+            # One entry is enough: an attack asks for the same shape at every step.
+            self._half = {key: (weight, total)}
+        return self._half[key]
 
     @torch.no_grad()
     def deployed(self, images: Tensor) -> Tensor:
@@ -54,18 +68,13 @@ class NnUNetWindows(SlidingWindow):
         equal: both decide classes there.
         """
         padded, crop = pad_to(images, self.roi_size)
-        weight = (self.importance(padded.double()) * SCALE).half() if self.mode == "gaussian" else None
-        if weight is None:
-            weight = padded.new_ones((1, 1, *self.roi_size), dtype=torch.half)
-        weight[weight == 0] = weight[weight > 0].min()
-        total = padded.new_zeros(padded.shape[2:], dtype=torch.half)
+        weight, total = self.half_weights(padded)
         output: Tensor | None = None
         for _, box in self.windows(1, padded.shape[2:]):
             logits = self._network(padded[(slice(None), slice(None), *box)])[0]
             if output is None:
                 output = logits.new_zeros((len(logits), *padded.shape[2:]), dtype=torch.half)
-            output[(slice(None), *box)] += logits * weight[0]
-            total[box] += weight[0, 0]
+            output[(slice(None), *box)] += logits * weight
         if output is None:
             raise ValueError(f"expected at least one window, got a volume of shape {tuple(images.shape)}")
         output /= total
@@ -75,6 +84,16 @@ class NnUNetWindows(SlidingWindow):
                 "stops here: check the weights"
             )
         return output[None][crop]
+
+
+@lru_cache(maxsize=8)
+def _gaussian(roi_size: tuple[int, ...]) -> np.ndarray:
+    point = np.zeros(roi_size)
+    point[tuple(side // 2 for side in roi_size)] = 1
+    weight = gaussian_filter(point, [side / 8 for side in roi_size], mode="constant")
+    weight /= weight.max()
+    weight[weight == 0] = weight[weight > 0].min()
+    return weight
 
 
 class _Deployed(torch.autograd.Function):

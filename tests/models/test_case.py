@@ -62,3 +62,27 @@ def test_the_clean_image_gives_the_intensities_of_the_file_to_the_bit():
         source.intensities(images[..., :-1])
     bare = CaseSource(id="a", affine=np.eye(4), image=image, low=tuple(low), high=tuple(high))
     assert float(bare.intensities(torch.zeros(1, 2, 1, 1, 1))[0, 0]) == -175.0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_intensities_have_the_same_bits_from_windows_that_were_copied_once(known):
+    image = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    low, high = (-175.3, 0.1), (250.7, 1000)
+    given = {"original": image * 1000} if known else {}
+    source = CaseSource(id="a", affine=np.eye(4), image=image, low=low, high=high, **given)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        images = torch.rand(2, 2, 3, 4, 5, dtype=dtype)
+        lows, highs = (torch.tensor(side, dtype=dtype).view(1, 2, 1, 1, 1) for side in (low, high))
+        with torch.inference_mode():
+            source.intensities(images)
+        variable = images.clone().requires_grad_()
+        found = source.intensities(variable)
+        span = highs - lows
+        wanted = images * span + lows
+        if known:
+            clean = torch.from_numpy(image).to(dtype)
+            wanted = torch.from_numpy(given["original"]).to(dtype) + (images - clean) * span
+        assert torch.equal(found, wanted)
+        assert torch.equal(torch.autograd.grad(found.sum(), variable)[0], span.expand_as(images))
+    kept = {name for name, _, _ in source._tensors}
+    assert {"low", "high"} <= kept

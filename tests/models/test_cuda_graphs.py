@@ -9,11 +9,15 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustvox.models import SlidingWindow, cuda_graphs, sliding_window, window_memory
+from robustvox.models.bring.nnunet_predictor import NnUNetPredictor, Normalization
+from robustvox.models.case import CaseSource
+from robustvox.models.cpu import with_contiguous_gradients
 from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.window_memory import Execution
 
@@ -200,6 +204,40 @@ def test_what_does_not_pay_or_is_not_possible_runs_as_before(
     assert trial(net()) == cuda_graphs.Trial(False, 2.0 / 1.9, "a replay is 1.05 times as fast")
     monkeypatch.setattr(cuda_graphs, "_seconds", lambda network, _: (2.0, 0.4))
     assert trial(net()) == cuda_graphs.Trial(False, None, "the card is busy: Python takes 20% of a pass")
+
+
+def test_our_own_hook_is_recorded_with_the_network_and_no_other(recorded: list[Recorded]) -> None:
+    network, graphs = with_contiguous_gradients(net()), CudaGraphs(with_contiguous_gradients(net()))
+    (windows,) = volumes(1, 1, 6, 6, 6, count=1)
+    graphs.measure(windows)
+    same(gradient(graphs, windows), gradient(network, windows))
+    assert graphs.replayed
+    graphs.network[1].register_forward_hook(lambda *_: None)  # type: ignore[index]
+    same(gradient(graphs, windows), gradient(network, windows))
+    assert not graphs.replayed
+    assert graphs.measure(windows) is None
+
+
+@pytest.mark.parametrize("spatial", [(6, 6, 6), (9, 6, 6)], ids=["one window", "several"])
+def test_nnunets_windows_are_not_recorded_in_their_backward_pass(
+    recorded: list[Recorded], spatial: tuple[int, ...]
+) -> None:
+    scheme = Normalization("NoNormalization", False, {}, (0.0, 1.0))
+    network = with_contiguous_gradients(net())
+    predictor = NnUNetPredictor([network], [scheme], (6, 6, 6), sw_batch_size=8, crop=False)
+    image = np.ones((1, *spatial), np.float32)
+    source = CaseSource(id="a", affine=np.eye(4), image=image, low=(0.0,), high=(1.0,))
+    *several, last = volumes(1, 1, *spatial)
+    for images in several:
+        gradient(predictor.for_case(source), images)
+    assert recorded == []
+    wanted = gradient(predictor.for_case(source), last)
+    for images in several:  # without a case nothing runs in a backward pass
+        gradient(predictor, images)
+    assert len(recorded) == 1
+    # What was recorded elsewhere serves there.
+    same(gradient(predictor.for_case(source), last), wanted)
+    assert predictor.windows[0].graphs.replayed  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

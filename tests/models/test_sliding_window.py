@@ -12,6 +12,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from robustvox.models import SlidingWindow
+from robustvox.models.window_padding import _beyond, pad_to
 
 
 def network(channels: int = 2, classes: int = 3) -> nn.Module:
@@ -195,3 +196,16 @@ def test_padding_by_the_volume_passes_gradients_and_refuses_other_names():
     )
     with pytest.raises(ValueError, match="padding among zeros, edge, reflect"):
         SlidingWindow(torch.nn.Identity(), (4,), padding="mirror")
+
+
+@pytest.mark.parametrize("padding", ["edge", "reflect"])
+def test_what_stands_around_is_looked_up_once_and_serves_a_gradient_afterwards(padding, monkeypatch):
+    _beyond.cache_clear()
+    images = torch.rand(1, 1, 3, 4, 2)
+    with torch.inference_mode():  # what is made here could not be saved for a backward pass
+        wanted = pad_to(images, (5, 7, 6), padding)[0]
+    monkeypatch.setattr(torch, "arange", None)
+    variable = images.clone().requires_grad_()
+    found = pad_to(variable, (5, 7, 6), padding)[0]
+    assert torch.equal(found, wanted)
+    assert torch.autograd.grad(found.sum(), variable)[0].sum() == wanted.numel()

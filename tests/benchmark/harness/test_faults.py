@@ -190,6 +190,35 @@ def test_kinds_of_failures(error, kind, worded):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUSOLVER_STATUS_ALLOC_FAILED",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+    ],
+)
+def test_libraries_of_a_card_say_in_their_own_words_that_it_is_full(text):
+    assert kind_of(RuntimeError(text)) is Kind.MEMORY
+    assert kind_of(ValueError(text)) is Kind.CASE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasSgemm`",
+        "CUDA error: unspecified launch failure",
+    ],
+)
+def test_a_device_that_stays_broken_is_not_taken_for_a_full_one(text):
+    assert kind_of(RuntimeError(text)) is Kind.DEVICE
+
+
+@pytest.mark.parametrize(
     ("code", "text"),
     [
         (None, "it is gone"),

@@ -7,9 +7,10 @@ import json
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
-from robustvox.models.bring import open_model
+from robustvox.models.bring import nnunet_predictor, open_model
 from robustvox.models.bring.nnunet import load
 from robustvox.models.bring.nnunet_predictor import NnUNetPredictor, NnUNetWindows, Normalization
 from robustvox.models.header import CheckpointError
@@ -176,6 +177,54 @@ def test_windows_spread_evenly():
     # The example in nnU-Net's own comment: side 110, window 64, half overlap.
     assert NnUNetWindows(torch.nn.Identity(), (64,)).starts(110, 64) == [0, 23, 46]
     assert NnUNetWindows(torch.nn.Identity(), (64,)).starts(64, 64) == [0]
+
+
+def gaussian(roi, dtype):
+    point = np.zeros(roi)
+    point[tuple(side // 2 for side in roi)] = 1
+    weight = scipy.ndimage.gaussian_filter(point, [side / 8 for side in roi], mode="constant")
+    weight /= weight.max()
+    weight[weight == 0] = weight[weight > 0].min()
+    return torch.as_tensor(weight, dtype=dtype)
+
+
+def blended(windows, image):
+    """What nnU-Net stores of a volume no smaller than the window, weights made on the way."""
+    ones = torch.ones(windows.roi_size, dtype=torch.half)
+    weight = (gaussian(windows.roi_size, torch.float64) * 10).half() if windows.mode == "gaussian" else ones
+    weight[weight == 0] = weight[weight > 0].min()
+    total, output = torch.zeros(image.shape[2:], dtype=torch.half), None
+    for _, box in windows.windows(1, image.shape[2:]):
+        logits = windows.network(image[(slice(None), slice(None), *box)])[0]
+        if output is None:
+            output = torch.zeros((len(logits), *image.shape[2:]), dtype=torch.half)
+        output[(slice(None), *box)] += logits * weight
+        total[box] += weight
+    return (output / total)[None]
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+def test_weights_are_made_once_and_blend_to_the_same_bits(mode, monkeypatch):
+    made = []
+
+    def counted(*arguments, **named):
+        made.append(arguments[0].shape)
+        return scipy.ndimage.gaussian_filter(*arguments, **named)
+
+    monkeypatch.setattr(nnunet_predictor, "gaussian_filter", counted)
+    nnunet_predictor._gaussian.cache_clear()
+    torch.manual_seed(0)
+    roi, network = (7, 24, 9), torch.nn.Conv3d(1, 3, 3, padding=1)
+    windows = NnUNetWindows(network, roi, mode=mode)
+    for dtype in (torch.float32, torch.float64):
+        one = torch.ones(roi) if mode == "constant" else gaussian(roi, dtype)
+        assert torch.equal(windows.importance(torch.zeros(1, dtype=dtype))[0, 0], one.to(dtype))
+    with torch.no_grad():
+        for shape in ((7, 24, 9), (11, 30, 21), (11, 30, 21), (9, 41, 10), (11, 30, 21)):
+            images = torch.rand(1, 1, *shape)
+            assert torch.equal(windows.deployed(images), blended(windows, images))
+            windows(images)
+    assert made == ([roi] if mode == "gaussian" else [])
 
 
 @pytest.mark.parametrize("masked", [False, True])
