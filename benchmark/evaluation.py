@@ -138,7 +138,10 @@ def evaluate(
             device=device,
             white_box=not transfer,
         )
-        events, records = _run(plan, store, progress)
+        try:
+            events, records = _run(plan, store, progress)
+        finally:
+            _forget_graphs(named)
     failures = tuple(dict.fromkeys(_reason(e) for e in events if e.failed))
     if events and all(event.failed for event in events):
         raise ValueError(f"every case failed: {'; '.join(failures)}")
@@ -162,6 +165,14 @@ def _run(plan: Plan, store: Path | None, progress: bool | Listener) -> tuple[lis
         return events, load_records(root)
 
 
+def _forget_graphs(models: Iterable[NamedModel]) -> None:
+    """Recorded graphs hold memory of the device that was computed on."""
+    for model in models:
+        for module in model.predictor.modules():
+            if isinstance(module, SlidingWindow):
+                module.graphs.forget()
+
+
 @contextmanager
 def _untouched(models: Iterable[nn.Module]) -> Iterator[None]:
     """Give networks back in the mode and on the device they came with, whatever happens."""
@@ -175,9 +186,6 @@ def _untouched(models: Iterable[nn.Module]) -> Iterator[None]:
             # Of a network on several devices nothing was moved that could be moved back as a whole.
             if len(where) == 1:
                 model.to(device=next(iter(where)))
-            for module in model.modules():
-                if isinstance(module, SlidingWindow):
-                    module.graphs.forget()  # they hold memory of the device that was computed on
         for module, training in modes:
             module.training = training
 

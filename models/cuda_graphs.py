@@ -33,7 +33,8 @@ LEAST_GAIN = 1.1
 """How many times as fast a replay must be."""
 
 _PATIENCE = 2  # gradients of one shape before a graph is tried: a shape seen once does not pay for it
-_HELD = 2  # graphs at once; each holds the activations of a pass
+_HELD = 2  # graphs at once, and one that is tried; each holds the activations of a pass
+_AGAIN = 100  # gradients until a shape is tried again for which there was too little memory
 _REPEATS = 3
 _BUSY = (
     0.5  # share of a pass that Python takes at least where the card waits for it, large last kernels included
@@ -83,6 +84,7 @@ class CudaGraphs:
         #: whether the last call was a replay
         self.replayed = False
         self._trials: dict[tuple[Any, ...], Trial] = {}
+        self._short: dict[tuple[Any, ...], Trial] = {}  # trials that memory ended, for the moment
         self._seen: dict[tuple[Any, ...], int] = {}
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
         self._state: tuple[Any, ...] | None = None
@@ -101,7 +103,8 @@ class CudaGraphs:
     def measure(self, windows: Tensor) -> Trial | None:
         """Try a graph for windows like these now; None where the choice or the device rules one out."""
         self.prepare(windows, patience=0)
-        return self._trials.get(_key(windows))
+        key = _key(windows)
+        return self._trials.get(key, self._short.get(key))
 
     def prepare(self, windows: Tensor, patience: int = _PATIENCE) -> None:
         """Say that gradients of windows like these are wanted; after `patience` times a graph is tried.
@@ -114,25 +117,37 @@ class CudaGraphs:
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= patience or not self._unchanged():
             return
-        release(windows.device)
-        before = _reserved(windows.device)
-        with torch.enable_grad():
-            graph, trial = _measure(self.network, windows.detach())
-        self._trials[key] = self.trials[windows.shape[0]] = trial
-        release(windows.device)
+        graph, trial = self._try(windows)
+        while trial.why.startswith(_SHORT) and self._graphs:
+            self._forget_oldest()
+            graph, trial = self._try(windows)
+        self.trials[windows.shape[0]] = trial
+        if trial.why.startswith(_SHORT):
+            self._short[key], self._seen[key] = trial, -_AGAIN
+            return
+        self._trials[key] = trial
         if graph is not None:
-            graph.nbytes = max(0, _reserved(windows.device) - before)
-            self._make_room()
+            while len(self._graphs) >= _HELD:
+                self._forget_oldest()
             self._graphs[key] = graph
 
-    def _make_room(self) -> None:
-        """Of two graphs the one unused for longest goes, and is recorded again if it comes again."""
-        while len(self._graphs) >= _HELD:
-            oldest = next(iter(self._graphs))
-            device = self._graphs.pop(oldest).device
-            self._trials.pop(oldest, None)
-            self._seen.pop(oldest, None)
-            release(device)
+    def _try(self, windows: Tensor) -> tuple[_Graph | None, Trial]:
+        release(windows.device)
+        before = _kept_back(windows.device)
+        with torch.enable_grad():
+            graph, trial = _measure(self.network, windows.detach())
+        release(windows.device)
+        if graph is not None:
+            graph.nbytes = max(0, _kept_back(windows.device) - before)
+        return graph, trial
+
+    def _forget_oldest(self) -> None:
+        """The graph unused for longest goes, and is recorded again if its shape comes again."""
+        oldest = next(iter(self._graphs))
+        device = self._graphs.pop(oldest).device
+        self._trials.pop(oldest, None)
+        self._seen.pop(oldest, None)
+        release(device)
 
     def held_bytes(self, device: torch.device) -> int:
         """Bytes of a device that the graphs keep for themselves."""
@@ -140,17 +155,22 @@ class CudaGraphs:
 
     def forget(self) -> None:
         """Give the graphs' memory back; what comes again is tried again."""
-        self._graphs.clear()
-        self._trials.clear()
-        self._seen.clear()
+        devices = {graph.device for graph in self._graphs.values()}
+        for known in (self._graphs, self._trials, self._short, self._seen):
+            known.clear()
+        for device in devices:
+            release(device)
 
     def drop(self, device: torch.device | None = None) -> bool:
         """Give the memory of graphs, on a device or anywhere, back and record no more; whether there was any."""
-        if not any(device is None or same_device(graph.device, device) for graph in self._graphs.values()):
-            return False
-        self._graphs.clear()
-        self.choice = "off"
-        return True
+        found = [
+            key for key, graph in self._graphs.items() if device is None or same_device(graph.device, device)
+        ]
+        for key in found:
+            del self._graphs[key]
+        if found:
+            self.choice = "off"
+        return bool(found)
 
     def _may(self, windows: Tensor) -> bool:
         """Whether a graph could serve this call at all."""
@@ -276,9 +296,12 @@ def _measure(network: Network, windows: Tensor) -> tuple[_Graph | None, Trial]:
     return graph, Trial(True, gain, f"a replay is {gain:.2f} times as fast")
 
 
+_SHORT = "too little memory"
+
+
 def _failed(what: str, error: RuntimeError) -> Trial:
     line = str(error).strip().partition("\n")[0][:200]
-    return Trial(False, None, f"{'too little memory' if is_out_of_memory(error) else what}: {line}")
+    return Trial(False, None, f"{_SHORT if is_out_of_memory(error) else what}: {line}")
 
 
 def _pass(network: Network, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,8 +325,11 @@ def _seconds(network: Network, windows: Tensor) -> tuple[float, float]:
     return statistics.median(whole), statistics.median(handed)
 
 
-def _reserved(device: torch.device) -> int:
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+def _kept_back(device: torch.device) -> int:
+    """Bytes of a device that this process holds and nothing uses."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _wait(device: torch.device) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,93 +53,115 @@ class InPrecision(nn.Module):
 @contextmanager
 def _tf32() -> Iterator[None]:
     """TF32 in this block only: the matrix products of an attack, such as its DCT, must not round so."""
-    places, before = _places(), float32_switches()
-    _set(places, ["tf32"] * len(places))
-    try:
+    with _restored():
+        _set("tf32")
         yield
-    finally:
-        _set(places, before)
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """:func:`settle` for this block; what was set before is set again after it."""
     cudnn = torch.backends.cudnn
-    before = float32_switches()
     deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
-    settle()
     try:
-        yield
+        with _restored():
+            settle()
+            yield
     finally:
-        _set(_places(), before)
         cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
 
 
-def settle(device: str = "cuda") -> None:
+def settle() -> None:
     """Numbers of a card that agree with a CPU's and with themselves, for the whole process.
 
     No TF32, which PyTorch allows in convolutions unless told, and no bfloat16 in a CPU's float32 products. No algorithm
     of cuDNN that adds in the order in which threads happen to end, and none chosen by a race, which another one may win
     the next time: under the sign of a gradient one unit in the last place is another attack.
-
-    Since PyTorch 2.9 the newer switches do this, ``fp32_precision``. Where the older ones, ``allow_tf32``, say something
-    else, PyTorch refuses to read those, and with them ``torch.backends.cudnn.flags``.
-
-    Args:
-        device: where the numbers are made; the TF32 of cards stays as it is where that is none.
     """
-    places = _places() if device.startswith("cuda") else _places_of_cpus()
-    _set(places, ["ieee"] * len(places))
+    _set("ieee")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 
 
-def float32_switches() -> tuple[str, ...]:
+def float32_switches() -> tuple[str | bool, ...]:
     """What float32 products are computed in, by kind: ``"ieee"``, ``"tf32"``, ``"bf16"``, or ``"none"`` if nobody asked.
+
+    Before PyTorch 2.9: whether convolutions may use TF32, and ``"highest"``, ``"high"`` or ``"medium"`` for products.
 
     Example:
         >>> with exact_float32():
-        ...     set(float32_switches())
-        {'ieee'}
+        ...     "tf32" in float32_switches()
+        False
     """
-    return tuple(_read(*place) for place in _places())
+    if places := _places():
+        return tuple(getattr(place, _NEW) for place in places)
+    return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
 
-_NEW, _OLD = "fp32_precision", "allow_tf32"
-_Place = tuple[Any, str]
+_MATMUL = {"ieee": "highest", "tf32": "high"}
 
 
-def _places() -> tuple[_Place, ...]:
-    """Where PyTorch keeps these switches, parents before what inherits from them.
+def _set(precision: str) -> None:
+    """Float32 products in ``"ieee"`` or ``"tf32"``, by all switches that there are.
 
-    Since 2.9 there are two generations. Setting the old ones leaves the parents of the new ones as they are, and
-    reading them fails where the two disagree: where there are new ones, only those are used.
+    Since PyTorch 2.9 there are two generations. The old ones leave the parents of the new ones as they are, so that
+    these have to be set; and whatever reads the old ones, such as ``torch.backends.cudnn.flags`` in a network, fails
+    where the two disagree.
     """
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision(_MATMUL[precision])
+    places = _places()
+    _set_new(places, [precision] * len(places))
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Set all switches back after this block. Convolutions then have the value they had, no longer their parent's."""
+    cudnn: Any = torch.backends.cudnn
+    places = _places()
+    before = [getattr(place, _NEW) for place in places]
+    convolutions, products = _told(lambda: cudnn.allow_tf32), _products()
+    try:
+        yield
+    finally:
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+        _set_new(places, before)
+
+
+_T = TypeVar("_T")
+_NEW = "fp32_precision"
+
+
+def _products() -> str:
+    """The old switch of matrix products, or what it must be, as far as is told, where a new one disagrees."""
+    told = _told(torch.get_float32_matmul_precision)
+    of_cards = told is None and _told(lambda: torch.backends.cuda.matmul.allow_tf32)
+    return told or ("high" if of_cards else "highest")
+
+
+def _told(ask: Callable[[], _T]) -> _T | None:
+    """What an old switch says; None where it disagrees with the new ones."""
+    try:
+        return ask()
+    except RuntimeError:
+        return None
+
+
+def _places() -> tuple[Any, ...]:
+    """Where PyTorch keeps its new switches, parents before what inherits from them; none before 2.9."""
     backends: Any = torch.backends
-    cudnn, matmul = backends.cudnn, backends.cuda.matmul
-    if not hasattr(cudnn, "conv"):
-        return (cudnn, _OLD), (matmul, _OLD)
-    of_cards = (cudnn, _NEW), (cudnn.conv, _NEW), (cudnn.rnn, _NEW), (matmul, _NEW)
-    return ((backends, _NEW), *of_cards, *_places_of_cpus())
+    if not hasattr(backends.cudnn, "conv"):
+        return ()
+    cudnn, cpu = backends.cudnn, backends.mkldnn
+    # Not the parent of those of CPUs: setting it sets the parent of all (torch 2.14).
+    of_cpus = (cpu.conv, cpu.rnn, cpu.matmul) if hasattr(cpu, "conv") else ()
+    return (backends, cudnn, cudnn.conv, cudnn.rnn, backends.cuda.matmul, *of_cpus)
 
 
-def _places_of_cpus() -> tuple[_Place, ...]:
-    # Not their own parent: setting it sets the parent of all (torch 2.14).
-    cpu: Any = torch.backends.mkldnn
-    return tuple((holder, _NEW) for holder in (cpu.conv, cpu.rnn, cpu.matmul)) if hasattr(cpu, "conv") else ()
-
-
-def _read(holder: Any, name: str) -> str:
-    value = getattr(holder, name)
-    return value if name == _NEW else "tf32" if value else "ieee"
-
-
-def _set(places: Sequence[_Place], wanted: Sequence[str]) -> None:
-    """Set what is not as wanted yet, and nothing else.
-
-    What inherits follows its parent without being set, and so inherits still when the parent is set back. Convolutions
-    begin in a state, TF32 until a parent says otherwise, that nothing can set again.
-    """
-    for (holder, name), value in zip(places, wanted, strict=True):
-        if _read(holder, name) != value:
-            setattr(holder, name, value if name == _NEW else value == "tf32")
+def _set_new(places: Sequence[Any], wanted: Sequence[str]) -> None:
+    """Set what is not as wanted yet: what inherits follows its parent and goes on inheriting."""
+    for place, value in zip(places, wanted, strict=True):
+        if getattr(place, _NEW) != value:
+            setattr(place, _NEW, value)

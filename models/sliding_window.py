@@ -180,15 +180,17 @@ class SlidingWindow(nn.Module):
     def _whole(self, windows: Tensor) -> Tensor:
         """Logits of volumes of one window each; whoever holds memory gives it back before one is lost."""
         while True:
-            logits = attempt(partial(self._network, windows, prepare=torch.is_grad_enabled()))
+            wanted = windows.requires_grad and torch.is_grad_enabled()
+            logits = attempt(partial(self._network, windows, prepare=wanted))
             if isinstance(logits, Tensor):
                 return logits
-            if not (self.graphs.drop() or give_back(windows.device)):
+            # Several volumes are tried in a smaller batch by whoever put them together.
+            if not (self.graphs.drop() or (len(windows) == 1 and give_back(windows.device))):
                 raise logits
             release(windows.device)
 
     def _network(self, windows: Tensor, *, replay: bool = True, prepare: bool = False) -> Tensor:
-        if prepare and windows.requires_grad and not _in_backward():
+        if prepare and not _in_backward():
             self.graphs.prepare(windows)
         logits = self.graphs(windows, replay=replay)
         if not isinstance(logits, Tensor):
@@ -293,9 +295,7 @@ def _logits(
     """The logits of a group, with a graph from its patches or without one."""
     with torch.set_grad_enabled(graph):
         group.patches = _gather(images, group.windows).requires_grad_(graph)
-        if prepare and not _in_backward():
-            predictor.graphs.prepare(group.patches)
-        return predictor._network(group.patches, replay=replay)
+        return predictor._network(group.patches, replay=replay, prepare=prepare)
 
 
 def _spread(predictor: SlidingWindow, images: Tensor, grad_output: Tensor, groups: deque[_Group]) -> Tensor:

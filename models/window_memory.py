@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _SHARE = {"cpu": 0.25, "cuda": 0.8}
 # too much kills the process instead of raising an error.
 _TEMPORARY = 4  # copies of the largest activation that a network's backward pass may need beside its graph
 _LEAST_KEPT = 0.5  # of the windows per forward; in smaller batches keeping graphs loses more than it saves
+_MORE = 1.25  # times what was free when one window was too much; then it is measured again
 _INDEX_LIMIT = 2**31 - 1  # elements a 32-bit index reaches; larger tensors fall back to slow kernels
 
 
@@ -82,6 +84,8 @@ class WindowMemory:
             network.parameters()
         )  # walking through all modules takes as long as a small layer
         self._footprints: dict[tuple[Any, ...], Footprint] = {}
+        self._short: dict[tuple[Any, ...], int] = {}  # what was free when one window was too much
+        self._kept: dict[tuple[Any, ...], int] = {}
         self._batch: dict[tuple[Any, ...], int] = {}
         self._keeping: dict[torch.device, bool] = {}
 
@@ -118,10 +122,15 @@ class WindowMemory:
         whole = int(3 * volumes * need.logits)
         room = _SHARE.get(window.device.type, 0) * available_bytes(window.device)
         most = int((room - count * need.held - whole) // (_TEMPORARY * need.largest))
-        if most >= batch:
-            return batch
-        smaller = self._asked == "auto" and window.device.type != "cpu" and most >= _LEAST_KEPT * batch
-        return _evenly(count, most) if smaller and most else 0
+        if window.device.type == "cpu" or self._asked != "auto":
+            return batch if most >= batch else 0
+        # Found once and only ever less: another batch is another last digit.
+        batch = min(batch, self._kept.get((self._key(window), count), batch))
+        if most < batch:
+            batch = _evenly(count, most) if most >= max(1, _LEAST_KEPT * batch) else 0
+        if batch:
+            self._kept[self._key(window), count] = batch
+        return batch
 
     def shrink(self, window: Tensor, batch: int, error: RuntimeError) -> int:
         """The next smaller batch after ``batch`` ran out of memory; raises ``error`` if there is none.
@@ -149,12 +158,19 @@ class WindowMemory:
         In training mode that would have side effects, and at the moment there may be too little memory for one window.
         """
         key = self._key(window)
-        if key not in self._footprints:
-            found = self._measure(window)
-            if found is None:
-                return None
+        if key in self._footprints:
+            return self._footprints[key]
+        if any(module.training for module in self._network.modules()):
+            return None  # a forward for measuring would move running statistics and random states
+        free = available_bytes(window.device)
+        if free <= _MORE * self._short.get(key, -1):
+            return None
+        found = self._measure(window)
+        if found is None:
+            self._short[key] = free
+        else:
             self._footprints[key] = found
-        return self._footprints[key]
+        return found
 
     def _largest(self, window: Tensor) -> int | None:
         if window.device.type == "cpu":
@@ -171,8 +187,7 @@ class WindowMemory:
         return tuple(window.shape[1:]), window.dtype, window.device, trainable, autocast_dtype(window.device)
 
     def _measure(self, window: Tensor) -> Footprint | None:
-        if any(module.training for module in self._network.modules()):
-            return None  # a forward for measuring would move running statistics and random states
+        """None where memory runs out."""
         own = {
             t.untyped_storage().data_ptr() for t in (*self._network.parameters(), *self._network.buffers())
         }
@@ -212,16 +227,23 @@ class Holder(Protocol):
 
 
 _HOLDERS: weakref.WeakSet[Any] = weakref.WeakSet()
+_HOLDERS_LOCK = threading.Lock()
 
 
 def register(holder: Holder) -> None:
     """Enter who holds memory, for as long as it lives."""
-    _HOLDERS.add(holder)
+    with _HOLDERS_LOCK:
+        _HOLDERS.add(holder)
+
+
+def _holders() -> list[Any]:
+    with _HOLDERS_LOCK:
+        return list(_HOLDERS)
 
 
 def give_back(device: torch.device) -> bool:
     """Let every holder give back what it has on a device; whether there was any. The blocks stay cached."""
-    return any([holder.drop(device) for holder in list(_HOLDERS)])
+    return any([holder.drop(device) for holder in _holders()])
 
 
 def same_device(one: torch.device, other: torch.device) -> bool:
@@ -233,7 +255,7 @@ _T = TypeVar("_T")
 
 
 def attempt(call: Callable[[], _T]) -> _T | RuntimeError:
-    """What a call gives, or the error that says that memory ran out; any other is raised.
+    """What a call gives, or the RuntimeError that says that memory ran out; any other error is raised.
 
     The error comes without its traceback, whose frames hold what was being computed with: as long as they do, that
     memory cannot be given back.
@@ -269,7 +291,7 @@ def available_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         # The pool of a recorded graph is cached too, and serves nobody else.
-        return max(0, free + cached - sum(holder.held_bytes(device) for holder in _HOLDERS))
+        return max(0, free + cached - sum(holder.held_bytes(device) for holder in _holders()))
     return _host_bytes() if device.type == "cpu" else 0
 
 

@@ -47,8 +47,7 @@ class Room:
             return [self._alone(jobs[0], alone)]
         most = self.most(jobs, len(jobs))
         if most < len(jobs):
-            parts = [jobs[at : at + most] for at in range(0, len(jobs), most)]
-            return [found for part in parts for found in self.craft(part, alone, together)]
+            return self._in_parts(jobs, most, alone, together)
         try:
             return list(together(jobs))
         except CASE_FAILURES as error:
@@ -56,13 +55,32 @@ class Room:
         if kind is Kind.DEVICE:
             return [failure] * len(jobs)
         if kind is not Kind.MEMORY:
-            return [found for job in jobs for found in self.craft([job], alone, together)]
+            return self._in_parts(jobs, 1, alone, together)
+        half = len(jobs) // 2
         for model in {job.surrogate.key: job.surrogate for job in jobs if job.surrogate}.values():
-            self._most[model.key] = len(jobs) // 2
+            self._most[model.key] = half
             if isinstance(model.predictor, SlidingWindow):
                 model.predictor.graphs.drop()  # recordings hold the memory of their batch
-        release(self._device)
-        return self.craft(jobs, alone, together)
+        broken = self._release()
+        return self._in_parts(jobs, half, alone, together) if broken is None else [broken] * len(jobs)
+
+    def _in_parts(
+        self,
+        jobs: Sequence[Job],
+        size: int,
+        alone: Callable[[Job], Crafted],
+        together: Callable[[Sequence[Job]], list[Crafted]],
+    ) -> list[Crafted | Failure]:
+        parts = [jobs[at : at + size] for at in range(0, len(jobs), size)]
+        return [found for part in parts for found in self.craft(part, alone, together)]
+
+    def _release(self) -> Failure | None:
+        """What a full card says is also what a broken one says; then giving back fails, and that is the reason."""
+        try:
+            release(self._device)
+        except CASE_FAILURES as error:
+            return Failure.of(error)
+        return None
 
     def _alone(self, job: Job, alone: Callable[[Job], Crafted]) -> Crafted | Failure:
         try:
@@ -71,5 +89,4 @@ class Room:
             kind, failure = kind_of(error), Failure.of(error)
         if kind is not Kind.MEMORY or not give_back(self._device):
             return failure
-        release(self._device)
-        return self._alone(job, alone)
+        return self._release() or self._alone(job, alone)

@@ -34,7 +34,7 @@ def split_precision(text: str, default: str) -> tuple[str, str]:
     return f"{head}:{rest}" if rest else head, asked[-1]
 
 
-def computed(predictor: nn.Module, name: str, compute: Compute, device: str) -> nn.Module:
+def computed(predictor: nn.Module, name: str, compute: Compute) -> nn.Module:
     """The predictor as it is to be computed: its windows' memory and graphs, and the precision of their network."""
     precision = compute.precision
     windows = _windows(predictor)
@@ -42,7 +42,7 @@ def computed(predictor: nn.Module, name: str, compute: Compute, device: str) -> 
         raise UsageError(
             f"expected --precision float32 for {name}, whose predictor is its own, got {precision}"
         )
-    settle(device)
+    settle()
     for window in windows:
         network = window.network if precision == "float32" else InPrecision(window.network, precision)
         window.configure(memory=compute.memory, network=network, cuda_graphs=compute.cuda_graphs)
@@ -52,7 +52,7 @@ def computed(predictor: nn.Module, name: str, compute: Compute, device: str) -> 
 def describe_compute(plan: Plan, compute: Compute, *, here: bool = True) -> Mapping[str, Any]:
     """What goes into the provenance of a run: what was asked, and what it came to on this device.
 
-    On an accelerator this finds the number of windows per forward and, where the networks will run ``here`` and not in
+    On an accelerator this finds the number of windows per forward, of which a volume may take fewer, and, where the networks will run ``here`` and not in
     other processes, whether a CUDA graph pays for a single one, with one window through every network. Larger batches
     are measured when they come.
     """

@@ -223,7 +223,7 @@ def _named(
     predictor = brought.as_predictor(protocol.overlap, protocol.mode, compute.sw_batch_size, protocol.padding)
     if precision != "float32":
         name, flags = f"{name}{',' if '=' in name else ':'}precision={precision}", (*flags, precision)
-    predictor = computed(predictor, name, compute, device)
+    predictor = computed(predictor, name, compute)
     return NamedModel(
         name,
         _identity(brought, choice),

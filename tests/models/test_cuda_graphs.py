@@ -388,7 +388,7 @@ def test_what_a_recording_keeps_for_itself_is_known_and_goes_with_it(
 ) -> None:
     (windows,) = volumes(1, 1, 6, 6, 6, count=1)
     cpu, card = torch.device("cpu"), torch.device("cuda", 1)
-    monkeypatch.setattr(cuda_graphs, "_reserved", lambda _: 1000 + 77 * len(recorded))
+    monkeypatch.setattr(cuda_graphs, "_kept_back", lambda _: 1000 + 77 * len(recorded))
     graphs = CudaGraphs(net())
     graphs.measure(windows)
     assert (graphs.held_bytes(cpu), graphs.held_bytes(card)) == (77, 0)
@@ -399,6 +399,72 @@ def test_what_a_recording_keeps_for_itself_is_known_and_goes_with_it(
     assert graphs.held_bytes(cpu) == 77
     assert graphs.drop(cpu)
     assert (graphs.held_bytes(cpu), graphs.choice) == (0, "off")
+
+
+@pytest.mark.parametrize("give", ["forget", "drop"])
+def test_memory_is_there_again_when_graphs_are_given_back(short: Short, give: str) -> None:
+    graphs = CudaGraphs(net())
+    graphs.measure(volumes(1, 1, 6, 6, 6, count=1)[0])
+    assert [recording() for recording in Short.recordings] != [None]
+    getattr(graphs, give)()
+    window_memory.release(torch.device("cpu"))
+    assert [recording() for recording in Short.recordings] == [None]
+
+
+def test_forgetting_collects_what_stands_in_circles(short: Short) -> None:
+    graphs = CudaGraphs(net())
+    graphs.measure(volumes(1, 1, 6, 6, 6, count=1)[0])
+    gc.disable()
+    try:
+        graphs.forget()
+        assert [recording() for recording in Short.recordings] == [None]
+    finally:
+        gc.enable()
+
+
+def test_a_batch_that_is_too_large_takes_nobody_elses_graphs(short: Short) -> None:
+    """Whoever put its cases together halves it."""
+    other = CudaGraphs(net())
+    other.measure(volumes(1, 1, 6, 6, 6, count=1)[0])
+    short.full = True
+    predictor = SlidingWindow(short, (6, 6, 6))
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor(torch.rand(2, 1, 6, 6, 6))
+    assert other.choice == "auto"
+    predictor(torch.rand(1, 1, 6, 6, 6))
+    assert other.choice == "off"
+
+
+def test_a_trial_without_memory_takes_old_graphs_and_is_not_the_last(
+    recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, fit, tries = CudaGraphs(net()), cuda_graphs.record, []
+
+    def full(network: Network, windows: Tensor) -> Network:
+        tries.append(len(graphs._graphs))
+        if len(graphs._graphs) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit(network, windows)
+
+    monkeypatch.setattr(cuda_graphs, "record", full)
+    room = 1
+    for count in (1, 2, 3):
+        assert graphs.measure(volumes(count, 1, 6, 6, 6, count=1)[0]).used  # type: ignore[union-attr]
+    assert tries == [0, 1, 2, 1]
+    assert [key[0][0] for key in graphs._graphs] == [2, 3]
+    room = -1
+    windows = volumes(4, 1, 6, 6, 6, count=1)[0]
+    found = graphs.measure(windows)
+    assert found is not None
+    assert found.why.startswith("too little memory")
+    tries.clear()
+    room = 0
+    for _ in range(cuda_graphs._AGAIN + 2):
+        graphs.prepare(windows)
+    assert tries == []
+    graphs.prepare(windows)
+    assert tries == [0]
+    assert graphs.trials[4].used
 
 
 def test_a_trial_that_fails_costs_no_graph_that_is_there(

@@ -160,10 +160,26 @@ def test_smaller_batches_are_tried_before_graphs_are_given_up(
 
 
 def test_a_shortage_of_the_moment_is_not_remembered(accelerator: Callable[..., WindowMemory]) -> None:
+    """And is not measured again before more is free: every try is a pass that fails."""
+
+    def found() -> tuple[object, ...]:
+        return memory.footprint(META), memory.batch_size(META), memory.keeps(META, 8, 1)
+
     memory = accelerator(None, 1e9)
-    assert (memory.footprint(META), memory.batch_size(META), memory.keeps(META, 8, 1)) == (None, 1, 0)
-    accelerator(NEED, 1e9)
-    assert (memory.footprint(META), memory.batch_size(META), memory.keeps(META, 8, 1)) == (NEED, 16, 8)
+    assert found() == (None, 1, 0)
+    accelerator(NEED, 1.2e9)
+    assert found() == (None, 1, 0)
+    accelerator(NEED, 1.3e9)
+    assert found() == (NEED, 16, 8)
+
+
+def test_the_batch_that_graphs_are_kept_in_only_falls(accelerator: Callable[..., WindowMemory]) -> None:
+    """A neighbour's memory comes and goes; another batch is another last digit."""
+    memory, found = accelerator(NEED, 1e9), []
+    for free in (16, 10, 16, 7, 16):
+        accelerator(NEED, 32 * 1000 + 3 * 2 * 10 + free * 400)
+        found.append(memory.keeps(META, 32, 2))
+    assert found == [16, 8, 8, 7, 7]
 
 
 class Hoard:

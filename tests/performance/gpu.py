@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.mamba import selective_scan
 from robustvox.models.mamba.kernel import auto_scan
 from robustvox.models.precision import settle
+from robustvox.models.window_memory import is_out_of_memory
 
 CLASSES = 14
 _TURNS_S = 6.0  # that the turns of one row may take
@@ -156,7 +158,9 @@ def gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor |
 def fits(work: Callable[[], object]) -> bool:
     try:
         work()
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         fit = False
     else:
         fit = True
@@ -189,38 +193,40 @@ def bare(bench: Bench) -> None:
 
 def windows(bench: Bench) -> None:
     part = bench.part("whole volume, forward and input gradient, ms")
-    images, roi = bench.images(1, 1, *bench.sizes.volume), bench.sizes.roi
+    images = bench.images(1, 1, *bench.sizes.volume)
     for name in bench.sizes.windowed:
         if bench.late(part, name):
             continue
-        model = bench.network(name)
-        auto = SlidingWindow(model, roi, 0.5)
-        ways: dict[str, Callable[[Tensor], Tensor]] = {
-            "auto": auto,
-            "auto, no graphs": SlidingWindow(model, roi, 0.5, cuda_graphs="off"),
-            "recompute, auto": SlidingWindow(model, roi, 0.5, memory="recompute"),
-            "recompute, 1": SlidingWindow(model, roi, 0.5, 1, memory="recompute"),
-            "MONAI, 4": lambda x, model=model: sliding_window_inference(
-                x, roi, 4, model, overlap=0.5, mode="gaussian"
-            ),
-        }
-        for _ in range(3):  # the third gradient tries a graph
-            gradient(auto, images)
-        works = {key: lambda way=way: gradient(way, images) for key, way in ways.items()}
-        works = {key: work for key, work in works.items() if fits(work)}
-        row: dict[str, Any] = dict.fromkeys(ways, "memory")
-        row |= zip(works, bench.milliseconds(*works.values()), strict=True)
-        row |= {f"GiB {way}": bench.peak_gib(work) for way, work in works.items()}
-        row["how"] = {key: str(way.execution) for key, way in ways.items() if isinstance(way, SlidingWindow)}
-        row["graphs"] = {count: trial.why for count, trial in auto.graphs.trials.items()}
-        if "MONAI, 4" in works:
-            row["over_monai"] = round(row["auto"] / row["MONAI, 4"], 2)
-            reference = gradient(ways["MONAI, 4"], images)
-            off = float((gradient(auto, images) - reference).norm() / reference.norm())
-            row["gradient_off"] = f"{off:.0e}"
-        bench.add(part, network=name, **row)
-        del auto, ways, works
+        bench.add(part, network=name, **windowed(bench, bench.network(name), images))
         gc.collect()
+
+
+def windowed(bench: Bench, model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """One network in all ways that fit."""
+    roi = bench.sizes.roi
+    auto = SlidingWindow(model, roi, 0.5)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "auto": auto,
+        "auto, no graphs": SlidingWindow(model, roi, 0.5, cuda_graphs="off"),
+        "recompute, auto": SlidingWindow(model, roi, 0.5, memory="recompute"),
+        "recompute, 1": SlidingWindow(model, roi, 0.5, 1, memory="recompute"),
+        "MONAI, 4": lambda x: sliding_window_inference(x, roi, 4, model, overlap=0.5, mode="gaussian"),
+    }
+    for _ in range(3):  # the third gradient tries a graph
+        fits(lambda: gradient(auto, images))
+    works = {key: partial(gradient, way, images) for key, way in ways.items()}
+    works = {key: work for key, work in works.items() if fits(work)}
+    row: dict[str, Any] = dict.fromkeys(ways, "memory")
+    row |= zip(works, bench.milliseconds(*works.values()), strict=True)
+    row |= {f"GiB {key}": bench.peak_gib(work) for key, work in works.items()}
+    row["how"] = {key: str(way.execution) for key, way in ways.items() if isinstance(way, SlidingWindow)}
+    row["graphs"] = {count: trial.why for count, trial in auto.graphs.trials.items()}
+    if {"auto", "MONAI, 4"} <= works.keys():
+        row["over_monai"] = round(row["auto"] / row["MONAI, 4"], 2)
+        reference = works["MONAI, 4"]()
+        off = float((works["auto"]() - reference).norm() / reference.norm())
+        row["gradient_off"] = f"{off:.0e}"
+    return row
 
 
 def steps(bench: Bench) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from robustvox.benchmark.harness import shortage
 from robustvox.benchmark.harness.compute import Failure
+from robustvox.benchmark.harness.faults import Kind
 from robustvox.benchmark.harness.shortage import Room
 from robustvox.models import window_memory
 
@@ -85,3 +87,18 @@ def test_where_nobody_holds_anything_it_fails_once(count):
     found = craft(Room("cpu"), device, count)
     assert all(isinstance(failure, Failure) and "out of memory" in failure.reason for failure in found)
     assert device.tried == [*([count] if count > 1 else []), *[1] * count]
+
+
+def test_a_card_that_cannot_even_give_back_is_the_reason(monkeypatch):
+    """What a full card says may be what a broken one says."""
+
+    def broken(_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(shortage, "release", broken)
+    device = Device(1)
+    found = craft(Room("cuda"), device, 4)
+    assert [(failure.kind, failure.reason) for failure in found] == [
+        (Kind.DEVICE, "CUDA error: device-side assert triggered")
+    ] * 4
+    assert device.tried == [4]
