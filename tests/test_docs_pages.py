@@ -79,3 +79,16 @@ def test_what_the_zoo_fails_is_explained():
         if outcome["status"] == "fail"
     }
     assert failed <= told, f"explain in docs/sanity_checks.md: {sorted(failed - told)}"
+
+
+def test_every_row_of_a_network_with_a_defence_was_checked():
+    """As docs/robust_training.md says, with how many of them fail."""
+    rows = pd.read_csv(DOCS.parent / "results" / "hippocampus" / "white_box.csv", keep_default_na=False)
+    mine = rows[rows["target"].str.contains("@") & (rows["checks"] != "control")]
+    assert mine["target"].nunique() == 7
+    assert not mine["checks"].eq("unchecked").any()
+    failed = mine[mine["checks"] == "failed"]
+    assert set(failed["target"]) == {"unet@noise"}
+    assert len(failed) == 2
+    assert all(row.startswith("vafa:") for row in failed["attack"])
+    assert "Two fail, VAFA on `unet@noise` by C2" in (DOCS / "robust_training.md").read_text()
