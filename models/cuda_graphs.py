@@ -39,6 +39,7 @@ _REPEATS = 3
 _BUSY = (
     0.5  # share of a pass that Python takes at least where the card waits for it, large last kernels included
 )
+_SHORT = "too little memory"
 _TOLERANCE = 1e-3  # relative; a replay runs the same kernels, which add in another order where they are not deterministic
 
 Network = Callable[[Tensor], Tensor]
@@ -57,6 +58,11 @@ class Trial:
     used: bool
     gain: float | None
     why: str
+
+    @property
+    def short(self) -> bool:
+        """Whether memory ended it, and nothing about the network."""
+        return self.why.startswith(_SHORT)
 
 
 class CudaGraphs:
@@ -118,11 +124,12 @@ class CudaGraphs:
         if self._seen[key] <= patience or not self._unchanged():
             return
         graph, trial = self._try(windows)
-        while trial.why.startswith(_SHORT) and self._graphs:
+        while trial.short and self._graphs:
             self._forget_oldest()
             graph, trial = self._try(windows)
         self.trials[windows.shape[0]] = trial
-        if trial.why.startswith(_SHORT):
+        self._short.pop(key, None)
+        if trial.short:
             self._short[key], self._seen[key] = trial, -_AGAIN
             return
         self._trials[key] = trial
@@ -294,9 +301,6 @@ def _measure(network: Network, windows: Tensor) -> tuple[_Graph | None, Trial]:
     if gain < LEAST_GAIN:
         return None, Trial(False, gain, f"a replay is {gain:.2f} times as fast")
     return graph, Trial(True, gain, f"a replay is {gain:.2f} times as fast")
-
-
-_SHORT = "too little memory"
 
 
 def _failed(what: str, error: RuntimeError) -> Trial:

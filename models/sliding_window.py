@@ -225,7 +225,7 @@ class _Stitch(torch.autograd.Function):
         first = _gather(images, windows[:1])
         wanted: bool = ctx.needs_input_grad[0]
         volumes = images.numel() / first.numel()
-        kept = predictor._fit.keeps(first, len(windows), volumes) if wanted else 0
+        kept = predictor._fit.kept_batch(first, len(windows), volumes) if wanted else 0
         output, ctx.kept = _blend(predictor, images, windows, wanted, kept)
         how = "none" if not wanted else "recompute" if ctx.kept is None else "keep"
         size = predictor._fit.spread(first, len(windows)) if ctx.kept is None else kept

@@ -32,7 +32,9 @@ _SHARE = {"cpu": 0.25, "cuda": 0.8}
 # Of what is free. On a CPU other processes, such as a run's own workers, count on the same memory, and asking for
 # too much kills the process instead of raising an error.
 _TEMPORARY = 4  # copies of the largest activation that a network's backward pass may need beside its graph
-_LEAST_KEPT = 0.5  # of the windows per forward; in smaller batches keeping graphs loses more than it saves
+_LEAST_KEPT = 0.5
+# Of the windows per forward. Computing them twice costs 1.4 times as much; a quarter of the batch costs 1.1 to 1.6 times
+# (docs/performance.md, H200), half of it less.
 _MORE = 1.25  # times what was free when one window was too much; then it is measured again
 _INDEX_LIMIT = 2**31 - 1  # elements a 32-bit index reaches; larger tensors fall back to slow kernels
 
@@ -104,7 +106,7 @@ class WindowMemory:
         batch = self.batch_size(window)
         return _evenly(count, batch) if self._asked == "auto" and window.device.type != "cpu" else batch
 
-    def keeps(self, window: Tensor, count: int, volumes: float) -> int:
+    def kept_batch(self, window: Tensor, count: int, volumes: float) -> int:
         """Windows per forward with which the graphs of ``count`` of them fit, 0 where they do not.
 
         Beside them there are logits as large as those of ``volumes`` windows. An accelerator takes smaller batches, down
@@ -201,17 +203,16 @@ class WindowMemory:
                 elements.append(tensor.numel())
             return tensor
 
-        try:
+        def once() -> int:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                 logits = self._network(window.detach().clone().requires_grad_())
-                logits = note(logits) if isinstance(logits, Tensor) else window
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+                return note(logits if isinstance(logits, Tensor) else window).nbytes
+
+        nbytes = attempt(once)
+        release(window.device)
+        if isinstance(nbytes, RuntimeError):
             return None
-        finally:
-            release(window.device)
-        return Footprint(sum(held.values()), max(held.values()), max(elements), logits.nbytes)
+        return Footprint(sum(held.values()), max(held.values()), max(elements), nbytes)
 
 
 class Holder(Protocol):

@@ -83,7 +83,7 @@ class Bench:
         self._max_cost = max_cost
         self._desk: Desk = OwnDesk() if desk is None else desk
         self._held: frozenset[str] = frozenset()
-        self._room = Room(plan.device)
+        self._room = Room(plan.device, self.craft, self._craft_together)
         self._prepared: dict[str, PreparedCase] = {}
         self._errors: dict[str, BaseException] = {}
         self._of_case: dict[str, _OfCase] = {}
@@ -207,7 +207,7 @@ class Bench:
 
     def craft_all(self, jobs: Sequence[Job]) -> list[Crafted | Failure]:
         """The volumes of jobs of one :meth:`company`, or of any single job; see :meth:`Room.craft`."""
-        return self._room.craft(jobs, self.craft, self._craft_together)
+        return self._room.craft(jobs)
 
     def _craft_together(self, jobs: Sequence[Job]) -> list[Crafted]:
         attack, plan = jobs[0].attack, self.plan

@@ -52,9 +52,9 @@ def computed(predictor: nn.Module, name: str, compute: Compute) -> nn.Module:
 def describe_compute(plan: Plan, compute: Compute, *, here: bool = True) -> Mapping[str, Any]:
     """What goes into the provenance of a run: what was asked, and what it came to on this device.
 
-    On an accelerator this finds the number of windows per forward, of which a volume may take fewer, and, where the networks will run ``here`` and not in
-    other processes, whether a CUDA graph pays for a single one, with one window through every network. Larger batches
-    are measured when they come.
+    On an accelerator this finds the number of windows per forward, of which a volume may take fewer, with one window
+    through every network. Where the networks will run ``here`` and not in other processes, it finds whether a CUDA
+    graph pays for a single one; larger batches are measured when they come.
     """
     from robustvox.models.mamba.kernel import scans_used
 

@@ -156,14 +156,14 @@ def test_smaller_batches_are_tried_before_graphs_are_given_up(
     """32 windows in batches of 16: graphs of all, three logits of two volumes, four copies of what a batch has largest."""
     all_of_it = 32 * 1000 + 3 * 2 * 10
     for free, batch in ((16, 16), (15, 11), (11, 11), (10, 8), (8, 8), (7, 0), (-1, 0)):
-        assert accelerator(NEED, all_of_it + free * 400).keeps(META, 32, 2) == batch
+        assert accelerator(NEED, all_of_it + free * 400).kept_batch(META, 32, 2) == batch
 
 
 def test_a_shortage_of_the_moment_is_not_remembered(accelerator: Callable[..., WindowMemory]) -> None:
     """And is not measured again before more is free: every try is a pass that fails."""
 
     def found() -> tuple[object, ...]:
-        return memory.footprint(META), memory.batch_size(META), memory.keeps(META, 8, 1)
+        return memory.footprint(META), memory.batch_size(META), memory.kept_batch(META, 8, 1)
 
     memory = accelerator(None, 1e9)
     assert found() == (None, 1, 0)
@@ -178,7 +178,7 @@ def test_the_batch_that_graphs_are_kept_in_only_falls(accelerator: Callable[...,
     memory, found = accelerator(NEED, 1e9), []
     for free in (16, 10, 16, 7, 16):
         accelerator(NEED, 32 * 1000 + 3 * 2 * 10 + free * 400)
-        found.append(memory.keeps(META, 32, 2))
+        found.append(memory.kept_batch(META, 32, 2))
     assert found == [16, 8, 8, 7, 7]
 
 

@@ -42,16 +42,21 @@ class Device:
         return [job.number for job in jobs]
 
 
-def craft(room, device, count, start=0):
-    return room.craft([Job(start + at) for at in range(count)], device.alone, device.together)
+def room_of(device, name="cpu"):
+    return Room(name, device.alone, device.together)
+
+
+def craft(room, count, start=0):
+    return room.craft([Job(start + at) for at in range(count)])
 
 
 def test_what_was_learned_holds_for_the_other_half_and_for_later_batches():
-    room, device = Room("cpu"), Device(2)
-    assert craft(room, device, 16) == list(range(16))
+    device = Device(2)
+    room = room_of(device)
+    assert craft(room, 16) == list(range(16))
     assert device.tried == [16, 8, 4, *[2] * 8]
     device.tried.clear()
-    assert craft(room, device, 5, 100) == [100, 101, 102, 103, 104]
+    assert craft(room, 5, 100) == [100, 101, 102, 103, 104]
     assert device.tried == [2, 2, 1]
     assert room.most([Job(0)], 16) == 2
     assert room.most([Job(0)], 1) == 1
@@ -76,7 +81,7 @@ def test_a_case_alone_gets_what_others_hold():
     device = Device(0)
     hoard = Hoard(device)
     window_memory.register(hoard)
-    assert craft(Room("cpu"), device, 1) == [0]
+    assert craft(room_of(device), 1) == [0]
     assert device.tried == [1, 1]
     assert not hoard.there
 
@@ -84,7 +89,7 @@ def test_a_case_alone_gets_what_others_hold():
 @pytest.mark.parametrize("count", [1, 2])
 def test_where_nobody_holds_anything_it_fails_once(count):
     device = Device(0)
-    found = craft(Room("cpu"), device, count)
+    found = craft(room_of(device), count)
     assert all(isinstance(failure, Failure) and "out of memory" in failure.reason for failure in found)
     assert device.tried == [*([count] if count > 1 else []), *[1] * count]
 
@@ -97,7 +102,7 @@ def test_a_card_that_cannot_even_give_back_is_the_reason(monkeypatch):
 
     monkeypatch.setattr(shortage, "release", broken)
     device = Device(1)
-    found = craft(Room("cuda"), device, 4)
+    found = craft(room_of(device, "cuda"), 4)
     assert [(failure.kind, failure.reason) for failure in found] == [
         (Kind.DEVICE, "CUDA error: device-side assert triggered")
     ] * 4
