@@ -124,7 +124,8 @@ def test_a_network_of_the_registry_has_it_and_its_weights_are_monais():
     x = torch.rand(1, 1, *shape)
     with torch.no_grad():
         ours, theirs = (made.eval()(x) for made in (network, monai))
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    # float32: 5e-7 of the norm was measured
+    assert (ours - theirs).norm() <= 5e-6 * theirs.norm()
 
 
 def test_it_is_pickled_as_it_is():
