@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -43,22 +41,6 @@ def with_fast_convolutions(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if type(module) is nn.Conv3d:
             module.__class__ = FastConv3d
-    return network
-
-
-def with_fast_attention(network: nn.Module) -> nn.Module:
-    """Let the window attention of MONAI's Swin networks run as :class:`FusedWindowAttention`, in place.
-
-    Measured on one core, forward and input gradient of swin_unetr in ``paper`` size: 1.25 times faster at 64^3, 1.28 at
-    96^3 (``tests/performance/cpu_attention.py``). Weights, names and, to rounding, results stay.
-    """
-    monai_swin = sys.modules.get("monai.networks.nets.swin_unetr")
-    if monai_swin is not None:  # else no network was made of it, and there is no need to import it
-        from .swin_attention import FusedWindowAttention
-
-        for module in network.modules():
-            if type(module) is monai_swin.WindowAttention:
-                module.__class__ = FusedWindowAttention
     return network
 
 

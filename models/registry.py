@@ -175,7 +175,7 @@ def build_model(
         raise ValueError(f'expected size "paper" or "small", got {size!r}')
     if num_classes < 2:
         raise ValueError(f"expected num_classes of at least 2 (background included), got {num_classes}")
-    from .cpu import with_fast_attention, with_fast_convolutions
+    from .fast import with_fast_layers
 
     try:
         network = MODELS[name](
@@ -185,4 +185,4 @@ def build_model(
         raise ValueError(
             f"{name} does not take these parameters ({error}); see its builder's signature"
         ) from error
-    return with_fast_attention(with_fast_convolutions(network))
+    return with_fast_layers(network)

@@ -14,7 +14,7 @@ from torch import nn
 from ..activations import require_forward
 from ..checkpoint import file_sha256
 from ..class_order import in_order, require_channels, require_order
-from ..cpu import with_fast_attention, with_fast_convolutions
+from ..fast import with_fast_layers
 from ..documents import checked, read_document
 from ..header import CheckpointError
 from ..limits import require_window
@@ -136,7 +136,7 @@ def load(
         name=name,
         sha256=hashlib.sha256(identity.encode()).hexdigest(),
         roi_size=window,
-        network=Foreign(with_fast_attention(with_fast_convolutions(network)), name),
+        network=Foreign(with_fast_layers(network), name),
         notes=tuple(notes + _said(preprocessing)),
         own_window=own_window,
         preprocessing=preprocessing.steps if preprocessing is not None else (),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..activations import without_values
 from ..cpu import with_contiguous_gradients
+from ..norms import with_own_norms
 
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
 """What a forward may raise by itself; control flow (an interrupt, a recomputation's end) passes through."""
@@ -39,7 +40,7 @@ class Foreign(nn.Module):
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
-        self.network, self.name = with_contiguous_gradients(network), name
+        self.network, self.name = with_contiguous_gradients(with_own_norms(network)), name
 
     def forward(self, images: Tensor) -> Tensor:
         try:

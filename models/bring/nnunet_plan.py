@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoint import load_strictly
-from ..cpu import with_contiguous_gradients, with_fast_convolutions
+from ..cpu import with_contiguous_gradients
+from ..fast import with_fast_layers
 from ..header import CheckpointError
 from ..limits import build_within
 from ..resampling import NnUNetResampling
@@ -263,7 +264,7 @@ def build_network(
         if all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     load_strictly(network, weights, name)
-    return with_contiguous_gradients(with_fast_convolutions(network)).eval()
+    return with_contiguous_gradients(with_fast_layers(network)).eval()
 
 
 def _operation(name: Any, folder: Path) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..bring.weights import read_state
 from ..checkpoint import file_sha256, load_strictly
 from ..cpu import with_contiguous_gradients
+from ..norms import with_own_norms
 from ..header import CheckpointError
 
 COUNTERS = ".num_batches_tracked"
@@ -111,4 +112,4 @@ def load_by_name(network: nn.Module, weights: Weights, *, unused: tuple[str, ...
         if key in expected or not key.startswith(unused or ("\0",))
     }
     load_strictly(network, {**counters, **needed}, weights.name)
-    return with_contiguous_gradients(network).eval().requires_grad_(False)
+    return with_contiguous_gradients(with_own_norms(network)).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ import torch
 from monai.networks.nets.swin_unetr import SwinUNETR, WindowAttention, compute_mask
 
 from robustvox.models import build_model
-from robustvox.models.cpu import with_fast_attention
+from robustvox.models.fast import with_fast_layers
 from robustvox.models.swin_attention import FusedWindowAttention
 
 SIDES = {2: (12, 12), 3: (6, 5, 5)}
@@ -31,7 +31,7 @@ def mask_of(rank):
 
 
 def fused(network):
-    return with_fast_attention(copy.deepcopy(network))
+    return with_fast_layers(copy.deepcopy(network))
 
 
 def values_and_gradient(network, x, *rest):
