@@ -14,8 +14,8 @@ from torch import nn
 from ..activations import require_forward
 from ..checkpoint import file_sha256
 from ..class_order import in_order, require_channels, require_order
-from ..fast import with_fast_layers
 from ..documents import checked, read_document
+from ..fast import with_fast_layers
 from ..header import CheckpointError
 from ..limits import require_window
 from .brought import BroughtModel

@@ -9,6 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels import refuse_second_order
+
+LOOP = "differentiate a plain loop over the tokens instead"
+"""What serves where second derivatives of a scan are wanted."""
+
 # A chunk is scanned position by position, all the chunks of a segment at once. Longer chunks mean fewer
 # stored states (one per chunk) and a shorter loop over the chunks; shorter ones fewer Python steps for a
 # short sequence.
@@ -182,7 +187,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_order("selective_scan")
+        refuse_second_order("selective_scan", LOOP)
         g = grads[0].contiguous()
         with torch.autocast(g.device.type, enabled=False):
             return _backward(ctx, g)
@@ -264,15 +269,6 @@ def check_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
                 f"expected {name} of shape {shape} to go with u {tuple(u.shape)} and A {tuple(A.shape)}, "
                 f"got {tuple(value.shape)}; the axes are (batch, tokens, channels or state)"
             )
-
-
-def refuse_second_order(scan: str) -> None:
-    """Refuse a backward pass that is itself recorded, which none of our scans can be."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"expected a first-order backward pass, got create_graph=True: {scan} has no second derivative. "
-            "Drop create_graph, or differentiate a plain loop over the tokens instead."
-        )
 
 
 def wide_dtype(*inputs: Tensor) -> torch.dtype:

@@ -13,7 +13,6 @@ Importing this module needs Triton, which comes with PyTorch for CUDA on Linux; 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .scan import check_scan, refuse_second_order, wide_dtype
+from ..kernels import on, refuse_second_order
+from .scan import LOOP, check_scan, wide_dtype
 
 _BLOCK_CHANNELS = 16
 _SCRATCH_ELEMENTS = 1 << 27  # of the states of the chunks in flight going back: 512 MiB in float32
@@ -285,7 +285,7 @@ class _TritonScan(torch.autograd.Function):
         sizes, programs, constants = grid.sizes, grid.programs, _constants(grid, u.dtype)
         states = u.new_empty(programs[0], grid.inner, grid.state)
         steps = u.new_empty(programs[0], grid.inner)
-        with _on(u.device):
+        with on(u.device):
             _chunk_states[programs](u, delta, A, B, states, steps, *sizes, Q=grid.tokens, **constants)
             _pass_on(grid, states, steps, A, reverse=False)
             y = torch.empty_like(u)
@@ -295,11 +295,11 @@ class _TritonScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_order("the Triton scan")
+        refuse_second_order("the Triton scan", LOOP)
         u, delta, A, B, C, D, states, steps = ctx.saved_tensors
         g = grads[0].contiguous()
         grid, needed = _cut(*u.shape, A.shape[1]), ctx.needs_input_grad
-        with _on(u.device):
+        with on(u.device):
             # Every launch as early as it may: of a short scan the card is waiting for Python.
             adjoints = torch.empty_like(states)
             _chunk_adjoints[grid.programs](
@@ -346,13 +346,6 @@ def _gradients(
             *inputs, scratch, *outputs, first, grid.batch * grid.length, *grid.sizes, grid.blocks,
             Q=grid.tokens, RATES=need_rates, **constants,
         )  # fmt: skip
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, wherever the tensors are."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device(device)
 
 
 def triton_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..bring.weights import read_state
 from ..checkpoint import file_sha256, load_strictly
 from ..cpu import with_contiguous_gradients
-from ..norms import with_own_norms
 from ..header import CheckpointError
+from ..norms import with_own_norms
 
 COUNTERS = ".num_batches_tracked"
 """Training counters of batch norm, which files before PyTorch 0.4.1 lack and no evaluation reads."""
