@@ -160,6 +160,25 @@ def test_a_brought_network_with_our_hook_is_replayed() -> None:
         assert graphs.replayed, trial
 
 
+@pytest.mark.usefixtures("always_recorded")
+def test_fused_window_attention_in_a_network_gives_the_gradient_of_a_cpu_also_as_a_replay() -> None:
+    sizes = dict(feature_size=12, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2))
+    torch.manual_seed(0)
+    network = build_model("swin_unetr", in_channels=1, num_classes=2, roi_size=(64, 64, 64), **sizes)
+    network = network.eval().requires_grad_(False)
+    images = torch.rand(1, 1, 64, 64, 64)
+    wanted = gradient_of(copy.deepcopy(network).double(), images.double())
+    graphs = cuda_graphs.CudaGraphs(network.to(DEVICE))
+    trial = graphs.measure(images.to(DEVICE))
+    for model in (network, graphs):
+        found = gradient_of(model, images.to(DEVICE))  # type: ignore[arg-type]
+        assert apart(tuple(t.cpu().double() for t in found), wanted) < 5e-3  # type: ignore[arg-type]
+    assert graphs.replayed, trial
+    used = pytest.importorskip("robustvox.models.swin_attention_triton")._RIGHT
+    assert used
+    assert all(used.values()), used
+
+
 def all_but(left: int, device: torch.device) -> Tensor:
     """A block that leaves so many bytes of a card; of what is free, for one block is in one piece."""
     release(device)  # also what earlier tests left in circles of references

@@ -4,11 +4,12 @@
     python tests/performance/gpu.py --only steps,windows       # some of the tables, in all of the time
     python tests/performance/gpu.py --tiny --device cpu        # the same code on toy sizes: does it run?
 
-Bare networks by batch with and without CUDA graphs, the sliding window beside MONAI under autograd, attack steps over bare, the selective scan
-beside mambapy and mamba_ssm (where installed), the share of time the card works in the README's job, and cases a
-minute for paper-size networks on a synthetic volume of BTCV's size. What takes turns is timed in one run. A part
-that reaches its share of the time stops and says which rows it left out; what a part does not need goes to the
-next. TF32 is off.
+Bare networks by batch with and without CUDA graphs, the sliding window beside MONAI under autograd and beside the
+first build (one window at a time, computed twice, plain layers), attack steps over bare, the selective scan beside
+mambapy and mamba_ssm (where installed), window attention beside MONAI's, the share of time the card works in the
+README's job, and cases a minute for paper-size networks on a synthetic volume of BTCV's size. What takes turns is timed
+in one run. A part that reaches its share of the time stops and says which rows it left out; what a part does not need
+goes to the next. TF32 is off, but for ``--defaults``.
 """
 
 from __future__ import annotations
@@ -17,156 +18,29 @@ import argparse
 import gc
 import itertools
 import json
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from gpu_attention import attentions
+from gpu_bench import TINY, Bench, Sizes, fits, gradient
 from monai.inferers.utils import sliding_window_inference
+from plain_layers import as_first_built
 from scans import other_scans, scan_inputs, scanned
 from torch import Tensor, nn
 
 from robustvox.attacks import PGD, SA2, VAFA, Attack, CosPGD
 from robustvox.datasets import open_dataset
-from robustvox.models import SlidingWindow, build_model, load_checkpoint
+from robustvox.models import SlidingWindow, load_checkpoint
 from robustvox.models.cuda_graphs import CudaGraphs
 from robustvox.models.mamba import selective_scan
 from robustvox.models.mamba.kernel import auto_scan
-from robustvox.models.precision import settle
-from robustvox.models.window_memory import is_out_of_memory
+from robustvox.models.precision import float32_switches, settle
 
-CLASSES = 14
-_TURNS_S = 6.0  # that the turns of one row may take
 ZOO = Path(__file__).resolve().parents[2] / "models" / "zoo"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured; the tiny ones only show that it runs."""
-
-    roi: tuple[int, int, int] = (96, 96, 96)
-    volume: tuple[int, int, int] = (192, 160, 128)
-    networks: tuple[tuple[str, str], ...] = (
-        ("unet", "paper"), ("unetr", "paper"), ("swin_unetr", "paper"), ("segresnet", "paper"),
-        ("umamba_bot", "paper"), ("segmamba", "small"), ("mamba_unet", "small"),
-    )  # fmt: skip
-    windowed: tuple[str, ...] = ("unet", "unetr", "swin_unetr", "segresnet", "umamba_bot")
-    stepped: tuple[str, ...] = ("unet", "unetr", "swin_unetr", "segresnet", "umamba_bot")
-    cases: tuple[str, ...] = ("unet", "unetr", "swin_unetr", "segmamba")
-    batches: tuple[int, ...] = (1, 4, 16)
-    scans: tuple[tuple[int, int], ...] = ((13_824, 64), (110_592, 32), (110_592, 96), (884_736, 32))
-    steps: int = 5
-    attack_steps: int = (
-        20  # what attacks take unless told otherwise; an attack's closing forward counts in its steps
-    )
-    repeats: int = 5
-    minutes: float = 7.5
-
-
-TINY = Sizes(
-    roi=(32, 32, 32), volume=(40, 32, 32), networks=(("unet", "small"), ("mamba_unet", "small")),
-    windowed=("unet",), stepped=("unet",), cases=("unet",), batches=(1, 2), scans=((64, 4),),
-    steps=2, attack_steps=2, repeats=1,
-)  # fmt: skip
-
-
-@dataclass
-class Bench:
-    """The card, the sizes, the rows so far, and what is left of the time."""
-
-    device: torch.device
-    sizes: Sizes
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    deadline: float = float("inf")
-
-    def part(self, name: str) -> str:
-        """Start a table."""
-        self.tables[name] = []
-        print(f"\n== {name}", flush=True)
-        return name
-
-    def add(self, part: str, **row: Any) -> None:
-        self.tables[part].append(row)
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-
-    def late(self, part: str, what: str) -> bool:
-        """Whether the time of this part is over; then the row that is left out is written down."""
-        if time.perf_counter() < self.deadline:
-            return False
-        self.add(part, left_out=what)
-        return True
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def milliseconds(self, *works: Callable[[], object], repeats: int | None = None) -> list[float]:
-        """Medians; the works take turns. What takes long varies little and is repeated less often."""
-        for work in works:
-            work()
-        self.wait()
-        start = time.perf_counter()
-        for work in works:
-            work()
-        self.wait()
-        afford = int(_TURNS_S / max(time.perf_counter() - start, 1e-9))
-        times: list[list[float]] = [[] for _ in works]
-        for _ in range(max(2, min(repeats or self.sizes.repeats, afford))):
-            for work, taken in zip(works, times, strict=True):
-                self.wait()
-                start = time.perf_counter()
-                work()
-                self.wait()
-                taken.append(1e3 * (time.perf_counter() - start))
-        return [round(statistics.median(taken), 2) for taken in times]
-
-    def peak_gib(self, work: Callable[[], object]) -> float | None:
-        if self.device.type != "cuda":
-            return None
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        work()
-        return round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1)
-
-    def network(self, name: str) -> nn.Module:
-        size = dict(self.sizes.networks).get(name, "paper")
-        torch.manual_seed(0)
-        built = build_model(name, in_channels=1, num_classes=CLASSES, roi_size=self.sizes.roi, size=size)
-        return built.eval().requires_grad_(False).to(self.device)
-
-    def images(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
-
-    def labels(self, images: Tensor) -> Tensor:
-        shape = (images.shape[0], 1, *images.shape[2:])
-        return torch.randint(CLASSES, shape, generator=torch.Generator().manual_seed(2)).to(self.device)
-
-
-def gradient(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor | None = None) -> Tensor:
-    with torch.enable_grad():
-        variable = images.clone().requires_grad_()
-        logits = model(variable)
-        value = logits.square().mean() if labels is None else F.cross_entropy(logits, labels[:, 0])
-        return torch.autograd.grad(value, variable)[0]
-
-
-def fits(work: Callable[[], object]) -> bool:
-    try:
-        work()
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        fit = False
-    else:
-        fit = True
-    gc.collect()  # what a failed pass or a recording held stands in circles
-    torch.cuda.empty_cache()
-    return fit
 
 
 def bare(bench: Bench) -> None:
@@ -205,11 +79,13 @@ def windowed(bench: Bench, model: nn.Module, images: Tensor) -> dict[str, Any]:
     """One network in all ways that fit."""
     roi = bench.sizes.roi
     auto = SlidingWindow(model, roi, 0.5)
+    first = SlidingWindow(as_first_built(model), roi, 0.5, 1, memory="recompute", cuda_graphs="off")
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "auto": auto,
         "auto, no graphs": SlidingWindow(model, roi, 0.5, cuda_graphs="off"),
         "recompute, auto": SlidingWindow(model, roi, 0.5, memory="recompute"),
         "recompute, 1": SlidingWindow(model, roi, 0.5, 1, memory="recompute"),
+        "first built, 1": first,
         "MONAI, 4": lambda x: sliding_window_inference(x, roi, 4, model, overlap=0.5, mode="gaussian"),
     }
     for _ in range(3):  # the third gradient tries a graph
@@ -221,6 +97,8 @@ def windowed(bench: Bench, model: nn.Module, images: Tensor) -> dict[str, Any]:
     row |= {f"GiB {key}": bench.peak_gib(work) for key, work in works.items()}
     row["how"] = {key: str(way.execution) for key, way in ways.items() if isinstance(way, SlidingWindow)}
     row["graphs"] = {count: trial.why for count, trial in auto.graphs.trials.items()}
+    if {"auto", "first built, 1"} <= works.keys():
+        row["times_first"] = round(row["first built, 1"] / row["auto"], 2)
     if {"auto", "MONAI, 4"} <= works.keys():
         row["over_monai"] = round(row["auto"] / row["MONAI, 4"], 2)
         reference = works["MONAI, 4"]()
@@ -354,8 +232,9 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "windows": (windows, 0.25),
     "steps": (steps, 0.2),
     "scans": (scans, 0.1),
+    "attention": (attentions, 0.05),
     "busy": (busy, 0.1),
-    "cases": (cases, 0.15),
+    "cases": (cases, 0.1),
 }
 """Tables by name, and the share of the time that each may take."""
 
@@ -374,6 +253,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--defaults",
+        action="store_true",
+        help="leave PyTorch's own settings: TF32 in convolutions, as the design's figures were taken",
+    )
     parser.add_argument("--minutes", type=float, default=Sizes.minutes, help="for all parts together")
     parser.add_argument(
         "--only", type=chosen, default=list(PARTS), metavar=",".join(PARTS), help="some parts"
@@ -382,7 +266,8 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cpu" and not options.tiny:
         parser.error("expected a GPU, found none; --tiny runs the same code on toy sizes")
-    settle()
+    if not options.defaults:
+        settle()
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     bench = Bench(device, TINY if options.tiny else Sizes())
     about = {
@@ -390,6 +275,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "tiny": options.tiny,
+        "float32": float32_switches(),
     }
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     begin, due = time.perf_counter(), 0.0
