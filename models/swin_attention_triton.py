@@ -24,9 +24,11 @@ from torch import Tensor
 
 from .kernels import on, refuse_second_order
 
-BLOCK = 32
-"""Queries and keys of one step: the most whose tiles fit the registers of four warps. With 64 they spill, and three
-stages of loads ask for more shared memory than many cards have (compiled for sm_90, ``tests/models/compiled.py``)."""
+OWN, STEP = 64, 16
+"""Queries (or keys) that a program holds, and keys (or queries) of one step. Four warps hold sixteen rows each and nothing
+twice: a third fewer instructions of the tensor cores than squares of 32 and half the registers, compiled for sm_90."""
+
+_kernel = functools.partial(triton.jit, do_not_specialize=["volumes", "places", "n", "H"])
 
 
 @triton.jit
@@ -68,10 +70,10 @@ def _scores(q, k, bias, mask, place, head, i, j, n, F: tl.constexpr, MASKED: tl.
     return tl.where((j < n)[None, :], scores, float("-inf"))
 
 
-@triton.jit
+@_kernel()
 def _mix(
     qkv, bias, mask, out, logs, volumes, places, n, H, C, D,
-    SCALE: tl.constexpr, B: tl.constexpr, DP: tl.constexpr, F: tl.constexpr, MASKED: tl.constexpr, P: tl.constexpr,
+    SCALE: tl.constexpr, B: tl.constexpr, S: tl.constexpr, DP: tl.constexpr, F: tl.constexpr, MASKED: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """out: values mixed by the weights. logs: per query the logarithm of the sum that its weights were divided by."""
     window, place, head = _window(volumes, places, H)
@@ -80,8 +82,8 @@ def _mix(
     largest = tl.full([B], float("-inf"), F)
     total = tl.zeros([B], F)
     mixed = tl.zeros([B, DP], F)
-    for start in range(0, n, B):
-        j = start + tl.arange(0, B)
+    for start in range(0, n, S):
+        j = start + tl.arange(0, S)
         k = _rows(qkv, window, 1, head, j, d, n, C, D, 3, F)
         v = _rows(qkv, window, 2, head, j, d, n, C, D, 3, F)
         scores = _scores(q, k, bias, mask, place, head, i, j, n, F, MASKED, P)
@@ -95,10 +97,10 @@ def _mix(
     tl.store(logs + (window * H + head) * n + i, largest + tl.log(total), mask=i < n)
 
 
-@triton.jit
+@_kernel()
 def _query_gradients(
     qkv, bias, mask, out, logs, g, gqkv, along, volumes, places, n, H, C, D,
-    SCALE: tl.constexpr, B: tl.constexpr, DP: tl.constexpr, F: tl.constexpr, MASKED: tl.constexpr, P: tl.constexpr,
+    SCALE: tl.constexpr, B: tl.constexpr, S: tl.constexpr, DP: tl.constexpr, F: tl.constexpr, MASKED: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """The first part of gqkv. along: per query, the gradient of its output along that output."""
     window, place, head = _window(volumes, places, H)
@@ -110,8 +112,8 @@ def _query_gradients(
     tl.store(along + row, projected, mask=i < n)
     log = tl.load(logs + row, mask=i < n, other=0.0)
     gradient = tl.zeros([B, DP], F)
-    for start in range(0, n, B):
-        j = start + tl.arange(0, B)
+    for start in range(0, n, S):
+        j = start + tl.arange(0, S)
         k = _rows(qkv, window, 1, head, j, d, n, C, D, 3, F)
         v = _rows(qkv, window, 2, head, j, d, n, C, D, 3, F)
         scores = _scores(q, k, bias, mask, place, head, i, j, n, F, MASKED, P)
@@ -121,10 +123,10 @@ def _query_gradients(
     _keep(gqkv, gradient * SCALE, window, 0, head, i, d, n, C, D, 3)
 
 
-@triton.jit
+@_kernel()
 def _key_gradients(
     qkv, bias, mask, logs, g, gqkv, along, volumes, places, n, H, C, D,
-    SCALE: tl.constexpr, B: tl.constexpr, DP: tl.constexpr, F: tl.constexpr, MASKED: tl.constexpr, P: tl.constexpr,
+    SCALE: tl.constexpr, B: tl.constexpr, S: tl.constexpr, DP: tl.constexpr, F: tl.constexpr, MASKED: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """The second and third part of gqkv, of keys and values."""
     window, place, head = _window(volumes, places, H)
@@ -133,8 +135,8 @@ def _key_gradients(
     v = _rows(qkv, window, 2, head, j, d, n, C, D, 3, F)
     of_keys = tl.zeros([B, DP], F)
     of_values = tl.zeros([B, DP], F)
-    for start in range(0, n, B):
-        i = start + tl.arange(0, B)
+    for start in range(0, n, S):
+        i = start + tl.arange(0, S)
         q = _rows(qkv, window, 0, head, i, d, n, C, D, 3, F) * SCALE
         arriving = _rows(g, window, 0, head, i, d, n, C, D, 1, F)
         row = (window * H + head) * n + i
@@ -191,7 +193,8 @@ def _launch(
     places, width = 1 if mask is None else len(mask), channels // heads
     constants = {
         "SCALE": scale,
-        "B": BLOCK,
+        "B": OWN,
+        "S": STEP,
         "DP": max(16, triton.next_power_of_2(width)),  # the least that a product of tiles takes
         "F": tl.float64 if qkv.dtype == torch.float64 else tl.float32,
         "MASKED": mask is not None,
@@ -200,7 +203,7 @@ def _launch(
         "num_stages": 2,
     }
     sizes = (windows // places, places, n, heads, channels, width)
-    return (windows * heads, triton.cdiv(n, BLOCK)), sizes, constants
+    return (windows * heads, triton.cdiv(n, OWN)), sizes, constants
 
 
 @functools.lru_cache(maxsize=16)

@@ -39,6 +39,9 @@ class Kernel:
     tensors: dict[str, str]
     """Of all arguments that are tensors; the others are whole numbers."""
 
+    sixteens: tuple[str, ...] = ()
+    """Whole numbers that Triton may take for multiples of 16."""
+
 
 def attentions(products: str, of: str) -> Iterator[Kernel]:
     """Of a window of swin_unetr: heads of 16 channels."""
@@ -47,11 +50,11 @@ def attentions(products: str, of: str) -> Iterator[Kernel]:
     for name in ("_mix", "_query_gradients", "_key_gradients"):
         for masked in (False, True):
             constants = {
-                "SCALE": 0.25, "B": attention.BLOCK, "DP": 16, "F": tl.float32, "MASKED": masked, "P": products,
+                "SCALE": 0.25, "B": attention.OWN, "S": attention.STEP, "DP": 16, "F": tl.float32, "MASKED": masked, "P": products,
             }  # fmt: skip
             options = {"num_warps": 4, "num_stages": 2}
             what = f"attention{name} {products} {of} {'masked' if masked else 'plain'}"
-            yield Kernel(what, getattr(attention, name), constants, options, tensors)
+            yield Kernel(what, getattr(attention, name), constants, options, tensors, ("C", "D"))
 
 
 def scans() -> Iterator[Kernel]:
@@ -80,7 +83,11 @@ def asked(kernel: Kernel, capability: int) -> dict[str, Any]:
         name: "constexpr" if name in kernel.constants else kernel.tensors.get(name, "i32") for name in names
     }
     constants = {(names.index(name),): value for name, value in kernel.constants.items()}
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in kernel.tensors if name in names}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name in (*kernel.tensors, *kernel.sixteens)
+        if name in names
+    }
     made = triton.compile(
         ASTSource(kernel.function, types, constants, aligned),
         target=GPUTarget("cuda", capability, 32),
