@@ -82,10 +82,10 @@ def test_the_formula_is_monais_layer():
 def test_large_scores_neither_overflow_nor_lose_the_sum():
     qkv, bias, mask, scale, arriving = case(40, 1, 4, 0, torch.float32)
     given = qkv * 60, bias - 300, mask, scale, arriving
-    ways = both(attend, *given), both(plain, *given), both(plain, *doubled(*given))
-    for ours, theirs, exact in zip(*ways, strict=True):
-        assert torch.isfinite(ours).all()
-        assert (ours - exact).norm() <= 3 * (theirs - exact).norm()
+    for found, exact in zip(both(attend, *given), both(plain, *doubled(*given)), strict=True):
+        assert torch.isfinite(found).all()
+        # Scores of ten thousand in float32; as in every flash attention what cancels in the gradient cancels to rounding.
+        assert (found - exact).norm() <= 1e-3 * exact.norm()
 
 
 def test_equal_inputs_give_equal_bits_and_a_batch_its_items():
