@@ -92,7 +92,7 @@ def look_along_columns(pair: Sequence[Directed]) -> None:
     spacing, size = asking[0].target.spacing_mm, asking[0].target.voxel_mm
     farthest = _FARTHEST * size
     limit = float(asking[0].limit) * (1 + 1e-6)
-    past_limit = limit * (1 + 1e-6)
+    past_limit = limit * (1 + 1e-6) + _SLACK * size  # also past a limit of 0
     surfaces = [side.target.surface(side.class_id) for side in pair]
     radius = _apart(surfaces, spacing) + _ALLOWANCE * size
     if radius > farthest:

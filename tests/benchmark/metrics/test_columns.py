@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
@@ -38,8 +38,16 @@ def pairs(draw: st.DrawFn) -> tuple[list[np.ndarray], tuple[float, ...]]:
     return volumes, tuple(draw(SPACING) for _ in range(rank))
 
 
+TOUCHING_AND_FAR_APART = (
+    [np.isin(np.arange(15), at).astype(np.uint8)[None, None] for at in ([1, 14], [0, 1])],
+    (0.4, 0.4, 0.7),
+)
+"""Too far for the percentile; one voxel lies within a limit of 0, the other does not."""
+
+
 @settings(max_examples=150, deadline=None)
 @given(pairs(), st.sampled_from([0.0, 1.0, 4.0]))
+@example(TOUCHING_AND_FAR_APART, 0.0)
 def test_every_distance_found_is_the_least_and_none_is_missed(case: tuple, limit: float) -> None:
     volumes, spacing = case
     first, second = (LabelSurfaces(one, num_classes=2, spacing_mm=spacing) for one in volumes)
