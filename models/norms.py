@@ -17,6 +17,8 @@ class OwnInstanceNorm3d(nn.InstanceNorm3d):
 
     Of what a window of 96^3 reads and writes in ``paper`` size this is 34% in unetr, 31% in segmamba and 20% in
     swin_unetr (``tests/performance/traffic.py``).
+
+    ``torch.jit.script`` and ``torch.fx`` do not take it: a network that is to be exported is exported before.
     """
 
     def forward(self, input: Tensor) -> Tensor:

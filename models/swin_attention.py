@@ -29,7 +29,8 @@ class FusedWindowAttention(WindowAttention):
 
     MONAI's own ``use_flash_attention`` serves only where no gradient is wanted; an attack wants one. Elsewhere this is
     MONAI's layer: while its weights are trained (no fused kernel gives the gradient of B), with dropout, in short
-    windows, in float64 on a GPU, and there also where Triton is missing or is not right.
+    windows, and on a GPU in float64, for heads of more than 16 channels and where Triton is missing or
+    :mod:`.swin_attention_trial` finds it wrong. No fused kernel has second or forward-mode derivatives.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -51,12 +52,13 @@ class FusedWindowAttention(WindowAttention):
             return None
         if x.device.type == "cpu":
             return pytorch_window_attention
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-        triton = _triton_or_none() if x.device.type == "cuda" and dtype != torch.float64 else None
-        width = channels // self.num_heads
-        if triton is None or not triton.is_right(x.device, dtype, n, width, self.num_heads, mask is not None):
+        trial = _trial_or_none() if x.device.type == "cuda" and x.dtype != torch.float64 else None
+        if trial is None:
             return None
-        return triton.triton_window_attention
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        width = channels // self.num_heads
+        right = trial.is_right(x.device, dtype, n, width, self.num_heads, mask is not None)
+        return trial.kernels.triton_window_attention if right else None
 
 
 def pytorch_window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -80,9 +82,9 @@ def pytorch_window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, sca
 
 
 @functools.lru_cache(maxsize=1)
-def _triton_or_none() -> Any:
-    """The module of the Triton kernels, or None where Triton is not installed or does not load."""
+def _trial_or_none() -> Any:
+    """The module that tries the Triton kernels, or None where Triton is not installed or does not load."""
     try:
-        return importlib.import_module(".swin_attention_triton", __package__)
+        return importlib.import_module(".swin_attention_trial", __package__)
     except (ImportError, OSError, RuntimeError):  # a broken installation may fail at its shared libraries
         return None

@@ -14,7 +14,6 @@ Importing this module needs Triton, which comes with PyTorch for CUDA on Linux.
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import torch
@@ -25,8 +24,11 @@ from torch import Tensor
 from .kernels import on, refuse_second_order
 
 OWN, STEP = 64, 16
-"""Queries (or keys) that a program holds, and keys (or queries) of one step. Four warps hold sixteen rows each and nothing
-twice: a third fewer instructions of the tensor cores than squares of 32 and half the registers, compiled for sm_90."""
+"""Queries (or keys) that a program holds, and keys (or queries) of one step. Compiled for sm_90 and heads of 16 channels the
+three kernels take 86, 88 and 137 registers; squares of 32 take 194, 183 and 208, and squares of 64 spill."""
+
+WIDEST = 16
+"""Channels of a head up to which nothing spills; the heads of Swin-UNETR have 16."""
 
 _kernel = functools.partial(triton.jit, do_not_specialize=["volumes", "places", "n", "H"])
 
@@ -216,7 +218,7 @@ def _products(device: torch.device) -> str:
 def triton_window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Softmax(scale Q K' + bias + mask) V in every window and head. Equal inputs give equal bits.
 
-    float32 inside whatever comes in, float64 for float64. Memory beyond what comes in and goes out: one number per query
+    float32 inside whatever comes in, float64 for float64. Made for heads of up to :data:`WIDEST` channels. Memory beyond what comes in and goes out: one number per query
     and head. There is no gradient of bias and mask.
 
     Source: Liu et al., "Swin Transformer", arXiv 2103.14030; T. Dao et al., "FlashAttention", arXiv 2205.14135.
@@ -240,80 +242,6 @@ def triton_window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, scal
             f"expected bias and mask of {n} x {n} to go with qkv {tuple(qkv.shape)}, heads that divide its channels "
             f"and whole volumes of windows, got bias {tuple(bias.shape)} and mask {shape}"
         )
-    mask = None if mask is None else mask.contiguous()
-    return _Attention.apply(qkv.contiguous(), bias.contiguous(), mask, scale)  # type: ignore[return-value]
-
-
-_RIGHT: dict[tuple[object, ...], bool] = {}
-
-_TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Of the norm. Float32 is 3e-7 from float64, and what TF32 rounds off is 1e-3."""
-
-
-def is_right(device: torch.device, dtype: torch.dtype, n: int, width: int, heads: int, masked: bool) -> bool:
-    """Whether the kernels, compiled for this card, give what the formula gives in float64, twice to the bit.
-
-    Found out once per process and kind of window, on random numbers: a compiler of another version or another card must
-    not change a table. Where it is not so, a warning says why, once. ``width`` is that of one head.
-    """
-    kind = (device, dtype, n, width, min(heads, 2), masked)
-    if kind not in _RIGHT:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return False  # a comparison cannot be recorded
-        fault = _fault(*kind)
-        if fault:
-            warnings.warn(
-                f"the Triton window attention is not used on {device} for windows of {n} tokens in {dtype}: {fault}; "
-                "MONAI's layer runs instead, which takes more memory",
-                stacklevel=2,
-            )
-        _RIGHT[kind] = not fault
-    return _RIGHT[kind]
-
-
-def _fault(device: torch.device, dtype: torch.dtype, n: int, width: int, heads: int, masked: bool) -> str:
-    """What is wrong with the kernels, nothing where they are right."""
-    g = torch.Generator().manual_seed(n)
-    qkv = torch.randn(4, n, 3 * heads * width, generator=g).to(device, dtype)
-    bias = torch.randn(heads, n, n, generator=g).to(device)
-    mask = (torch.rand(2, n, n, generator=g) < 0.5).float().mul(-100).to(device) if masked else None
-    arriving = torch.randn(4, n, heads * width, generator=g).to(device, dtype)
-    given = (qkv, bias, mask, width**-0.5, arriving)
-    exactly = (qkv.double(), bias.double(), mask, width**-0.5, arriving.double())
-    try:
-        with torch.autocast(device.type, enabled=False):
-            once, again = (_both(triton_window_attention, *given) for _ in range(2))
-            exact = _both(plain_window_attention, *exactly)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a compiler, its driver or the card may raise
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if not all(torch.equal(first, second) for first, second in zip(once, again, strict=True)):
-        return "it does not repeat to the last bit"
-    off = [
-        float((found.double() - wanted).norm() / wanted.norm())
-        for found, wanted in zip(once, exact, strict=True)
-    ]
-    if all(each <= _TOLERANCES[dtype] for each in off):
-        return ""
-    return f"values and gradients are {off[0]:.1g} and {off[1]:.1g} of the norm from float64"
-
-
-def _both(
-    attend: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float, arriving: Tensor
-) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        qkv = qkv.clone().requires_grad_(True)
-        out = attend(qkv, bias, mask, scale)
-        return out.detach(), torch.autograd.grad(out, qkv, arriving)[0]
-
-
-def plain_window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """:func:`triton_window_attention` as its formula reads, with the matrix of weights."""
-    windows, n, heads = *qkv.shape[:2], len(bias)
-    query, key, value = qkv.reshape(windows, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    scores = query @ key.transpose(-1, -2) * scale + bias
-    if mask is not None:
-        scores = scores.unflatten(0, (-1, len(mask))) + mask.unsqueeze(1)
-        scores = scores.flatten(0, 1)
-    return (scores.softmax(-1) @ value).transpose(1, 2).reshape(windows, n, -1)
+    wide = _wide(qkv.dtype)
+    bias, mask = bias.to(wide).contiguous(), None if mask is None else mask.to(wide).contiguous()
+    return _Attention.apply(qkv.contiguous(), bias, mask, scale)  # type: ignore[return-value]

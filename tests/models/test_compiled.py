@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", minversion="3.8", reason="no Triton that compiled.py was written for")
+if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump").exists():
+    pytest.skip("this Triton has no tools for NVIDIA's cards", allow_module_level=True)
 
 EVERY_CARD = 48 * 1024
 """Bytes of shared memory that a program has on every card without asking for more."""
@@ -19,7 +21,6 @@ KERNELS = 5 + 3 * 2 * 2
 """Of the scan; of the attention, with mask and without, in two types."""
 
 
-@pytest.fixture(scope="module")
 def compiled() -> list[dict]:
     surroundings = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(
@@ -32,17 +33,11 @@ def compiled() -> list[dict]:
     return json.loads(ran.stdout)
 
 
-def test_every_kernel_compiles_for_two_generations(compiled):
-    assert {row["card"] for row in compiled} == {"sm_80", "sm_90"}
-    assert len({(row["kernel"], row["card"]) for row in compiled}) == 2 * KERNELS
-
-
-def test_no_kernel_spills_or_asks_for_more_than_every_card_has(compiled):
-    for row in compiled:
+def test_every_kernel_compiles_for_two_generations_and_asks_for_no_more_than_every_card_has():
+    rows = compiled()
+    assert {row["card"] for row in rows} == {"sm_80", "sm_90"}
+    assert len({(row["kernel"], row["card"]) for row in rows}) == 2 * KERNELS
+    for row in rows:
         assert row["spilled"] == 0, row
         assert row["shared"] <= EVERY_CARD, row
-
-
-def test_attention_runs_on_tensor_cores_and_the_scan_does_not(compiled):
-    for row in compiled:
         assert row["tensor_cores"] == row["kernel"].startswith("attention"), row

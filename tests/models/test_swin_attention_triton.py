@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -15,8 +14,9 @@ from robustvox.models.fast import with_fast_layers
 triton_attention = pytest.importorskip(
     "robustvox.models.swin_attention_triton", reason="Triton is not installed"
 )
+trial = pytest.importorskip("robustvox.models.swin_attention_trial")
 attend = triton_attention.triton_window_attention
-plain = triton_attention.plain_window_attention
+plain, both = trial.plain_window_attention, trial.values_and_gradient
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [
     # tokens, heads, channels of a head, windows of a volume with a mask
@@ -28,11 +28,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch):
-    monkeypatch.setattr(triton_attention, "_RIGHT", {})
-
-
 def case(tokens, heads, width, places, dtype, volumes=2):
     g = torch.Generator().manual_seed(tokens)
     windows = max(places, 1) * volumes
@@ -42,12 +37,6 @@ def case(tokens, heads, width, places, dtype, volumes=2):
     mask = hidden.to(DEVICE, dtype) * -100 if places else None
     arriving = torch.randn(windows, tokens, heads * width, generator=g).to(DEVICE, dtype)
     return qkv, bias, mask, width**-0.5, arriving
-
-
-def both(way, qkv, bias, mask, scale, arriving):
-    qkv = qkv.clone().requires_grad_(True)
-    out = way(qkv, bias, mask, scale)
-    return [out.detach(), *torch.autograd.grad(out, qkv, arriving)]
 
 
 def doubled(qkv, bias, mask, scale, arriving):
@@ -131,65 +120,6 @@ def test_what_does_not_go_together_is_refused():
         torch.autograd.grad(attend(given, bias, mask, scale).sum(), given, create_graph=True)
 
 
-def is_right(dtype=torch.float32, tokens=40, masked=True):
-    return triton_attention.is_right(torch.device(DEVICE), dtype, tokens, 16, 3, masked)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("masked", [False, True])
-def test_it_is_found_right(dtype, masked):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert is_right(dtype, masked=masked)
-
-
-def _coarse(qkv, bias, mask, scale):
-    """As TF32 would round."""
-    rounded = (qkv.view(torch.int32) & ~0x1FFF).view(torch.float32)
-    return plain(qkv + (rounded - qkv).detach(), bias, mask, scale)
-
-
-def _absent(qkv, bias, mask, scale):
-    return plain(qkv, bias, mask, scale) * float("nan")
-
-
-def _unsteady(qkv, bias, mask, scale):
-    return plain(qkv, bias, mask, scale) * (1 + 1e-6 * torch.rand((), device=qkv.device))
-
-
-def _broken(qkv, bias, mask, scale):
-    raise OSError("no compiler\n here")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "why"),
-    [
-        (_coarse, "of the norm from float64"),
-        (_absent, "does not repeat|of the norm"),
-        (_unsteady, "does not repeat"),
-        (_broken, "OSError: no compiler here"),
-    ],
-)
-def test_kernels_that_are_not_right_are_not_used_and_it_is_said_once(monkeypatch, wrong, why):
-    monkeypatch.setattr(triton_attention, "triton_window_attention", wrong)
-    with pytest.warns(UserWarning, match=why):
-        assert not is_right()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not is_right()
-
-
-def test_lack_of_memory_is_no_verdict(monkeypatch):
-    def full(*args):
-        raise torch.OutOfMemoryError("full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(triton_attention, "triton_window_attention", full)
-        with pytest.raises(torch.OutOfMemoryError):
-            is_right()
-    assert is_right()
-
-
 class _Elsewhere(torch.Tensor):
     """A tensor that says it lies on a card."""
 
@@ -204,7 +134,7 @@ class _Elsewhere(torch.Tensor):
 )
 def test_the_layer_takes_it_on_a_card_where_it_is_right(monkeypatch, dtype, trust, ours):
     asked = []
-    monkeypatch.setattr(triton_attention, "is_right", lambda *kind: asked.append(kind) or trust)
+    monkeypatch.setattr(trial, "is_right", lambda *kind: asked.append(kind) or trust)
     layer = WindowAttention(32, 2, (6, 5, 5)).to(dtype).eval().requires_grad_(False)
     new = with_fast_layers(copy.deepcopy(layer))
     assert type(new) is swin_attention.FusedWindowAttention
@@ -224,11 +154,3 @@ def test_a_layer_by_the_kernels_is_monais(monkeypatch):
     x = torch.randn(2, 150, 16, device=DEVICE)
     mask = (torch.rand(2, 150, 150, device=DEVICE) < 0.5).float() * -100
     torch.testing.assert_close(new(x, mask), layer(x, mask), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("masked", [False, True])
-def test_it_is_right_on_this_card(dtype, masked):
-    assert is_right(dtype, 343, masked)

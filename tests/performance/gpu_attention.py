@@ -21,7 +21,8 @@ class Masked(nn.Module):
 
     def __init__(self, layer: nn.Module, mask: Tensor) -> None:
         super().__init__()
-        self.layer, self.mask = layer, mask
+        self.layer = layer
+        self.register_buffer("mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x, self.mask)
