@@ -47,14 +47,30 @@ def predicted(logits: Tensor) -> Tensor:
 
 
 def highest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest logit per voxel and its class, (B, *spatial) each, without a graph; see `predicted`."""
-    # max() rather than argmax(): the same indices, four times faster over a strided axis on the CPU.
-    return _remembered(logits, "highest", (), lambda: _highest(logits))
+    """The highest logit per voxel and its class, (B, *spatial) each, without a graph; see `predicted`.
+
+    The class is what `logits.max(1)` gives: the first one where several are highest.
+    """
+    return _remembered(logits, "highest", (), lambda: _highest(logits.detach()))
 
 
 def _highest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    values, indices = logits.detach().max(1)
-    return values, indices
+    classes = logits.shape[1]
+    if not _on_host(logits) or classes > 255:
+        values, indices = logits.max(1)
+        return values, indices
+    # On a CPU max(1) goes from voxel to voxel, and argmax(1) is four times slower still. What follows goes from class to
+    # class: a third of the time for the same numbers.
+    values = logits.amax(1)
+    if values.isnan().any():
+        values, indices = logits.max(1)
+        return values, indices
+    still_below = logits[:, 0] < values
+    first, below = still_below.to(torch.uint8), torch.empty_like(still_below)
+    for k in range(1, classes - 1):
+        still_below &= torch.lt(logits[:, k], values, out=below)
+        first += still_below
+    return values, first.long()
 
 
 def agreement(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Agreement:

@@ -7,18 +7,17 @@ result beyond the network's own arithmetic. Running out of memory halves the bat
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from .host_memory import host_bytes
 
 MEMORY = ("auto", "keep", "recompute")
 
@@ -293,36 +292,7 @@ def available_bytes(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         # The pool of a recorded graph is cached too, and serves nobody else.
         return max(0, free + cached - sum(holder.held_bytes(device) for holder in _holders()))
-    return _host_bytes() if device.type == "cpu" else 0
-
-
-def _host_bytes() -> int:
-    """Free memory of the host or of the control group this process is confined to, whichever is less."""
-    limits = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    if not limits:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            limits.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    if not limits:
-        return 0
-    for most, used in _control_groups():
-        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-            limits.append(int(most.read_text()) - int(used.read_text()))
-    return max(0, min(limits))
-
-
-def _control_groups() -> Iterator[tuple[Path, Path]]:
-    """Files with the limit and the use of this process's memory, version 2 and version 1."""
-    root = Path("/sys/fs/cgroup")
-    own = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-        own = next((line.split("::")[1] for line in lines if line.startswith("0::")), "")
-    for folder in {root, root / own.lstrip("/")}:
-        yield folder / "memory.max", folder / "memory.current"
-    yield root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"
+    return host_bytes() if device.type == "cpu" else 0
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

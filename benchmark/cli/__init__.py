@@ -15,6 +15,7 @@ import typer
 
 from robustvox.datasets import DatasetError
 from robustvox.models import CheckpointError
+from robustvox.models.host_memory import keep_freed_memory
 
 from ..records.unit import RecordsError
 from ..specs.names import printable
@@ -77,6 +78,7 @@ app.command("list")(list_registries)
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code and never shows a traceback for bad input."""
+    keep_freed_memory()
     typed = list(sys.argv[1:] if argv is None else argv)
     return reported(lambda: _called(typed), typed)
 

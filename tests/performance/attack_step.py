@@ -5,7 +5,8 @@
 Bare is one forward of MONAI's UNet in its paper size, the mean cross entropy and the gradient with respect
 to the images. An attack of T steps costs T of these, its own work, and one closing forward; what is printed
 is its time divided by T, over bare. One bare step runs after every step of the attack, through `on_step`, and
-is taken off its time: a machine that gets busy slows both. On a shared machine prefer `--clock cpu`.
+is taken off its time: a machine that gets busy slows both. On a shared machine prefer `--clock cpu`. Freed memory is
+kept, as the command line does it, unless `--usual-memory` is given.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from monai.networks.nets import UNet
 
 from robustvox.attacks import PGD, SA2, VAFA, VAFA2D, Attack, CosPGD
+from robustvox.models.host_memory import keep_freed_memory
 
 ATTACKS: dict[str, tuple[type[Attack], dict[str, Any], float]] = {
     "PGD": (PGD, {}, 1.20),
@@ -54,9 +56,12 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=14)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--usual-memory", action="store_true")
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="NAME")
     args = parser.parse_args()
 
+    if not args.usual_memory:
+        keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from robustvox.datasets import open_dataset
 from robustvox.models import SlidingWindow, load_checkpoint
+from robustvox.models.host_memory import keep_freed_memory
 
 ZOO = Path(__file__).resolve().parents[2] / "models" / "zoo" / "phantom"
 BASE = "recompute, 4"
@@ -40,7 +41,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--usual-memory", action="store_true", help="freed memory goes back to the system")
     options = parser.parse_args()
+    if not options.usual_memory:
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     dataset = open_dataset("phantom")
     loaded = load_checkpoint(ZOO / f"{options.model}.safetensors")
