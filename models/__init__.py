@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .header import CheckpointError, ModelCard, read_card
+from .host_memory import keep_freed_memory
 from .lazy import lazy_names
 from .registry import CATALOG, MODELS, ZOO, ModelEntry, build_model
 
@@ -39,6 +40,7 @@ __all__ = [
     "Normalized",
     "SlidingWindow",
     "build_model",
+    "keep_freed_memory",
     "load_checkpoint",
     "load_ssl_encoder",
     "read_card",

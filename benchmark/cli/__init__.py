@@ -14,8 +14,7 @@ from typing import Any
 import typer
 
 from robustvox.datasets import DatasetError
-from robustvox.models import CheckpointError
-from robustvox.models.host_memory import keep_freed_memory
+from robustvox.models import CheckpointError, keep_freed_memory
 
 from ..records.unit import RecordsError
 from ..specs.names import printable

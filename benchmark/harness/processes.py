@@ -192,7 +192,7 @@ def _serve(connection: Connection, environment: Mapping[str, str], threads: int)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from robustvox.models.host_memory import keep_freed_memory
+    from robustvox.models import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(threads)

@@ -102,7 +102,7 @@ def test_the_command_line_and_its_workers_keep_it(monkeypatch, capsys):
     def leave(code):
         raise EndedError
 
-    monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: called.append("worker"))
+    monkeypatch.setattr("robustvox.models.keep_freed_memory", lambda: called.append("worker"))
     monkeypatch.setattr(processes.os, "_exit", leave)
     monkeypatch.setattr(processes, "_end_with_parent", lambda: None)
     import torch

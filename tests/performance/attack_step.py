@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from monai.networks.nets import UNet
 
 from robustvox.attacks import PGD, SA2, VAFA, VAFA2D, Attack, CosPGD
-from robustvox.models.host_memory import keep_freed_memory
+from robustvox.models import keep_freed_memory
 
 ATTACKS: dict[str, tuple[type[Attack], dict[str, Any], float]] = {
     "PGD": (PGD, {}, 1.20),

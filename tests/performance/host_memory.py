@@ -19,8 +19,7 @@ import time
 
 import torch
 
-from robustvox.models import build_model
-from robustvox.models.host_memory import keep_freed_memory
+from robustvox.models import build_model, keep_freed_memory
 
 PASSES = 4
 """Of which the first is not counted."""

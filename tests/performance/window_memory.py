@@ -20,8 +20,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 from robustvox.datasets import open_dataset
-from robustvox.models import SlidingWindow, load_checkpoint
-from robustvox.models.host_memory import keep_freed_memory
+from robustvox.models import SlidingWindow, keep_freed_memory, load_checkpoint
 
 ZOO = Path(__file__).resolve().parents[2] / "models" / "zoo" / "phantom"
 BASE = "recompute, 4"
