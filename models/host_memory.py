@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's ``mallopt``."""
 
 _LARGEST_KEPT = 1 << 30
@@ -39,7 +39,9 @@ def keep_freed_memory() -> bool:
     settled = any(name in os.environ for name in SETTINGS) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if libc is None or settled:
         return False
-    return bool(libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) and libc.mallopt(_TRIM_THRESHOLD, -1))
+    # Older ones refuse a threshold above 32 MiB: there no block is asked of the system by itself, however large.
+    kept = libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) or libc.mallopt(_MMAP_MAX, 0)
+    return bool(kept and libc.mallopt(_TRIM_THRESHOLD, -1))
 
 
 def host_bytes() -> int:
