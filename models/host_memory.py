@@ -16,8 +16,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST_KEPT = 1 << 30
 """Bytes of a block that still comes from the heap and stays there when it is freed."""
 
-SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
-"""Variables by which a user settles it; ``GLIBC_TUNABLES`` with ``malloc`` in it is another."""
+SWITCH = "ROBUSTVOX_KEEP_MEMORY"
+"""Variable that switches it off with ``0``, ``no``, ``off`` or ``false``."""
+
+SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
+"""Variables of glibc by which a user settles it; ``GLIBC_TUNABLES`` with ``malloc`` in it is another."""
 
 
 def keep_freed_memory() -> bool:
@@ -29,15 +32,17 @@ def keep_freed_memory() -> bool:
     next ones, and holds it until it ends (``tests/performance/host_memory.py``).
 
     The command line and its workers call this when they start. Who computes in Python or a notebook may do so too, once
-    and before anything large. Nothing happens where the environment settles it (:data:`SETTINGS`).
+    and before anything large. Nothing happens with ``ROBUSTVOX_KEEP_MEMORY=0`` in the environment, or where that
+    settles glibc's allocator itself (:data:`SETTINGS`).
 
     Example:
         >>> keep_freed_memory() in (True, False)
         True
     """
     libc = _libc()
+    off = os.environ.get(SWITCH, "").strip().lower() in ("0", "no", "off", "false")
     settled = any(name in os.environ for name in SETTINGS) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if libc is None or settled:
+    if libc is None or off or settled:
         return False
     # Older ones refuse a threshold above 32 MiB: there no block is asked of the system by itself, however large.
     kept = libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) or libc.mallopt(_MMAP_MAX, 0)

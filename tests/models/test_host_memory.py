@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from robustvox.models import host_memory
-from robustvox.models.host_memory import SETTINGS, host_bytes, keep_freed_memory
+from robustvox.models.host_memory import SETTINGS, SWITCH, host_bytes, keep_freed_memory
 
 GLIBC = host_memory._libc() is not None
 needs_glibc = pytest.mark.skipif(not GLIBC, reason="not Linux with glibc")
@@ -33,7 +33,9 @@ PAGES = (1 << 26) // os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 def faults(start: str, **environment: str) -> int:
-    clean = {key: value for key, value in os.environ.items() if key not in (*SETTINGS, "GLIBC_TUNABLES")}
+    clean = {
+        key: value for key, value in os.environ.items() if key not in (*SETTINGS, SWITCH, "GLIBC_TUNABLES")
+    }
     ran = subprocess.run(
         [sys.executable, "-c", TWICE.format(start=start)],
         capture_output=True,
@@ -67,7 +69,13 @@ def test_usually_it_is():
 
 @needs_glibc
 @pytest.mark.parametrize(
-    "environment", [{"MALLOC_MMAP_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}]
+    "environment",
+    [
+        {"MALLOC_MMAP_THRESHOLD_": "131072"},
+        {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"},
+        {"ROBUSTVOX_KEEP_MEMORY": "0"},
+        {"ROBUSTVOX_KEEP_MEMORY": "No"},
+    ],
 )
 def test_what_the_user_settled_stays(monkeypatch, environment):
     for name, value in environment.items():
@@ -94,7 +102,9 @@ def test_what_the_allocator_holds_free_can_be_had(monkeypatch):
         "import torch; from robustvox.models import host_memory as h; h.keep_freed_memory(); x = torch.ones(1 << 26); "
         "before = h._kept_bytes(); del x; print(h._kept_bytes() - before)"
     )
-    clean = {key: value for key, value in os.environ.items() if key not in (*SETTINGS, "GLIBC_TUNABLES")}
+    clean = {
+        key: value for key, value in os.environ.items() if key not in (*SETTINGS, SWITCH, "GLIBC_TUNABLES")
+    }
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True)
     assert int(ran.stdout) == pytest.approx(1 << 28, rel=0.01)
 
