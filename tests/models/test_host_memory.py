@@ -29,8 +29,6 @@ print([faults() for _ in range(5)][-1])
 """
 """Pages that the system has to give for 64 MiB of numbers, after as much was freed a few times."""
 
-PAGES = (1 << 26) // os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-
 
 def faults(start: str, **environment: str) -> int:
     clean = {
@@ -59,12 +57,8 @@ host_memory._libc = Old
 @needs_glibc
 @pytest.mark.parametrize("before", ["", OLD])
 def test_what_was_freed_is_not_asked_of_the_system_again(before):
-    assert faults(f"{before}\nassert host_memory.keep_freed_memory()") < PAGES // 100
-
-
-@needs_glibc
-def test_usually_it_is():
-    assert faults("") > PAGES // 2
+    # Huge pages make both numbers small.
+    assert 4 * faults(f"{before}\nassert host_memory.keep_freed_memory()") < faults("")
 
 
 @needs_glibc
