@@ -23,8 +23,13 @@ SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX
 """Variables of glibc by which a user settles it; ``GLIBC_TUNABLES`` with ``malloc`` in it is another."""
 
 
+_keeping = False  # whether glibc took the settings
+
+
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its next tensors. True where that could be had; on Linux with glibc only.
+    """Let this process keep freed memory for its next tensors. True where glibc took the settings; on Linux only.
+
+    It serves the main thread: what other threads free above some MiB goes back as before.
 
     glibc asks the system for every large block anew and gives it back at once, and the system fills it with zeros page
     by page: a third to nearly a half of the time of a forward and gradient in ``paper`` size on a CPU. Values stay,
@@ -39,6 +44,7 @@ def keep_freed_memory() -> bool:
         >>> keep_freed_memory() in (True, False)
         True
     """
+    global _keeping
     libc = _libc()
     off = os.environ.get(SWITCH, "").strip().lower() in ("0", "no", "off", "false")
     settled = any(name in os.environ for name in SETTINGS) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
@@ -46,13 +52,14 @@ def keep_freed_memory() -> bool:
         return False
     # Older ones refuse a threshold above 32 MiB: there no block is asked of the system by itself, however large.
     kept = libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) or libc.mallopt(_MMAP_MAX, 0)
-    return bool(kept and libc.mallopt(_TRIM_THRESHOLD, -1))
+    _keeping = bool(kept and libc.mallopt(_TRIM_THRESHOLD, -1))
+    return _keeping
 
 
 def host_bytes() -> int:
     """Memory of the host, or of the control group this process is confined to, that can be had; 0 where nobody tells.
 
-    What the allocator holds free is counted.
+    What :func:`keep_freed_memory` holds free is counted, up to as much as is free besides: it lies in pieces.
 
     Example:
         >>> host_bytes() >= 0
@@ -70,7 +77,8 @@ def host_bytes() -> int:
     for most, used in _control_groups():
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit
             limits.append(int(most.read_text()) - int(used.read_text()))
-    return max(0, min(limits)) + _kept_bytes()
+    free = max(0, min(limits))
+    return free + min(free, _kept_bytes())
 
 
 def _control_groups() -> Iterator[tuple[Path, Path]]:
@@ -97,11 +105,17 @@ class _Account(ctypes.Structure):
 
 
 def _kept_bytes() -> int:
-    """Bytes that the allocator holds and nobody uses; 0 where it does not tell."""
+    """Resident bytes that the allocator keeps and nobody uses; 0 where it does not tell."""
     libc = _libc()
-    if libc is None or not hasattr(libc, "mallinfo2"):  # new in glibc 2.33
+    if not _keeping or libc is None or not hasattr(libc, "mallinfo2"):  # new in glibc 2.33
         return 0
-    return int(libc.mallinfo2().fordblks)
+    account = libc.mallinfo2()
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+    # What was never touched is free memory of the host already.
+    return max(0, min(int(account.fordblks), resident - int(account.uordblks) - int(account.hblkhd)))
 
 
 @functools.lru_cache(maxsize=1)

@@ -57,8 +57,11 @@ host_memory._libc = Old
 @needs_glibc
 @pytest.mark.parametrize("before", ["", OLD])
 def test_what_was_freed_is_not_asked_of_the_system_again(before):
+    usual = faults("")
+    if usual < 8:
+        pytest.skip("this system counts no page faults")
     # Huge pages make both numbers small.
-    assert 4 * faults(f"{before}\nassert host_memory.keep_freed_memory()") < faults("")
+    assert 4 * faults(f"{before}\nassert host_memory.keep_freed_memory()") < usual
 
 
 @needs_glibc
@@ -91,16 +94,21 @@ def test_what_the_allocator_holds_free_can_be_had(monkeypatch):
     monkeypatch.setattr(host_memory, "_kept_bytes", lambda: 0)
     without = host_bytes()
     monkeypatch.setattr(host_memory, "_kept_bytes", lambda: 1 << 50)
-    assert host_bytes() - (1 << 50) == pytest.approx(without, abs=1 << 32)
+    assert host_bytes() == pytest.approx(2 * without, rel=0.25)  # no more than is free besides
+    if not hasattr(host_memory._libc(), "mallinfo2"):
+        pytest.skip("a glibc before 2.33 does not tell")
     code = (
         "import torch; from robustvox.models import host_memory as h; h.keep_freed_memory(); x = torch.ones(1 << 26); "
-        "before = h._kept_bytes(); del x; print(h._kept_bytes() - before)"
+        "before = h._kept_bytes(); del x; print(h._kept_bytes() - before); "
+        "before = h._kept_bytes(); y = torch.empty(3 << 26); del y; print(h._kept_bytes() - before)"
     )
     clean = {
         key: value for key, value in os.environ.items() if key not in (*SETTINGS, SWITCH, "GLIBC_TUNABLES")
     }
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True)
-    assert int(ran.stdout) == pytest.approx(1 << 28, rel=0.01)
+    touched, untouched = map(int, ran.stdout.split())
+    assert touched == pytest.approx(1 << 28, rel=0.01)
+    assert untouched < 640 << 20  # of 768 MiB; what libraries hold resident is not told apart
 
 
 def test_the_command_line_and_its_workers_keep_it(monkeypatch, capsys):
