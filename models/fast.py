@@ -7,6 +7,7 @@ import sys
 from torch import nn
 
 from .cpu import with_fast_convolutions
+from .exchange import exchange
 from .norms import with_own_norms
 
 
@@ -21,10 +22,8 @@ def with_fast_layers(network: nn.Module) -> nn.Module:
 
 def _with_fast_attention(network: nn.Module) -> nn.Module:
     monai_swin = sys.modules.get("monai.networks.nets.swin_unetr")
-    if monai_swin is not None:  # else no network was made of it, and there is no need to import it
-        from .swin_attention import FusedWindowAttention
+    if monai_swin is None:  # no network was made of it, and there is no need to import it
+        return network
+    from .swin_attention import FusedWindowAttention
 
-        for module in network.modules():
-            if type(module) is monai_swin.WindowAttention:
-                module.__class__ = FusedWindowAttention
-    return network
+    return exchange(network, {monai_swin.WindowAttention: FusedWindowAttention})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .exchange import exchange
+
 
 class OwnInstanceNorm3d(nn.InstanceNorm3d):
     """``nn.InstanceNorm3d`` that an activation can follow in place without copies on the way back.
@@ -35,7 +37,4 @@ def with_own_norms(network: nn.Module) -> nn.Module:
         >>> (network(x) >= -1).all().item(), network[0](x)._is_view()
         (True, False)
     """
-    for module in network.modules():
-        if type(module) is nn.InstanceNorm3d:
-            module.__class__ = OwnInstanceNorm3d
-    return network
+    return exchange(network, {nn.InstanceNorm3d: OwnInstanceNorm3d})

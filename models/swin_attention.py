@@ -13,7 +13,8 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor
 
 FUSED_MINIMUM = 128
-"""Tokens of a window from which it pays; a window of 4^3 has 64 and gains nothing, one of 7^3 has 343."""
+"""Tokens of a window from which it pays on a CPU; a window of 4^3 has 64 and gains nothing, one of 7^3 has 343. On a
+GPU it was not measured."""
 
 Attend = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 """Of ``qkv`` ``(windows, n, 3 * channels)``, bias ``(heads, n, n)``, mask ``(windows of one volume, n, n)`` and scale."""

@@ -218,12 +218,13 @@ def _products(device: torch.device) -> str:
 def triton_window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Softmax(scale Q K' + bias + mask) V in every window and head. Equal inputs give equal bits.
 
-    float32 inside whatever comes in, float64 for float64. Made for heads of up to :data:`WIDEST` channels. Memory beyond what comes in and goes out: one number per query
-    and head. There is no gradient of bias and mask.
+    float32 inside whatever comes in, float64 for float64. Made for heads of up to :data:`WIDEST` channels. Memory beyond
+    what comes in and goes out: one number per query and head. There is no gradient of bias and mask.
 
     Source: Liu et al., "Swin Transformer", arXiv 2103.14030; T. Dao et al., "FlashAttention", arXiv 2205.14135.
 
-    Differs from the source: nothing is added atomically going back.
+    Differs from the source: nothing is added atomically going back, and queries, keys and values are read where the linear
+    layer left them.
 
     Shape:
         qkv: ``(windows, n, 3 * channels)``, of which the heads follow each other in each of Q, K and V. bias:

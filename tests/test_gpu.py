@@ -172,6 +172,7 @@ def test_fused_window_attention_in_a_network_gives_the_gradient_of_a_cpu_also_as
     trial = graphs.measure(images.to(DEVICE))
     for model in (network, graphs):
         found = gradient_of(model, images.to(DEVICE))  # type: ignore[arg-type]
+        # Of the norm, float32 against float64: the interpreter on a CPU gave 7e-4, where a few activations change their side.
         assert apart(tuple(t.cpu().double() for t in found), wanted) < 5e-3  # type: ignore[arg-type]
     assert graphs.replayed, trial
     used = pytest.importorskip("robustvox.models.swin_attention_trial")._RIGHT

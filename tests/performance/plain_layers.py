@@ -8,6 +8,7 @@ from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 from torch import nn
 
 from robustvox.models.cpu import FastConv3d
+from robustvox.models.exchange import exchange
 from robustvox.models.norms import OwnInstanceNorm3d
 from robustvox.models.swin_attention import FusedWindowAttention
 
@@ -19,10 +20,7 @@ ALL = {FastConv3d: nn.Conv3d, **NORMS, **ATTENTION}
 def plain(network: nn.Module, layers: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
     """A copy with its fast layers as the ones they stand for; the weights are shared."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    network = copy.deepcopy(network, shared)
-    for module in network.modules():
-        module.__class__ = layers.get(type(module), type(module))
-    return network
+    return exchange(copy.deepcopy(network, shared), layers)
 
 
 def as_first_built(network: nn.Module) -> nn.Module:
